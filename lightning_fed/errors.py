@@ -1,0 +1,48 @@
+"""Every error this package raises on purpose.
+
+One base class, a kind per thing a reader can act on. A message names the thing, the value, the limit and the next step.
+"""
+
+
+class FederationError(Exception):
+    """Base of all errors raised by ``lightning_fed``."""
+
+
+class PlanError(FederationError):
+    """A federation plan holds a value that no federation can run with."""
+
+
+class PlanRefusedError(FederationError):
+    """A site's own policy does not allow the coordinator's plan."""
+
+
+class IdentityError(FederationError):
+    """A key is missing, malformed, unknown to the other side, or belongs to somebody else."""
+
+
+class ModelMismatchError(FederationError):
+    """A site's model is not the federation's model: a tensor's name, shape or dtype differs."""
+
+
+class UpdateRefusedError(FederationError):
+    """An update cannot be part of a round, for example because it holds a NaN or an infinity."""
+
+
+class QuorumLostError(FederationError):
+    """A round could not gather as many updates as the plan's quorum asks for."""
+
+
+class ProtocolError(FederationError):
+    """A message is malformed, too large, of another version, or not allowed at this moment."""
+
+
+class ConnectionLostError(FederationError):
+    """The other side could not be reached within the agreed time."""
+
+
+class StoreError(FederationError):
+    """A global model or record could not be written or read back."""
+
+
+class DataError(FederationError):
+    """A data set, table or image file cannot be used as it is."""
