@@ -1,0 +1,24 @@
+"""Radiographs for Lightning: DICOM to tensor, tables of labels, splits by patient, data modules."""
+
+from lightning_fed.radiology.datamodule import RadiographDataModule
+from lightning_fed.radiology.dataset import RadiographDataset
+from lightning_fed.radiology.dicom import read_radiograph
+from lightning_fed.radiology.labels import Radiograph, read_labels, salter_harris_from_ao
+from lightning_fed.radiology.pooled import PooledRadiographs
+from lightning_fed.radiology.splits import split_patients, split_radiographs
+from lightning_fed.radiology.transforms import EvaluationTransform, TrainingTransform, monai_training_transform
+
+__all__ = [
+    "EvaluationTransform",
+    "PooledRadiographs",
+    "Radiograph",
+    "RadiographDataModule",
+    "RadiographDataset",
+    "TrainingTransform",
+    "monai_training_transform",
+    "read_labels",
+    "read_radiograph",
+    "salter_harris_from_ao",
+    "split_patients",
+    "split_radiographs",
+]

@@ -1,0 +1,163 @@
+"""A Lightning data module over one site's folder of radiographs."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal
+
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from lightning_fed.errors import DataError
+from lightning_fed.radiology.dataset import RadiographDataset, batches, evaluation_batches
+from lightning_fed.radiology.labels import Radiograph, Split, read_labels
+from lightning_fed.radiology.splits import split_radiographs
+from lightning_fed.radiology.transforms import EvaluationTransform, Sample, SampleTransform, TrainingTransform
+
+_STAGES: dict[str | None, tuple[Split, ...]] = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": ("test",),
+    None: ("train", "val", "test"),
+}
+
+
+class RadiographDataModule(LightningDataModule):
+    """One site's radiographs with their labels.
+
+    Batches are dicts: ``image`` float32 ``(B, 1, S, S)`` in [0, 1], ``label`` float32 ``(B,)`` (1 is a fracture),
+    ``salter_harris`` int64 ``(B,)`` (0 none, 1 to 5 the types). Hyperparameters are deliberately not saved: the folder
+    and the table's name would reach loggers and checkpoints.
+
+    Args:
+        root: the site's folder.
+        labels: file name of the table within ``root``, see :func:`lightning_fed.radiology.labels.read_labels`.
+        image_size: side S of the images in pixels.
+        batch_size: radiographs a batch.
+        val_fraction: share of the patients for validation, unless the table assigns the sides.
+        test_fraction: share of the patients for the test, likewise.
+        split_seed: seed of that split.
+        num_workers: processes that load batches.
+        augment: augment the training images with :class:`lightning_fed.radiology.transforms.TrainingTransform`.
+        cache: decode each file once and keep the small image in memory, else decode in every epoch.
+        unreadable: ``skip`` leaves out files that cannot be read and lists them in one warning; ``error`` refuses.
+        train_transform: used for training in place of the built-in augmentation.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        labels: str = "labels.csv",
+        image_size: int = 96,
+        batch_size: int = 32,
+        val_fraction: float = 0.15,
+        test_fraction: float = 0.15,
+        split_seed: int = 0,
+        num_workers: int = 0,
+        augment: bool = True,
+        cache: bool = True,
+        unreadable: Literal["skip", "error"] = "skip",
+        train_transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    ) -> None:
+        super().__init__()
+        if image_size < 1 or batch_size < 1:
+            raise DataError(f"image_size = {image_size} and batch_size = {batch_size} must both be at least 1.")
+        if unreadable not in ("skip", "error"):
+            raise DataError(f"unreadable = {unreadable!r} is unknown; allowed are skip and error.")
+        self.root = root
+        self.labels = labels
+        self.image_size = image_size
+        self.batch_size = batch_size
+        self.val_fraction = val_fraction
+        self.test_fraction = test_fraction
+        self.split_seed = split_seed
+        self.num_workers = num_workers
+        self.cache = cache
+        self.unreadable = unreadable
+        evaluation = EvaluationTransform(image_size)
+        built_in: SampleTransform = TrainingTransform(image_size) if augment else evaluation
+        self._transforms: dict[Split, SampleTransform] = {
+            "train": train_transform or built_in,
+            "val": evaluation,
+            "test": evaluation,
+        }
+        self._radiographs: dict[Split, list[Radiograph]] | None = None
+        self._datasets: dict[Split, RadiographDataset] = {}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the table and decode the sides that a stage needs; what is there already stays.
+
+        Args:
+            stage: ``fit``, ``validate``, ``test``, ``predict`` or None for all.
+
+        Raises:
+            DataError: the table is invalid, the training side is empty, no file of a side can be read, or one cannot
+                and ``unreadable`` is ``error``.
+        """
+        fresh = [split for split in _STAGES[stage] if split not in self._datasets]
+        datasets = {split: self._dataset(split) for split in fresh}
+        unreadable = [entry for dataset in datasets.values() for entry in dataset.unreadable]
+        if unreadable and self.unreadable == "error":
+            raise DataError(f"{len(unreadable)} radiographs cannot be read; the first: {unreadable[0][1]}")
+        for split, dataset in datasets.items():
+            if not dataset and (dataset.unreadable or split == "train"):
+                raise DataError(_no_radiographs(split, dataset))
+        if unreadable:
+            warnings.warn(
+                f"{len(unreadable)} radiographs cannot be read and are skipped:\n"
+                + "\n".join(reason for _, reason in unreadable),
+                stacklevel=2,
+            )
+        self._datasets.update(datasets)
+
+    def dataset(self, split: Split) -> RadiographDataset:
+        """Return the radiographs of one side, reading them if no ``setup`` has.
+
+        Args:
+            split: ``train``, ``val`` or ``test``.
+
+        Raises:
+            DataError: as in :meth:`setup`.
+        """
+        if split not in self._datasets:
+            self.setup({"train": "fit", "val": "validate", "test": "test"}[split])
+        return self._datasets[split]
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Return the shuffled, augmented training batches."""
+        return batches(self.dataset("train"), self.batch_size, self.num_workers, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Sample] | list[DataLoader[Sample]]:
+        """Return the validation batches; an empty list if the site has no validation patients."""
+        return evaluation_batches(self.dataset("val"), self.batch_size, self.num_workers)
+
+    def test_dataloader(self) -> DataLoader[Sample] | list[DataLoader[Sample]]:
+        """Return the test batches; an empty list if the site has no test patients."""
+        return evaluation_batches(self.dataset("test"), self.batch_size, self.num_workers)
+
+    def predict_dataloader(self) -> DataLoader[Sample] | list[DataLoader[Sample]]:
+        """Return the test batches."""
+        return self.test_dataloader()
+
+    def _dataset(self, split: Split) -> RadiographDataset:
+        if self._radiographs is None:
+            self._radiographs = split_radiographs(
+                read_labels(self.root, self.labels),
+                val_fraction=self.val_fraction,
+                test_fraction=self.test_fraction,
+                seed=self.split_seed,
+            )
+        return RadiographDataset(
+            self._radiographs[split],
+            image_size=self.image_size,
+            transform=self._transforms[split],
+            cache=self.cache,
+        )
+
+
+def _no_radiographs(split: Split, dataset: RadiographDataset) -> str:
+    if not dataset.unreadable:
+        return f"the {split} side holds no radiographs; add patients or lower val_fraction and test_fraction."
+    return (
+        f"none of the {len(dataset.unreadable)} {split} radiographs can be read; the first: {dataset.unreadable[0][1]}"
+    )
