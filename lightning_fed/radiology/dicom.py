@@ -90,7 +90,7 @@ def _dataset(path: Path) -> FileDataset:
         ) from error
     # With force any bytes give a data set; SOPClassUID is mandatory in every stored object, Rows in every image.
     if "SOPClassUID" not in dataset and "Rows" not in dataset:
-        raise DataError(f"'{path.name}' is not a DICOM file. Give DICOM files, or take it out of the table.")
+        raise DataError(f"'{path.name}' is not a DICOM image. Give DICOM images, or take it out of the table.")
     return dataset
 
 
@@ -122,20 +122,21 @@ def _stored_pixels(dataset: FileDataset) -> NDArray[np.int64]:
     Source: DICOM PS3.5 8.1.1 (bits allocated, bits stored, high bit), PS3.5 A.4 (encapsulated frames).
     """
     syntax = _transfer_syntax(dataset)
-    if syntax not in _NATIVE and syntax != RLELossless:
-        _check_end_of_codestream(dataset.PixelData)
     stored = int(dataset.BitsStored)
     high_bit = int(dataset.get("HighBit", stored - 1))
-    # pydicom refuses pixels whose high bit is not the top stored one; that shift is undone below instead.
-    dataset.HighBit = stored - 1
-    pixels = np.asarray(pixel_array(dataset, raw=False)).astype(np.int64)
-    if syntax in _NATIVE or syntax == RLELossless:
-        # Old modalities keep overlay planes or rubbish in the unused bits. JPEG codestreams cannot hold such bits, and
-        # their own precision may rightly differ from BitsStored.
-        pixels = (pixels >> (high_bit + 1 - stored)) & (2**stored - 1)
-        if dataset.PixelRepresentation == 1:
-            pixels = np.where(pixels >= 2 ** (stored - 1), pixels - 2**stored, pixels)
-    return pixels.reshape(pixels.shape[-3:]) if pixels.ndim > 3 else pixels
+    if syntax not in _NATIVE and syntax != RLELossless:
+        _check_end_of_codestream(dataset.PixelData)
+        # A JPEG codestream has a precision of its own and no unused bits; pydicom reconciles it with the attributes.
+        return np.asarray(pixel_array(dataset, raw=False), dtype=np.int64)
+    # Old modalities keep overlay planes or rubbish in the unused bits, and pydicom masks them as if HighBit were always
+    # the top stored bit; so it decodes all bits here, and HighBit is honoured afterwards.
+    dataset.BitsStored = int(dataset.BitsAllocated)
+    pixels = np.asarray(pixel_array(dataset, raw=False), dtype=np.int64)
+    dataset.BitsStored = stored
+    pixels = (pixels >> max(0, high_bit + 1 - stored)) & (2**stored - 1)
+    if dataset.PixelRepresentation == 1:
+        pixels = np.where(pixels >= 2 ** (stored - 1), pixels - 2**stored, pixels)
+    return pixels
 
 
 def _transfer_syntax(dataset: FileDataset) -> str:

@@ -85,7 +85,7 @@ class TrainingTransform:
 def monai_training_transform(image_size: int) -> SampleTransform:
     """Build the same augmentation from MONAI's dictionary transforms.
 
-    About four times slower on a CPU than :class:`TrainingTransform` and there for pipelines that extend it with other
+    About five times slower on a CPU than :class:`TrainingTransform` and there for pipelines that extend it with other
     MONAI transforms. Its randomness is MONAI's own: seed it with ``monai.utils.set_determinism``.
 
     Args:
