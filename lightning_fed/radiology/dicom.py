@@ -136,7 +136,7 @@ def _stored_pixels(dataset: FileDataset) -> NDArray[np.int64]:
     pixels = (pixels >> max(0, high_bit + 1 - stored)) & (2**stored - 1)
     if dataset.PixelRepresentation == 1:
         pixels = np.where(pixels >= 2 ** (stored - 1), pixels - 2**stored, pixels)
-    return pixels
+    return np.asarray(pixels, dtype=np.int64)
 
 
 def _transfer_syntax(dataset: FileDataset) -> str:
