@@ -1,0 +1,80 @@
+"""The site's own policy: what it accepts from a coordinator's plan, whatever the plan says."""
+
+import fnmatch
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from lightning_fed.errors import PlanRefusedError
+from lightning_fed.plan import FederationPlan
+
+
+@dataclass(frozen=True)
+class SitePolicy:
+    """Limits a hospital sets in its own file and no coordinator can talk it out of.
+
+    Args:
+        smallest_quorum: the plan's quorum must be at least this many sites.
+        metrics: names of metrics that may be reported; any when not given.
+        never_leaves: shell patterns of parameter or buffer names that must not be exchanged.
+    """
+
+    smallest_quorum: int = 1
+    metrics: list[str] | None = None
+    never_leaves: list[str] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "SitePolicy":
+        """Read a YAML file; an unknown key is an error.
+
+        Raises:
+            PlanRefusedError: the file is not a policy.
+        """
+        strict = msgspec.defstruct(
+            "SitePolicy",
+            [(f, t, d) for f, t, d in (
+                ("smallest_quorum", int, 1),
+                ("metrics", list[str] | None, None),
+                ("never_leaves", list[str], msgspec.field(default_factory=list)),
+            )],
+            forbid_unknown_fields=True,
+        )  # fmt: skip
+        try:
+            read = msgspec.yaml.decode(Path(path).read_bytes() or b"{}", type=strict)
+        except (OSError, msgspec.MsgspecError) as error:
+            raise PlanRefusedError(f"the site policy {Path(path).name} cannot be read: {error}. Mend the file.") from error
+        return cls(**msgspec.structs.asdict(read))
+
+    def check_plan(self, plan: FederationPlan, site: str) -> None:
+        """Accept the plan or raise.
+
+        Raises:
+            PlanRefusedError: names the setting, its value and this site's limit.
+        """
+        if plan.quorum < self.smallest_quorum:
+            raise PlanRefusedError(
+                f"site {site!r} refused the plan: quorum = {plan.quorum} is below this site's minimum of "
+                f"{self.smallest_quorum} (policy, smallest_quorum). Raise it in the plan or ask the site's privacy officer."
+            )
+        barred = [] if self.metrics is None else [name for name in plan.metrics if name not in self.metrics]
+        if barred:
+            raise PlanRefusedError(
+                f"site {site!r} refused the plan: it asks for the metrics {barred}, this site reports only "
+                f"{self.metrics} (policy, metrics). Remove them from the plan or ask the site's privacy officer."
+            )
+
+    def check_names(self, names: Iterable[str], site: str) -> None:
+        """Accept the names of the exchanged tensors or raise.
+
+        Raises:
+            PlanRefusedError: a name matches a pattern of ``never_leaves``.
+        """
+        for name in names:
+            for pattern in self.never_leaves:
+                if fnmatch.fnmatchcase(name, pattern):
+                    raise PlanRefusedError(
+                        f"site {site!r} refused to take part: tensor {name!r} would be exchanged, but this site's policy "
+                        f"says that {pattern!r} never leaves. Freeze it in the model or ask the site's privacy officer."
+                    )

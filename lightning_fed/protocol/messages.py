@@ -1,0 +1,219 @@
+"""The messages: typed, versioned, bounded; encoded with MessagePack. Tensors follow as raw little-endian chunks."""
+
+from typing import Literal
+
+import msgspec
+
+from lightning_fed.errors import ProtocolError
+from lightning_fed.update.layout import Layout
+
+VERSION = 1
+"""Version of the protocol; the two sides must agree."""
+
+CHUNK_BYTES = 1 << 20
+"""Tensor bytes a chunk carries. One MiB halves the cost of an encrypted round against one frame a tensor."""
+
+WINDOW = 16
+"""Chunks one side may have under way to the other: bounds memory, and is what back-pressure acts on."""
+
+MAX_MESSAGE_BYTES = 4 << 20
+"""Largest message, its chunk apart: room for the layout of a model with tens of thousands of tensors."""
+
+Stream = Literal["model", "frozen", "initial", "update"]
+"""What a chunk is part of: a global model, the frozen parameters, the first site's initial state, a site's update."""
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
+    """Base of all messages."""
+
+
+class Hello(Message):
+    """Site: first message on a connection. ``process`` tells a reconnection from a second process of the same name."""
+
+    protocol: int
+    package: str
+    process: str
+
+
+class Welcome(Message):
+    """Coordinator: the run and the plan's canonical bytes."""
+
+    run: str
+    plan: bytes
+
+
+class Join(Message):
+    """Site: accepts the plan and describes its model."""
+
+    layout: Layout
+
+
+class Joined(Message):
+    """Coordinator: the site takes part. ``frozen_bytes`` (safetensors) can be fetched; 0 when nothing is frozen."""
+
+    frozen_bytes: int
+
+
+class SendInitial(Message):
+    """Coordinator: this site, being the first, gives the initial global model."""
+
+
+class Model(Message):
+    """Coordinator: the global model after round ``version`` (0: the initial one) can be fetched."""
+
+    version: int
+    nbytes: int
+
+
+class Begin(Message):
+    """Coordinator: train round ``round`` from the global model of version ``round - 1``."""
+
+    round: int
+    attempt: int
+
+
+class Fetch(Message):
+    """Site: send ``count`` chunks of a stream, from chunk ``first`` on."""
+
+    stream: Stream
+    version: int
+    first: int
+    count: int
+
+
+class Chunk(Message):
+    """Either side: the chunk ``index`` of a stream follows as a raw frame."""
+
+    stream: Stream
+    version: int
+    index: int
+
+
+class Offer(Message):
+    """Site: an update (or the initial state) of ``nbytes`` is ready; ``examples`` is its weight."""
+
+    stream: Stream
+    version: int
+    nbytes: int
+    examples: int
+
+
+class Credit(Message):
+    """Coordinator: ``count`` more chunks of the offered stream may be sent."""
+
+    stream: Stream
+    version: int
+    count: int
+
+
+class Accepted(Message):
+    """Coordinator: the update of this round is in the sum."""
+
+    round: int
+
+
+class Rejected(Message):
+    """Coordinator: the update of this round is not in the sum, and why."""
+
+    round: int
+    reason: str
+
+
+class Withdraw(Message):
+    """Site: it has no update for this round, and why."""
+
+    round: int
+    reason: str
+
+
+class Report(Message):
+    """Site: the plan's metrics of the global model after round ``version``."""
+
+    version: int
+    metrics: dict[str, float]
+
+
+class Leave(Message):
+    """Site: goes for good. ``reason`` is one of a few fixed words, so that nothing local slips out."""
+
+    reason: Literal["done", "stopped", "failed", "refused"]
+
+
+class Finished(Message):
+    """Coordinator: ``version`` is the last global model."""
+
+    version: int
+
+
+class Refused(Message):
+    """Coordinator: the site cannot take part. ``kind`` names the error class to raise at the site."""
+
+    kind: Literal["IdentityError", "ModelMismatchError", "ProtocolError"]
+    reason: str
+
+
+class Ping(Message):
+    """Coordinator: are you there? Needs no answer: that it can be sent is one."""
+
+
+FromSite = Hello | Join | Fetch | Offer | Chunk | Withdraw | Report | Leave
+FromCoordinator = (
+    Welcome
+    | Joined
+    | SendInitial
+    | Model
+    | Begin
+    | Chunk
+    | Credit
+    | Accepted
+    | Rejected
+    | Finished
+    | Refused
+    | Ping
+)
+
+_encoder = msgspec.msgpack.Encoder()
+_from_site: "msgspec.msgpack.Decoder[FromSite]" = msgspec.msgpack.Decoder(FromSite)
+_from_coordinator: "msgspec.msgpack.Decoder[FromCoordinator]" = msgspec.msgpack.Decoder(FromCoordinator)
+
+
+def encode(message: Message) -> bytes:
+    """MessagePack bytes of a message.
+
+    Raises:
+        ProtocolError: the message is larger than any receiver accepts.
+    """
+    data = _encoder.encode(message)
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise ProtocolError(
+            f"a {type(message).__name__} message of {len(data)} bytes is above the limit of {MAX_MESSAGE_BYTES}. "
+            "The model has too many tensors for one federation."
+        )
+    return data
+
+
+def decode_from_site(data: bytes) -> FromSite:
+    """The message a site sent.
+
+    Raises:
+        ProtocolError: the bytes are too many, or not such a message.
+    """
+    return _decode(_from_site, data)
+
+
+def decode_from_coordinator(data: bytes) -> FromCoordinator:
+    """The message a coordinator sent.
+
+    Raises:
+        ProtocolError: the bytes are too many, or not such a message.
+    """
+    return _decode(_from_coordinator, data)
+
+
+def _decode(decoder: "msgspec.msgpack.Decoder[msgspec.Raw]", data: bytes) -> "msgspec.Raw":
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise ProtocolError(f"a message of {len(data)} bytes is above the limit of {MAX_MESSAGE_BYTES}.")
+    try:
+        return decoder.decode(data)
+    except msgspec.MsgspecError as error:
+        raise ProtocolError(f"a message cannot be read: {error}.") from error

@@ -1,0 +1,242 @@
+"""The site's side of the exchange, as a state machine without I/O and without a clock.
+
+Theory of operation: the site is driven by three callers. The connection says ``connected()`` whenever a connection was made
+(also again, after one was lost) and ``receive()`` for every message. The trainer calls ``join()``, ``offer_initial()``,
+``submit()``, ``report()`` and ``leave()``, and reads the public attributes. Each call returns the messages to send.
+
+Two rules hold the federation together:
+
+1. A submitted update is held until a newer global model exists, and offered again whenever its round is begun again: so a
+   lost connection, a retried round or a restarted coordinator costs no training, and nothing is applied twice.
+2. Whatever the coordinator says is checked against what the site agreed to; what does not fit is a ``ProtocolError``.
+"""
+
+from dataclasses import dataclass
+
+from lightning_fed import errors
+from lightning_fed.errors import FederationError, ProtocolError
+from lightning_fed.plan import FederationPlan
+from lightning_fed.protocol import messages as m
+from lightning_fed.protocol.streams import Assembly, chunk_count, chunk_of
+from lightning_fed.update.layout import Layout
+
+Outgoing = tuple[m.Message, memoryview | None]
+"""A message to send, with the chunk that follows it, if any."""
+
+
+@dataclass
+class _Upload:
+    """An update or initial state on its way up; ``next`` is the first chunk not sent yet."""
+
+    stream: m.Stream
+    version: int
+    data: memoryview
+    examples: int
+    next: int = 0
+
+
+@dataclass
+class _Download:
+    """A global model or the frozen parameters on their way down; ``asked`` counts the chunks asked for."""
+
+    stream: m.Stream
+    version: int
+    assembly: Assembly
+    asked: int = 0
+
+
+class SiteSession:
+    """State of one site in one federation.
+
+    Attributes:
+        run: the coordinator's run, once welcomed.
+        plan: the plan, once welcomed; the caller accepts it by calling ``join``.
+        joined: the coordinator has accepted the model's layout.
+        initial_wanted: the coordinator waits for this site's initial state.
+        frozen: safetensors bytes of the frozen parameters, once fetched; empty when nothing is frozen.
+        model: version and float32 bytes of the newest global model.
+        begun: the round to train, 0 before the first.
+        finished: the last version, once the coordinator said so.
+        rejected: why the last update was not accepted, if so.
+    """
+
+    def __init__(self, site: str, process: str, package: str) -> None:
+        self.site = site
+        self._process = process
+        self._package = package
+        self.run: str | None = None
+        self.plan: FederationPlan | None = None
+        self.joined = False
+        self.initial_wanted = False
+        self.frozen: bytes | None = None
+        self.model: tuple[int, bytearray] | None = None
+        self.begun = 0
+        self.finished: int | None = None
+        self.rejected: str | None = None
+        self._layout: Layout | None = None
+        self._upload: _Upload | None = None
+        self._downloads: dict[m.Stream, _Download] = {}
+        self._open = False
+
+    # What the connection calls
+
+    def connected(self) -> list[Outgoing]:
+        """A connection was made: introduce the site."""
+        self._open = True
+        self.joined = False
+        self._downloads.clear()
+        return [(m.Hello(m.VERSION, self._package, self._process), None)]
+
+    def disconnected(self) -> None:
+        """The connection was lost."""
+        self._open = False
+        self.joined = False
+
+    def receive(self, message: m.FromCoordinator, payload: memoryview | None = None) -> list[Outgoing]:
+        """Take one message.
+
+        Raises:
+            ProtocolError: the message does not fit.
+            IdentityError, ModelMismatchError: the coordinator refused this site, for the reason in the text.
+        """
+        match message:
+            case m.Welcome(run, plan):
+                return self._welcomed(run, plan)
+            case m.Joined(frozen_bytes):
+                self.joined = True
+                if self.frozen is None and frozen_bytes:
+                    return self._fetch("frozen", 0, frozen_bytes)
+                self.frozen = self.frozen or b""
+                return []
+            case m.SendInitial():
+                self.initial_wanted = True
+                return self._offer() if self._upload and self._upload.stream == "initial" else []
+            case m.Model(version, nbytes):
+                return self._announced(version, nbytes)
+            case m.Begin(round, _):
+                self.begun = max(self.begun, round)
+                held = self._upload
+                return self._offer() if held and held.stream == "update" and held.version == round else []
+            case m.Chunk(stream, version, index):
+                return self._chunk(stream, version, index, payload)
+            case m.Credit(stream, version, count):
+                return self._credited(stream, version, count)
+            case m.Rejected(_, reason):
+                self.rejected = reason
+                return []
+            case m.Finished(version):
+                self.finished = version
+                return []
+            case m.Refused(kind, reason):
+                error: type[FederationError] = getattr(errors, kind)
+                raise error(reason)
+            case m.Accepted() | m.Ping():
+                return []
+
+    # What the trainer calls
+
+    def join(self, layout: Layout) -> list[Outgoing]:
+        """Accept the plan and describe the model."""
+        self._layout = layout
+        return [(m.Join(layout), None)] if self._open else []
+
+    def offer_initial(self, state: bytes) -> list[Outgoing]:
+        """Give the initial global model (safetensors bytes of the state dict)."""
+        self._upload = _Upload("initial", 0, memoryview(state), 0)
+        return self._offer()
+
+    def submit(self, round: int, update: memoryview, examples: int) -> list[Outgoing]:
+        """Offer the update of a round: float32 bytes, not changed by the caller afterwards."""
+        self.rejected = None
+        self._upload = _Upload("update", round, update, examples)
+        return self._offer() if self.joined and self.begun == round else []
+
+    def withdraw(self, round: int, reason: str) -> list[Outgoing]:
+        """Say that there is no update for a round."""
+        return [(m.Withdraw(round, reason), None)] if self.joined else []
+
+    def report(self, version: int, metrics: dict[str, float]) -> list[Outgoing]:
+        """Report the plan's metrics of a global model."""
+        return [(m.Report(version, metrics), None)] if self.joined else []
+
+    def leave(self, message: m.Leave) -> list[Outgoing]:
+        """Go for good."""
+        return [(message, None)] if self._open else []
+
+    # Inside
+
+    def _welcomed(self, run: str, plan_bytes: bytes) -> list[Outgoing]:
+        plan = FederationPlan.from_bytes(plan_bytes)
+        if self.run is not None and run != self.run:
+            raise ProtocolError(
+                f"the coordinator runs another federation now (run {run}, before it was {self.run}). "
+                "Start the site again to join the new one."
+            )
+        if self.plan is not None and plan != self.plan:
+            raise ProtocolError("the coordinator changed the plan during the run. Start the site again to review it.")
+        self.run, self.plan = run, plan
+        return self.join(self._layout) if self._layout is not None else []
+
+    def _announced(self, version: int, nbytes: int) -> list[Outgoing]:
+        if self._layout is None or nbytes != 4 * self._layout.size:
+            raise ProtocolError(f"a global model of {nbytes} bytes was announced, which is not the size of this model.")
+        if self._upload and version >= self._upload.version:
+            self._upload = None
+        if self.model and self.model[0] == version:
+            return []
+        if self.model and version < self.model[0]:
+            raise ProtocolError(
+                f"the coordinator went back from global model {self.model[0]} to {version}: its store lost a round. "
+                "Restore the store, or start the site again to train from there."
+            )
+        return self._fetch("model", version, nbytes)
+
+    def _fetch(self, stream: m.Stream, version: int, nbytes: int) -> list[Outgoing]:
+        self._downloads[stream] = _Download(stream, version, Assembly(nbytes))
+        return self._ask(self._downloads[stream])
+
+    def _ask(self, download: _Download) -> list[Outgoing]:
+        total = chunk_count(len(download.assembly.data))
+        under_way = download.asked - download.assembly.received
+        if download.asked == total or under_way > m.WINDOW // 2:
+            return []
+        count = min(m.WINDOW - under_way, total - download.asked)
+        ask = m.Fetch(download.stream, download.version, download.asked, count)
+        download.asked += count
+        return [(ask, None)]
+
+    def _chunk(self, stream: m.Stream, version: int, index: int, payload: memoryview | None) -> list[Outgoing]:
+        download = self._downloads.get(stream)
+        if download is None or download.version != version:
+            return []  # the tail of a stream that a newer one replaced
+        if payload is None or index >= download.asked:
+            raise ProtocolError(f"chunk {index} of {stream} {version} came without being asked for, or empty.")
+        download.assembly.add(index, payload)
+        if not download.assembly.complete:
+            return self._ask(download)
+        del self._downloads[stream]
+        if stream == "model":
+            self.model = (version, download.assembly.data)
+        else:
+            self.frozen = bytes(download.assembly.data)
+        return []
+
+    def _offer(self) -> list[Outgoing]:
+        upload = self._upload
+        if upload is None or not self._open:
+            return []
+        upload.next = 0
+        return [(m.Offer(upload.stream, upload.version, len(upload.data), upload.examples), None)]
+
+    def _credited(self, stream: m.Stream, version: int, count: int) -> list[Outgoing]:
+        upload = self._upload
+        if upload is None or (upload.stream, upload.version) != (stream, version):
+            return []
+        if not 0 < count <= m.WINDOW:
+            raise ProtocolError(f"the coordinator asked for {count} chunks at once; the limit is {m.WINDOW}.")
+        last = min(upload.next + count, chunk_count(len(upload.data)))
+        chunks: list[Outgoing] = [
+            (m.Chunk(stream, version, index), chunk_of(upload.data, index)) for index in range(upload.next, last)
+        ]
+        upload.next = last
+        return chunks

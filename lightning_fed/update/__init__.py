@@ -1,0 +1,1 @@
+"""Pure numbers: named tensors and the flat vectors that travel."""
