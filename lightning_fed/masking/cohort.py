@@ -24,7 +24,7 @@ def check_advertisement(message: Advertise, context: Context, roster: Mapping[st
     """Accept one site's keys, or raise.
 
     Raises:
-        ProtocolError: of another sum, or a key that is malformed or of low order.
+        ProtocolError: of another sum, or a key that is malformed.
         IdentityError: the site is not in the roster, or did not sign these keys for this sum.
     """
     check_context(message, context)

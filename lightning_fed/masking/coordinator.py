@@ -9,6 +9,7 @@ Memory: one accumulator of the vector's size and two pieces of keystream, howeve
 A message that does not fit raises and changes nothing; the sum goes on without its sender.
 """
 
+import secrets
 from collections.abc import Mapping
 from enum import IntEnum
 
@@ -59,6 +60,7 @@ class MaskingCoordinator:
         self._sealed: dict[str, dict[str, bytes]] = {}
         self._masked: dict[str, bytes] = {}
         self._signed: dict[str, bytes] = {}
+        self._probe = keys.private_key(secrets.token_bytes(keys.KEY_BYTES))
         self._recovery: Recovery | None = None
 
     @property
@@ -203,6 +205,8 @@ class MaskingCoordinator:
                 f"threshold = {self.terms.threshold} protects. Site {site!r} can take part in the next round."
             )
         check_advertisement(message, self.context, self._roster)
+        for key in (message.sharing_key, message.mask_key):
+            keys.agree(self._probe, key, site)  # refuses low-order points before any site has to
         taken = {key for other in self._advertised.values() for key in (other.sharing_key, other.mask_key)}
         if message.sharing_key == message.mask_key or taken & {message.sharing_key, message.mask_key}:
             raise ProtocolError(

@@ -68,20 +68,19 @@ def agree(private: X25519PrivateKey, public: bytes, site: str) -> bytes:
 
 
 def check_public_key(public: bytes, site: str) -> None:
-    """Accept an advertised X25519 public key or raise.
+    """Accept the form of an advertised X25519 public key or raise; whether a secret can be agreed, ``agree`` finds out.
 
-    RFC 7748 lets a receiver accept numbers above the field's prime. No sender here makes them, and refusing them
-    keeps one key from being advertised twice under two spellings.
+    RFC 7748 lets a receiver accept numbers above the field's prime. No sender here makes them, and refusing them keeps
+    one key from being advertised twice under two spellings.
 
     Raises:
-        ProtocolError: a wrong length, not the canonical form, or of low order.
+        ProtocolError: a wrong length, or not the canonical form.
     """
     if len(public) != KEY_BYTES or int.from_bytes(public, "little") >= _FIELD_PRIME:
         raise ProtocolError(
             f"the X25519 key of site {site!r} is not {KEY_BYTES} bytes in canonical form. "
             "Leave the round, and have that site's installation checked."
         )
-    agree(X25519PrivateKey.generate(), public, site)
 
 
 def sign(identity: Ed25519PrivateKey, message: bytes) -> bytes:

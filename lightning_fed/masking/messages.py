@@ -4,7 +4,7 @@ Each carries its round, attempt and purpose, so that a stray message is named as
 protects is that all signatures and keys are bound to the context.
 """
 
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -102,6 +102,8 @@ class Reveal(MaskingMessage, frozen=True):
 FromSite = Advertise | Shares | Masked | Signed | Reveal
 FromCoordinator = Cohort | Bundles | Survivors | Signatures
 
+Decoded = TypeVar("Decoded", FromSite, FromCoordinator)
+
 _encoder = msgspec.msgpack.Encoder()
 _from_site: "msgspec.msgpack.Decoder[FromSite]" = msgspec.msgpack.Decoder(FromSite)
 _from_coordinator: "msgspec.msgpack.Decoder[FromCoordinator]" = msgspec.msgpack.Decoder(FromCoordinator)
@@ -141,11 +143,7 @@ def decode_from_site(data: bytes) -> FromSite:
     Raises:
         ProtocolError: the bytes are too many, or not such a message.
     """
-    _check_size(data)
-    try:
-        return _from_site.decode(data)
-    except msgspec.MsgspecError as error:
-        raise ProtocolError(f"a masking message from a site cannot be read: {error}.") from error
+    return _decode(_from_site, data)
 
 
 def decode_from_coordinator(data: bytes) -> FromCoordinator:
@@ -154,13 +152,16 @@ def decode_from_coordinator(data: bytes) -> FromCoordinator:
     Raises:
         ProtocolError: the bytes are too many, or not such a message.
     """
-    _check_size(data)
-    try:
-        return _from_coordinator.decode(data)
-    except msgspec.MsgspecError as error:
-        raise ProtocolError(f"a masking message from the coordinator cannot be read: {error}.") from error
+    return _decode(_from_coordinator, data)
 
 
-def _check_size(data: bytes) -> None:
+def _decode(decoder: "msgspec.msgpack.Decoder[Decoded]", data: bytes) -> Decoded:
     if len(data) > MAX_MESSAGE_BYTES:
         raise ProtocolError(f"a masking message of {len(data)} bytes is above the limit of {MAX_MESSAGE_BYTES}.")
+    try:
+        return decoder.decode(data)
+    except msgspec.MsgspecError as error:
+        raise ProtocolError(f"a masking message cannot be read: {error}.") from error
+    except UnicodeDecodeError as error:
+        # This error carries the whole message, which may hold shares, so it is not chained.
+        raise ProtocolError(f"a masking message cannot be read: text at byte {error.start} is not UTF-8.") from None
