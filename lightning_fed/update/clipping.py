@@ -36,8 +36,9 @@ def clip_by_norm(update: FloatVector, max_norm: float) -> tuple[FloatVector, flo
         return update.copy(), norm
     scale = max_norm / norm
     for _ in range(8):
-        # In float64, because a float32 factor for a huge vector would be a denormal with few digits.
-        clipped = np.multiply(update, np.float64(scale), dtype=np.float64).astype(np.float32)
+        # In two factors, because the float32 factor of a huge vector could be a denormal with few digits.
+        clipped = update * np.float32(math.sqrt(scale))
+        clipped *= np.float32(math.sqrt(scale))
         if l2_norm(clipped) <= max_norm:
             return clipped, norm
         scale *= 1 - 2.0**-23

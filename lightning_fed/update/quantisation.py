@@ -99,15 +99,19 @@ def dequantise(data: bytes | memoryview, value_format: ValueFormat, count: int) 
 
 def _round_bf16(values: FloatVector) -> bytes:
     # bfloat16 is the upper half of float32: 16 random bits added to the lower half carry with the right probability.
-    random = np.empty(values.size, dtype=np.uint16)
-    RandomBits().fill(random)
-    pattern = values.view(np.uint32)
-    magnitude = pattern & np.uint32(0x7FFF_FFFF)
-    magnitude += random
-    # The last step below infinity has no upper neighbour.
-    np.minimum(magnitude, _LARGEST_BF16, out=magnitude)
-    magnitude |= pattern & np.uint32(0x8000_0000)
-    return (magnitude >> np.uint32(16)).astype("<u2").tobytes()
+    random, bits = np.empty(BLOCK, dtype=np.uint16), RandomBits()
+    rounded = np.empty(values.size, dtype="<u2")
+    for start in range(0, values.size, BLOCK):
+        pattern = values[start : start + BLOCK].view(np.uint32)
+        bits.fill(random)
+        magnitude = pattern & np.uint32(0x7FFF_FFFF)
+        magnitude += random[: pattern.size]
+        # The last step below infinity has no upper neighbour.
+        np.minimum(magnitude, _LARGEST_BF16, out=magnitude)
+        magnitude |= pattern & np.uint32(0x8000_0000)
+        magnitude >>= np.uint32(16)
+        rounded[start : start + BLOCK] = magnitude
+    return rounded.tobytes()
 
 
 def _bits(value_format: str) -> int:

@@ -85,4 +85,5 @@ def count_beyond(values: NDArray[Any], bound: float) -> int:
     """How many magnitudes are above ``bound``; two cheap passes where none is."""
     if float(values.max(initial=0)) <= bound and float(values.min(initial=0)) >= -bound:
         return 0
-    return int(np.count_nonzero(np.abs(values) > bound))
+    # Compared in float64: numpy would round the bound to float32, and the magnitude of -2^31 is no int32.
+    return int(np.count_nonzero(np.abs(values.astype(np.float64)) > bound))

@@ -10,7 +10,6 @@ import math
 from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from lightning_fed.errors import UpdateRefusedError
@@ -24,6 +23,8 @@ RingVector: TypeAlias = NDArray[np.unsignedinteger[Any]]
 IndexVector: TypeAlias = NDArray[np.int64]
 """Coordinates or blocks: shape ``(k,)``, int64, strictly increasing."""
 
+_BLOCK = 1 << 14
+
 
 def l2_norm(values: FloatVector) -> float:
     """L2 norm of a float32 vector, shape ``(P,)``, summed in float64: no float32 vector overflows it.
@@ -31,10 +32,15 @@ def l2_norm(values: FloatVector) -> float:
     Raises:
         UpdateRefusedError: the vector holds a NaN or an infinity.
     """
-    norm: float = torch.linalg.vector_norm(torch.from_numpy(values), dtype=torch.float64).item()
-    if not math.isfinite(norm):
+    square = 0.0
+    piece = np.empty(min(_BLOCK, values.size), dtype=np.float64)
+    for start in range(0, values.size, _BLOCK):
+        block = values[start : start + _BLOCK]
+        np.copyto(piece[: block.size], block)
+        square += float(np.dot(piece[: block.size], piece[: block.size]))
+    if not math.isfinite(square):
         raise non_finite(values)
-    return norm
+    return math.sqrt(square)
 
 
 def non_finite(values: FloatVector) -> UpdateRefusedError:
