@@ -98,8 +98,8 @@ def main() -> None:
     residual = row("add and keep the residual", keep_residual)
 
     vote = BlockVote(size, 32, size // 32 // 20, SITES)
-    votes = row("ballot, blocks of 32, 5 %", lambda: ballot(update, vote))
-    summed = ballot(update, vote)
+    votes = row("ballot, blocks of 32, 5 %", lambda: ballot(update, vote, b"seed"))
+    summed = ballot(update, vote, b"seed")
     row("winners, blocks of 32, 5 %", lambda: winners(summed, vote, 1, b"seed"))
     chosen = coordinates(winners(summed, vote, 1, b"seed"), vote)
     code = FixedPoint(8, SITES, 0.1)

@@ -2,8 +2,11 @@
 
 Each site adds 1, under the masks, to the blocks of coordinates where its own update plus residual is largest. Only
 the summed votes are opened; the blocks with most votes win, and the round's values are sent on exactly those
-coordinates, so that masks cancel. Several votes share a 32-bit ring word: each has as many bits as the whole cohort's
-sum needs, so no carry passes from one to the next.
+coordinates, so that masks cancel. A ballot may list only a part of the blocks, drawn anew in each round from a public
+seed: that saves votes and gives every block its turn.
+
+Several votes share a 32-bit ring word: each has as many bits as the whole cohort's sum needs, so no carry passes from
+one to the next.
 """
 
 from dataclasses import dataclass
@@ -12,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_fed.errors import PlanError, ProtocolError
-from lightning_fed.update.topk import largest, largest_words, random_words
+from lightning_fed.update.topk import largest, largest_words, random_words, shared_random
 from lightning_fed.update.vectors import FloatVector, IndexVector, non_finite
 
 _PIECE = 1 << 16
@@ -29,6 +32,7 @@ class BlockVote:
         block: coordinates of one block; the last block may be shorter.
         winners: number k of blocks that are sent.
         cohort: largest number of sites that can vote.
+        listed: number of blocks on the ballot, k at least; all of them when not given.
 
     Raises:
         PlanError: a value is out of range.
@@ -38,11 +42,15 @@ class BlockVote:
     block: int
     winners: int
     cohort: int
+    listed: int | None = None
 
     def __post_init__(self) -> None:
-        if self.size < 1 or self.block < 1 or not 1 <= self.winners <= self.blocks:
+        if self.size < 1 or self.block < 1:
+            raise PlanError(f"blocks of {self.block} of {self.size} coordinates are not possible. Change the plan.")
+        if not 1 <= self.winners <= self.ballot_size <= self.blocks:
             raise PlanError(
-                f"a vote for {self.winners} blocks of {self.block} of {self.size} coordinates is not possible. "
+                f"a vote for {self.winners} of {self.ballot_size} blocks of {self.block} of {self.size} coordinates is "
+                "not possible. "
                 "Change block or fraction in the plan's compression."
             )
         if not 1 <= self.cohort < 1 << 16:
@@ -52,6 +60,11 @@ class BlockVote:
     def blocks(self) -> int:
         """Number of blocks."""
         return -(-self.size // self.block)
+
+    @property
+    def ballot_size(self) -> int:
+        """Number of blocks on a ballot."""
+        return self.blocks if self.listed is None else self.listed
 
     @property
     def bits(self) -> int:
@@ -66,7 +79,7 @@ class BlockVote:
     @property
     def words(self) -> int:
         """Ring words of a ballot."""
-        return -(-self.blocks // self.per_word)
+        return -(-self.ballot_size // self.per_word)
 
 
 def block_energies(values: FloatVector, block: int) -> FloatVector:
@@ -100,12 +113,13 @@ def block_energies(values: FloatVector, block: int) -> FloatVector:
     return energies
 
 
-def ballot(values: FloatVector, vote: BlockVote) -> _Words32:
-    """One site's votes: 1 for each of the ``vote.winners`` blocks of its largest energies.
+def ballot(values: FloatVector, vote: BlockVote, seed: bytes) -> _Words32:
+    """One site's votes: 1 for each of the ``vote.winners`` listed blocks of its largest energies.
 
     Args:
         values: update plus residual, float32, shape ``(P,)``.
         vote: what the round votes about.
+        seed: public bytes, as from ``topk.round_seed``; the same at all sites, new in every round.
 
     Returns:
         Ring words mod 2^32, shape ``(vote.words,)``; sites' ballots may simply be added.
@@ -116,7 +130,10 @@ def ballot(values: FloatVector, vote: BlockVote) -> _Words32:
     """
     if values.size != vote.size:
         raise ProtocolError(f"a vote about {vote.size} coordinates cannot be cast by an update of {values.size}.")
-    chosen = largest(block_energies(values, vote.block), vote.winners)
+    energies = block_energies(values, vote.block)
+    if vote.listed is not None:
+        energies = energies[_listed(vote, seed)]
+    chosen = largest(energies, vote.winners)
     votes = np.zeros((vote.words, vote.per_word), dtype=np.uint32)
     votes.reshape(-1)[chosen] = 1
     votes <<= np.arange(0, vote.per_word * vote.bits, vote.bits, dtype=np.uint32)
@@ -133,7 +150,7 @@ def winners(summed: _Words32, vote: BlockVote, voters: int, seed: bytes) -> Inde
         summed: sum of the ballots mod 2^32, shape ``(vote.words,)``.
         vote: what the round votes about.
         voters: number of ballots in the sum.
-        seed: public bytes, as from ``topk.round_seed``; new in every round.
+        seed: the public bytes the ballots were made with.
 
     Returns:
         Increasing int64 block numbers, shape ``(vote.winners,)``.
@@ -148,7 +165,7 @@ def winners(summed: _Words32, vote: BlockVote, voters: int, seed: bytes) -> Inde
         )
     shifts = np.arange(0, vote.per_word * vote.bits, vote.bits, dtype=np.uint32)
     spread = (summed[:, None] >> shifts) & np.uint32((1 << vote.bits) - 1)
-    votes = spread.reshape(-1)[: vote.blocks]
+    votes = spread.reshape(-1)[: vote.ballot_size]
     counted = int(spread.sum(dtype=np.int64))
     if int(votes.max()) > voters or counted != voters * vote.winners:
         raise ProtocolError(
@@ -156,8 +173,16 @@ def winners(summed: _Words32, vote: BlockVote, voters: int, seed: bytes) -> Inde
             f"{voters * vote.winners} votes: the sum is wrong. The round must be tried again."
         )
     keys = votes << np.uint32(32 - vote.bits)
-    keys |= random_words(vote.blocks, seed) >> np.uint32(vote.bits)
-    return largest_words(keys, vote.winners)
+    keys |= random_words(vote.ballot_size, seed + b"/ties") >> np.uint32(vote.bits)
+    won = largest_words(keys, vote.winners)
+    if vote.listed is None:
+        return won
+    blocks: IndexVector = _listed(vote, seed)[won]
+    return blocks
+
+
+def _listed(vote: BlockVote, seed: bytes) -> IndexVector:
+    return shared_random(vote.blocks, vote.ballot_size, seed + b"/listed")
 
 
 def coordinates(blocks: IndexVector, vote: BlockVote) -> IndexVector:
