@@ -8,7 +8,7 @@ import numpy as np
 from lightning_fed.errors import PlanError, ProtocolError
 from lightning_fed.update.ring import check_words, from_ring, to_ring, word_dtype
 from lightning_fed.update.rounding import BLOCK, StochasticRounding, count_beyond
-from lightning_fed.update.vectors import FloatVector, RingVector
+from lightning_fed.update.vectors import FloatVector, RingVector, check_float_vector
 
 _SMALLEST_BOUND, _LARGEST_BOUND = 1e-25, 1e25
 
@@ -76,6 +76,7 @@ def encode(values: FloatVector, code: FixedPoint, out: RingVector | None = None)
         UpdateRefusedError: a value is NaN or infinite.
         ProtocolError: ``out`` does not fit.
     """
+    check_float_vector(values)
     if out is None:
         out = np.empty(values.size, dtype=word_dtype(code.bits))
     check_words(out, code.bits)

@@ -56,8 +56,8 @@ def decode_indices(data: bytes | memoryview, size: int, count: int) -> IndexVect
         count: number k of indices, at most P.
 
     Returns:
-        Strictly increasing int64 indices below ``size``, shape ``(count,)``. Memory stays below 30 bytes an index plus
-        ``P / 2^r`` bytes, whatever the data says.
+        Strictly increasing int64 indices below ``size``, shape ``(count,)``. Memory stays below 60 bytes an index plus
+        eight times the data's own size, whatever the data says.
 
     Raises:
         ProtocolError: the bytes are not the code of ``count`` increasing indices below ``size``.

@@ -9,7 +9,7 @@ from lightning_fed.update.packing import pack, packed_bytes, unpack
 from lightning_fed.update.random_bits import RandomBits
 from lightning_fed.update.ring import from_ring, to_ring, word_dtype
 from lightning_fed.update.rounding import BLOCK, StochasticRounding
-from lightning_fed.update.vectors import FloatVector, non_finite
+from lightning_fed.update.vectors import FloatVector, check_float_vector, non_finite
 
 ValueFormat: TypeAlias = Literal["float32", "bf16", "int8", "int4"]
 
@@ -47,6 +47,7 @@ def quantise(values: FloatVector, value_format: ValueFormat) -> bytes:
         PlanError: no such format.
     """
     bits = _bits(value_format)
+    check_float_vector(values)
     if not np.isfinite(values).all():
         raise non_finite(values)
     if bits == 32:

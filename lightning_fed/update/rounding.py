@@ -41,12 +41,12 @@ class StochasticRounding:
         self._part = np.empty(BLOCK // 2, dtype=np.uint32)
         self._bits = RandomBits()
 
-    def block(self, values: FloatVector, factor: float | FloatVector) -> NDArray[np.int32]:
+    def block(self, values: FloatVector, factor: float) -> NDArray[np.int32]:
         """Round at most ``BLOCK`` values.
 
         Args:
             values: float32, shape ``(n,)``.
-            factor: positive; one for all, or float32 of shape ``(n,)``.
+            factor: positive.
 
         Returns:
             int32, shape ``(n,)``: scratch that the next call overwrites.
@@ -58,7 +58,7 @@ class StochasticRounding:
         scaled, integers = self._scaled[:n], self._integers[:n]
         # A huge value times the factor may become infinite; it saturates like any other beyond the limit.
         with np.errstate(over="ignore", invalid="ignore"):
-            np.multiply(values, np.multiply(factor, self._unit, dtype=np.float32), out=scaled)
+            np.multiply(values, np.float32(factor * self._unit), out=scaled)
         largest, smallest = float(scaled.max(initial=0)), float(scaled.min(initial=0))
         if not (math.isfinite(largest) and math.isfinite(smallest)) and not np.isfinite(values).all():
             raise non_finite(values)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_fed.errors import PlanError
-from lightning_fed.update.vectors import FloatVector, IndexVector, non_finite
+from lightning_fed.update.vectors import FloatVector, IndexVector, check_float_vector, non_finite
 
 _BLOCK = 1 << 16
 _SAMPLE = 1 << 16
@@ -33,6 +33,7 @@ def largest(values: FloatVector, count: int) -> IndexVector:
     """
     # Without their sign, float32 bit patterns order like the magnitudes, and a NaN or an infinity lies above every
     # finite number: it is always among those found, so that looking at them alone misses none.
+    check_float_vector(values)
     found = largest_words(values.view(np.uint32), count, drop_sign=True)
     if not np.isfinite(values[found]).all():
         raise non_finite(values)

@@ -26,12 +26,26 @@ IndexVector: TypeAlias = NDArray[np.int64]
 _BLOCK = 1 << 14
 
 
+def check_float_vector(values: FloatVector) -> None:
+    """Accept a flat float32 vector or raise.
+
+    Raises:
+        UpdateRefusedError: another dtype or shape, whose bytes would be read as other numbers.
+    """
+    if values.dtype != np.float32 or values.ndim != 1 or not values.flags.c_contiguous:
+        raise UpdateRefusedError(
+            f"an update must be one contiguous row of float32, not {values.dtype} of shape {values.shape}. "
+            "Flatten it with layout.flatten."
+        )
+
+
 def l2_norm(values: FloatVector) -> float:
     """L2 norm of a float32 vector, shape ``(P,)``, summed in float64: no float32 vector overflows it.
 
     Raises:
-        UpdateRefusedError: the vector holds a NaN or an infinity.
+        UpdateRefusedError: the vector holds a NaN or an infinity, or is not flat float32.
     """
+    check_float_vector(values)
     square = 0.0
     piece = np.empty(min(_BLOCK, values.size), dtype=np.float64)
     for start in range(0, values.size, _BLOCK):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lightning_fed.errors import PlanError, ProtocolError
 from lightning_fed.update.topk import largest, largest_words, random_words, shared_random
-from lightning_fed.update.vectors import FloatVector, IndexVector, non_finite
+from lightning_fed.update.vectors import FloatVector, IndexVector, check_float_vector, non_finite
 
 _PIECE = 1 << 16
 
@@ -95,6 +95,7 @@ def block_energies(values: FloatVector, block: int) -> FloatVector:
     Raises:
         UpdateRefusedError: a value is NaN or infinite.
     """
+    check_float_vector(values)
     largest_magnitude = max(float(values.max(initial=0)), -float(values.min(initial=0)))
     if not np.isfinite(largest_magnitude):
         raise non_finite(values)
