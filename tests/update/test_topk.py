@@ -47,6 +47,13 @@ def test_selection_from_a_large_vector_is_exact(kind, count):
     assert np.array_equal(largest(LARGE[kind], count), sorted_by_magnitude(LARGE[kind], count))
 
 
+@pytest.mark.parametrize("count", [30_000, 100_000, 200_000])
+def test_a_misleading_sample_costs_time_and_not_exactness(count):
+    values = 0.1 * normal(300_000)
+    values[np.random.default_rng(0).integers(0, 300_000, 1 << 16)] += 9  # the very positions that are looked at
+    assert np.array_equal(largest(values, count), sorted_by_magnitude(values, count))
+
+
 @pytest.mark.parametrize("bad", [math.nan, -math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("position", [0, 70_000, 299_999])
 def test_a_nan_or_infinity_anywhere_is_refused_even_if_one_coordinate_is_asked(bad, position):
