@@ -1,0 +1,40 @@
+"""Files that are there whole or not at all."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from lightning_fed.errors import StoreError
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file next to its place, flush it to the disk, then put it in its place.
+
+    Args:
+        path: where the file shall be; its folder must exist.
+        write: writes the content to the path it is given.
+
+    Raises:
+        StoreError: the disk is full or the folder cannot be written; nothing is left behind and an older file stays.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise StoreError(
+            f"{path.name} cannot be written to {path.parent}: {error.strerror or error}. Nothing was lost: the newest complete "
+            "global model is still there. Make room or mend the permissions, then start the same command again."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
