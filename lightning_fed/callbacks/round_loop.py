@@ -1,7 +1,8 @@
 """The round loop: a Lightning fit as a sequence of federated rounds.
 
 The exchange happens in ``on_train_batch_end`` of the last batch of the round's last local epoch, which Lightning calls
-before it validates: so validation, checkpoints, early stopping and loggers see the new global model, never the site's own.
+before it validates: so validation, checkpoints, early stopping and loggers see the new global model, never the site's
+own.
 """
 
 import uuid

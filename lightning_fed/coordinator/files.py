@@ -33,8 +33,8 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
             os.close(folder)
     except OSError as error:
         raise StoreError(
-            f"{path.name} cannot be written to {path.parent}: {error.strerror or error}. Nothing was lost: the newest complete "
-            "global model is still there. Make room or mend the permissions, then start the same command again."
+            f"{path.name} cannot be written to {path.parent}: {error.strerror or error}. Nothing was lost: the newest "
+            "complete global model is there. Make room or mend the permissions, then start the same command again."
         ) from error
     finally:
         temporary.unlink(missing_ok=True)

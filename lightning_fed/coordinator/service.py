@@ -26,7 +26,7 @@ _PULSE_S = 1.0
 """How often it is looked whether the sites are still connected."""
 
 _RECONNECTION_S = 5.0
-"""How long a site may be away before its round goes on without it: longer than a reconnection, shorter than patience."""
+"""How long a site may be away before its round goes on without it: longer than a reconnection takes."""
 
 
 class Coordinator:

@@ -125,8 +125,8 @@ class Store:
             ) from error
         if record.plan != self._plan:
             raise StoreError(
-                f"the store {self.folder} belongs to another plan ({_first_difference(record.plan, self._plan)}). Choose "
-                "a new folder; to go on from this store's model, name its newest .ckpt as the checkpoint."
+                f"the store {self.folder} belongs to another plan ({_first_difference(record.plan, self._plan)}). "
+                "Choose a new folder; to go on from this store's model, name its newest .ckpt as the checkpoint."
             )
         return record
 

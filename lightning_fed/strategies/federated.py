@@ -1,11 +1,11 @@
 """The one changed line: a strategy that makes any LightningModule a federated participant.
 
-Shape: ``Federated`` holds everything that has to do with federation and nothing that has to do with devices; it is mixed
-into the Lightning strategy that moves tensors at this site. So a site with several devices gets its form by mixing the
-same class into ``DDPStrategy`` or ``FSDPStrategy``; the round loop uses only what every strategy has (``is_global_zero``,
-``broadcast``, ``barrier``), talks to the coordinator from the first process alone, and needs no second code path. A
-wrapper around another strategy was the alternative: it would have to forward some fifty methods, and Lightning asks for
-types (``isinstance(strategy, DDPStrategy)``) in a dozen places.
+Shape: ``Federated`` holds everything that has to do with federation and nothing that has to do with devices; it is
+mixed into the Lightning strategy that moves tensors at this site. So a site with several devices gets its form by
+mixing the same class into ``DDPStrategy`` or ``FSDPStrategy``; the round loop uses only what every strategy has
+(``is_global_zero``, ``broadcast``), talks to the coordinator from the first process alone, and needs no second code
+path. A wrapper around another strategy was the alternative: it would have to forward some fifty methods, and Lightning
+asks for types (``isinstance(strategy, DDPStrategy)``) in a dozen places.
 """
 
 import os
@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.strategies import SingleDeviceStrategy, Strategy, StrategyRegistry
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_fed.callbacks.round_loop import RoundLoop

@@ -11,7 +11,6 @@ from lightning_fed.protocol import messages as m
 from lightning_fed.transport.identity import Identity, Roster
 from lightning_fed.transport.sockets import frames_of, message_and_chunk, prepare
 
-
 _MOST_A_TURN = 256
 """Messages taken before timers get their turn, however fast sites send."""
 

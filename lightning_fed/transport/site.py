@@ -1,4 +1,4 @@
-"""A site's connection to the coordinator: a thread that owns the socket, so that training never has to look after it."""
+"""A site's connection to the coordinator: a thread owns the socket, so that training need not look after it."""
 
 import threading
 import time
@@ -105,8 +105,8 @@ class SiteConnection:
                 if away_s > self._patience_s:
                     raise ConnectionLostError(
                         f"site {self._identity.name!r} could not reach the coordinator at {self._address} for "
-                        f"{away_s:.0f} s. Check the address, the firewall and that the coordinator runs; or wait longer "
-                        f"(FederatedStrategy(patience_s={self._patience_s:g}))."
+                        f"{away_s:.0f} s. Check the address, the firewall and that the coordinator runs; or wait "
+                        f"longer (FederatedStrategy(patience_s={self._patience_s:g}))."
                     )
                 if now - noticed >= (every_s if self._connected else min(every_s, 5.0)):
                     noticed = now
