@@ -171,24 +171,29 @@ def write_identity(identity: Identity, folder: str | Path) -> tuple[Path, Path]:
         The two paths.
 
     Raises:
-        IdentityError: one of the files exists; keys are never overwritten.
+        IdentityError: one of the files exists, as keys are never overwritten; or the folder cannot be written. Nothing
+            half-made is left behind.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     secret, card = folder / f"{identity.name}.key", folder / f"{identity.name}.pub"
     content = _SecretFile(identity.name, identity.curve_secret.decode(), identity.signing_key.private_bytes_raw().hex())
-    for path, data, mode in (
-        (secret, msgspec.yaml.encode(content), 0o600),
-        (card, msgspec.yaml.encode(_card_file(identity.card)), 0o644),
-    ):
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # The card first: should it exist, no secret is made that nobody has the card of.
+        _write_new(card, msgspec.yaml.encode(_card_file(identity.card)), 0o644)
         try:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        except FileExistsError as error:
-            raise IdentityError(
-                f"{path} exists. Keys are never overwritten: move it away first, or choose a name."
-            ) from error
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            _write_new(secret, msgspec.yaml.encode(content), 0o600)
+        except OSError:
+            card.unlink()
+            raise
+    except FileExistsError as error:
+        raise IdentityError(
+            f"{error.filename} exists. Keys are never overwritten: move it away first, or choose another name."
+        ) from error
+    except OSError as error:
+        raise IdentityError(
+            f"the keys of {identity.name!r} cannot be written to {folder}: {error.strerror}. Choose another folder."
+        ) from error
     return secret, card
 
 
@@ -245,13 +250,26 @@ def _card_file(card: PublicCard) -> _CardFile:
 _T = TypeVar("_T")
 
 
+def _write_new(path: Path, data: bytes, mode: int) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+    except OSError:
+        path.unlink()
+        raise
+
+
 def _read(path: Path, kind: type[_T], what: str, advice: str) -> _T:
     try:
         return msgspec.yaml.decode(path.read_bytes(), type=kind)
     except FileNotFoundError as error:
         raise IdentityError(f"the {what} {path} does not exist. {advice}") from error
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise IdentityError(f"{path} is no {what}. {advice}") from error
+    except OSError as error:
+        raise IdentityError(f"the {what} {path} cannot be read: {error.strerror}. Check its permissions.") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        # The cause is left out: without libyaml a YAML error quotes the line, and that can be a line with a secret key.
+        raise IdentityError(f"{path} is no {what}. {advice}") from None
 
 
 def _check_name(name: str) -> None:
