@@ -262,11 +262,12 @@ class RoundLoop(Callback):
                 tensor.copy_(state[spec.name])
 
     def _adapt_limits(self, trainer: Trainer, plan: FederationPlan) -> None:
-        loop = trainer.fit_loop
+        loop, rounds = trainer.fit_loop, plan.rounds - self.version
+        needed = rounds * (plan.local.epochs or 0)
         if loop.max_epochs == _LIGHTNINGS_DEFAULT_EPOCHS and trainer.max_steps == -1:
-            loop.max_epochs = -1
-        needed = (plan.rounds - self.version) * (plan.local.epochs or 0)
-        if loop.max_epochs is not None and 0 <= loop.max_epochs < trainer.current_epoch + needed:
+            # Enough and no more, so that progress bars show where it ends; an epoch has at least one step.
+            loop.max_epochs = trainer.current_epoch + rounds * (plan.local.epochs or plan.local.steps or 1)
+        elif loop.max_epochs is not None and 0 <= loop.max_epochs < trainer.current_epoch + needed:
             rank_zero_warn(
                 f"Trainer(max_epochs={loop.max_epochs}) ends before the federation's {plan.rounds} rounds of "
                 f"{plan.local.epochs} local epochs; this site will leave then. Leave max_epochs out to stay to the end."

@@ -13,7 +13,7 @@ VERSION = 1
 CHUNK_BYTES = 1 << 20
 """Tensor bytes a chunk carries. One MiB halves the cost of an encrypted round against one frame a tensor."""
 
-WINDOW = 16
+WINDOW = 32
 """Chunks one side may have under way to the other: bounds memory, and is what back-pressure acts on."""
 
 MAX_MESSAGE_BYTES = 4 << 20

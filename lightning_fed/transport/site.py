@@ -1,5 +1,7 @@
 """A site's connection to the coordinator: a thread owns the socket, so that training need not look after it."""
 
+import contextlib
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -63,8 +65,9 @@ class SiteConnection:
         self._closing = False
         # Without this context of its own, a process that forks data loader workers would share sockets with them.
         self._context = zmq.Context()
-        self._bell = self._context.socket(zmq.PAIR)
-        self._bell.bind("inproc://bell")
+        self._bell, self._ear = socket.socketpair()
+        self._bell.setblocking(False)
+        self._ear.setblocking(False)
         self._thread = threading.Thread(target=self._run, name="lightning_fed-connection", daemon=True)
         self._thread.start()
 
@@ -79,7 +82,7 @@ class SiteConnection:
         with self._changed:
             self._raise_error()
             self._outgoing += what(self._session)
-        self._bell.send(b"")
+        self._ring()
 
     def wait(self, until: Callable[[SiteSession], _T | None], reason: str, *, every_s: float = 30.0) -> _T:
         """Wait until ``until`` returns something other than None or False, and return that.
@@ -121,10 +124,16 @@ class SiteConnection:
             return
         with self._changed:
             self._closing = True
-        self._bell.send(b"")
+        self._ring()
         self._thread.join(timeout=_GOODBYE_S + 5.0)
-        self._bell.close(linger=0)
-        self._context.destroy(linger=0)
+        self._bell.close()
+        self._ear.close()
+        self._context.term()
+
+    def _ring(self) -> None:
+        # A full pipe means that the thread has been woken already.
+        with contextlib.suppress(BlockingIOError):
+            self._bell.send(b"\0")
 
     def _raise_error(self) -> None:
         if self._error is not None:
@@ -133,57 +142,54 @@ class SiteConnection:
     # The connection's thread
 
     def _run(self) -> None:
-        bell = self._context.socket(zmq.PAIR)
-        bell.connect("inproc://bell")
         try:
-            while not (self._closing or self._error):
-                self._one_connection(bell)
+            while not self._closing:
+                self._one_connection()
         except Exception as error:  # noqa: BLE001 - whatever it is, the trainer's thread raises it
             self._fail(error)
-        finally:
-            bell.close(linger=0)
 
     def _fail(self, error: Exception) -> None:
         with self._changed:
             self._error = error
             self._changed.notify_all()
 
-    def _one_connection(self, bell: "zmq.Socket[bytes]") -> None:
+    def _one_connection(self) -> None:
         """Serve one socket until its connection is lost; a fresh one for each, so that no stale message is sent."""
-        socket = self._context.socket(zmq.DEALER)
-        prepare(socket)
-        socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
-        socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS)
-        socket.curve_secretkey = self._identity.curve_secret
-        socket.curve_publickey = self._identity.curve_public
-        socket.curve_serverkey = self._coordinator.curve_public
-        monitor = socket.get_monitor_socket()
+        dealer = self._context.socket(zmq.DEALER)
+        prepare(dealer)
+        dealer.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
+        dealer.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS)
+        dealer.curve_secretkey = self._identity.curve_secret
+        dealer.curve_publickey = self._identity.curve_public
+        dealer.curve_serverkey = self._coordinator.curve_public
+        monitor = dealer.get_monitor_socket()
         try:
-            socket.connect(self._address)
+            dealer.connect(self._address)
         except zmq.ZMQError as error:
             raise ConnectionLostError(
                 f"the coordinator's address {self._address!r} cannot be used: {error}. Write it like tcp://host:5790."
             ) from error
         poller = zmq.Poller()
-        for one in (socket, monitor, bell):
+        for one in (dealer, monitor, self._ear):
             poller.register(one, zmq.POLLIN)
         try:
             while True:
                 ready = dict(poller.poll())
                 if monitor in ready and not self._watch(monitor):
                     return
-                if socket in ready:
-                    self._receive(socket)
-                if bell in ready:
-                    bell.recv()
-                self._send(socket)
+                if dealer in ready:
+                    self._receive(dealer)
+                if self._ear.fileno() in ready:
+                    self._ear.recv(4096)
+                self._send(dealer)
                 if self._closing:
                     # Lingering lets the goodbye out, if there is somebody to hear it.
-                    socket.setsockopt(zmq.LINGER, int(_GOODBYE_S * 1000) if self._connected else 0)
+                    dealer.setsockopt(zmq.LINGER, int(_GOODBYE_S * 1000) if self._connected else 0)
                     return
         finally:
-            socket.disable_monitor()
-            socket.close()
+            dealer.disable_monitor()
+            monitor.close(linger=0)
+            dealer.close()
 
     def _watch(self, monitor: "zmq.Socket[bytes]") -> bool:
         """Follow one event of the connection; False when it was lost."""
@@ -215,10 +221,10 @@ class SiteConnection:
             return False
         return True
 
-    def _receive(self, socket: "zmq.Socket[bytes]") -> None:
+    def _receive(self, dealer: "zmq.Socket[bytes]") -> None:
         while True:
             try:
-                frames = socket.recv_multipart(zmq.NOBLOCK, copy=False)
+                frames = dealer.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
             data, chunk = message_and_chunk(frames)
@@ -227,10 +233,10 @@ class SiteConnection:
                 self._outgoing += self._session.receive(message, chunk)
                 self._changed.notify_all()
 
-    def _send(self, socket: "zmq.Socket[bytes]") -> None:
+    def _send(self, dealer: "zmq.Socket[bytes]") -> None:
         if not self._connected:
             return
         with self._changed:
             outgoing, self._outgoing = self._outgoing, []
         for message, chunk in outgoing:
-            socket.send_multipart(frames_of(message, chunk), copy=chunk is None)
+            dealer.send_multipart(frames_of(message, chunk), copy=chunk is None)

@@ -9,7 +9,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from lightning_fed.errors import ModelMismatchError
-from lightning_fed.update.layout import Layout, flatten, spec_of, unflatten
+from lightning_fed.update.layout import Layout, flatten, spec_of
 
 _ROOM_FOR_A_NAME = 512
 """Bytes of a safetensors header per tensor that an initial state may take beside its values."""
@@ -72,9 +72,10 @@ class GlobalModel:
         return replace(self, version=self.version + 1, vector=vector)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The whole state under the module's own names and dtypes, new tensors, tied names included."""
-        state = {spec.name: torch.empty(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in self.layout.exchanged}
-        unflatten(self.vector, state.values())
+        """The whole state under the module's own names and dtypes, tied names included; views where dtypes allow."""
+        sizes = [spec.size for spec in self.layout.exchanged]
+        parts = zip(self.layout.exchanged, self.vector.split(sizes), strict=True)
+        state = {spec.name: part.view(spec.shape).to(getattr(torch, spec.dtype)) for spec, part in parts}
         state.update(self.fixed)
         state.update({name: state[first] for name, first in self.layout.tied})
         return state
