@@ -86,7 +86,7 @@ def random_wrist(age_years: float, female: bool, random: np.random.Generator) ->
     """
     canals = tuple(
         (float(random.uniform(-9, 9)), float(random.uniform(-26, -4)), float(random.uniform(-2.5, 2.5)))
-        for _ in range(int(random.integers(0, 3)))
+        for _ in range(int(random.integers(0, 2)))
     )
     return Wrist(
         age_years=age_years,
@@ -149,7 +149,7 @@ def soft_tissue_absorbance(view: View, x: Plane, y: Plane, cast: bool = False) -
         shell = np.sqrt(np.clip(1.0 - ((x - centre) / outer) ** 2, 0.0, None)) * outer
         shell -= np.sqrt(np.clip(1.0 - ((x - centre) / inner) ** 2, 0.0, None)) * inner
         weave = 1.0 + 0.12 * np.sin(1.9 * x + 1.1 * y) * np.sin(1.3 * x - 1.7 * y)
-        total += 0.022 * shell * weave / (1.0 + np.exp((y - 31.0) / 0.6))
+        total += 0.028 * shell * weave / (1.0 + np.exp((y - 31.0) / 0.6))
     return np.asarray(total, dtype=np.float32)
 
 
@@ -187,11 +187,11 @@ def _long_bone(wrist: Wrist, bone: _LongBone, x: Plane, y: Plane, fracture: Frac
     half = bone.shaft + (bone.end - bone.shaft) * flare
     if fracture is not None:
         half = half + fracture.bulge(x, y)
-    cortex = 2.1 * (1.0 - 0.72 * flare)
+    cortex = 2.3 * (1.0 - 0.7 * flare)
     depth = np.sqrt(np.clip(1.0 - (x / half) ** 2, 0.0, None))
     hollow = half - cortex
     marrow = np.sqrt(np.clip(1.0 - (x / hollow) ** 2, 0.0, None)) * (hollow / half)
-    tube = 0.62 * (depth - marrow) + (0.16 + 0.14 * flare) * marrow
+    tube = 0.75 * (depth - marrow) + (0.12 + 0.16 * flare) * marrow
     if fracture is not None:
         # Trabeculae pressed into each other are denser.
         tube += 0.07 * depth * np.exp(-(((y + fracture.level) / 1.6) ** 2))

@@ -69,15 +69,15 @@ def exposed(
 
 
 def _posed(style: SiteStyle, spacing: float, left: bool, random: np.random.Generator) -> tuple[Plane, Plane]:
-    angle = np.deg2rad(random.normal(0.0, 4.0))
-    shift_x, shift_y = random.normal(0.0, 2.5), random.normal(0.0, 3.0)
+    angle = np.deg2rad(random.normal(0.0, 3.0))
+    shift_x, shift_y = random.normal(0.0, 1.5), random.normal(0.0, 1.5)
     columns = (np.arange(style.columns, dtype=np.float32) - style.columns / 2) * spacing
     rows = (style.rows / 2 - np.arange(style.rows, dtype=np.float32)[:, None]) * spacing
     x = np.cos(angle) * columns + np.sin(angle) * rows
     y = np.cos(angle) * rows - np.sin(angle) * columns
     # The wrist's middle is to the ulnar side of the radius and a little towards the hand.
-    x = (-x if left else x) + shift_x + 3.0
-    return x.astype(np.float32), (y + shift_y + 3.0).astype(np.float32)
+    x = (-x if left else x) + shift_x + 2.0
+    return x.astype(np.float32), (y + shift_y - 1.0).astype(np.float32)
 
 
 def _blurred(image: Plane, sigma: float) -> Plane:

@@ -79,7 +79,7 @@ class Fracture:
             return np.asarray(np.minimum(y, outward - self.level), dtype=np.float32)
         if self.kind == "IV":
             return np.asarray(np.minimum(outward, self._above_wedge(outward, y)), dtype=np.float32)
-        jagged = 0.7 * np.sin(1.3 * x) + 0.4 * np.sin(3.1 * x + 1.0)
+        jagged = 0.6 * np.sin(0.9 * x) + 0.2 * np.sin(2.3 * x + 1.0)
         return np.asarray((y + self.level + self.slope * x + jagged) / math.hypot(1.0, self.slope), dtype=np.float32)
 
     def moved_back(self, x: Plane, y: Plane) -> tuple[Plane, Plane]:
@@ -115,14 +115,14 @@ def random_fracture(kind: FractureKind, random: np.random.Generator) -> Fracture
         "metaphyseal": (11.0, 20.0),
     }
     shift = {
-        "I": (1.8, 5.0),
-        "II": (1.4, 4.5),
-        "III": (0.6, 2.2),
-        "IV": (0.6, 2.4),
-        "torus": (1.1, 2.8),
-        "metaphyseal": (0.6, 5.0),
+        "I": (2.0, 6.0),
+        "II": (1.8, 5.0),
+        "III": (0.8, 2.6),
+        "IV": (0.8, 2.8),
+        "torus": (1.6, 3.6),
+        "metaphyseal": (1.5, 6.0),
     }
-    lift = {"I": (0.4, 1.8), "II": (0.2, 1.2), "III": (0.0, 0.9), "IV": (-2.2, -0.6), "metaphyseal": (-1.5, 0.8)}
+    lift = {"I": (0.5, 2.2), "II": (0.2, 1.2), "III": (0.0, 0.9), "IV": (-2.2, -0.6), "metaphyseal": (-1.5, 0.8)}
     return Fracture(
         kind=kind,
         side=side,
@@ -131,5 +131,5 @@ def random_fracture(kind: FractureKind, random: np.random.Generator) -> Fracture
         shift=uniform(*shift[kind]),
         lift=uniform(*lift.get(kind, (0.0, 0.0))),
         angle_deg=uniform(-9.0, 9.0) if kind in ("I", "II", "metaphyseal") else uniform(-4.0, 4.0),
-        gap=uniform(0.9, 1.7) if kind in ("III", "IV") else uniform(0.4, 1.0),
+        gap=uniform(1.0, 2.0) if kind in ("III", "IV") else uniform(0.6, 1.4),
     )
