@@ -228,7 +228,7 @@ def _add_carpal(
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     dx, dy = x - centre[0], y - centre[1]
     along, across = (cos * dx + sin * dy) / axes[0], (cos * dy - sin * dx) / axes[1]
-    radius = (np.abs(along) ** 2.6 + np.abs(across) ** 2.6) ** (1 / 2.6)
+    radius = np.asarray((np.abs(along) ** 2.6 + np.abs(across) ** 2.6) ** (1 / 2.6), dtype=np.float32)
     rim = np.exp(-(((radius - 0.92) / 0.07) ** 2))
     total += _step(1.0 - radius, 0.04) * (0.26 * np.sqrt(np.clip(1.0 - 0.6 * radius**2, 0.0, None)) + 0.1 * rim)
 

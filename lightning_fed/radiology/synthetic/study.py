@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import hashlib
 import json
+import math
 import shutil
 import zlib
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ from lightning_fed.radiology.synthetic.style import SiteStyle, default_sites
 
 MARKER = "study.json"
 # Part of what names a study: raise it whenever the same arguments would give other files.
-_FORMAT = 1
+_FORMAT = 2
 
 _COLUMNS = (
     "file", "patient_id", "fracture", "salter_harris", "ao_classification", "age", "gender", "laterality", "projection",
@@ -191,7 +192,8 @@ def _row(name: str, patient: Patient, view: View) -> dict[str, object]:
         "fracture": int(fracture is not None),
         "salter_harris": fracture.salter_harris if fracture else "",
         "ao_classification": AO_CODES[fracture.kind] if fracture else "",
-        "age": f"{patient.wrist.age_years:.1f}",
+        # Cut off like an age in years, so that it agrees with the file's.
+        "age": math.floor(patient.wrist.age_years * 10) / 10,
         "gender": "F" if patient.wrist.female else "M",
         "laterality": "L" if patient.left else "R",
         "projection": 1 if view == "AP" else 2,
