@@ -26,7 +26,7 @@ class WeightedMean:
     def add(self, update: Tensor, examples: int) -> None:
         """Add one update, flat float32, shape ``(P,)``, of a site that trained on ``examples`` examples."""
         block = torch.empty(min(_BLOCK, update.numel()), dtype=torch.float64)
-        for total, part in zip(self.sum.split(_BLOCK), update.split(_BLOCK), strict=True):
+        for total, part in zip(torch.split(self.sum, _BLOCK), torch.split(update, _BLOCK), strict=True):
             total.add_(block[: part.numel()].copy_(part), alpha=examples)
         self.weight += examples
 
@@ -34,7 +34,7 @@ class WeightedMean:
         """The new global model: ``model`` plus the mean update; float32, shape ``(P,)``; ``model`` is left as it is."""
         result = torch.empty_like(model)
         block = torch.empty(min(_BLOCK, model.numel()), dtype=torch.float64)
-        parts = zip(result.split(_BLOCK), model.split(_BLOCK), self.sum.split(_BLOCK), strict=True)
+        parts = zip(*(torch.split(one, _BLOCK) for one in (result, model, self.sum)), strict=True)
         for new, old, total in parts:
             new.copy_(block[: old.numel()].copy_(old).add_(total, alpha=1.0 / self.weight))
         return result

@@ -94,7 +94,10 @@ class RoundLoop(Callback):
         if frozen[0]:
             self._load_frozen(pl_module, frozen[0])
         self._load_newest(trainer, pl_module, at_least=0)
-        self._adapt_limits(trainer, self.plan)
+        if self.plan.local.steps and trainer.val_check_interval == 1.0:
+            # Validate when a round ends and not when an epoch does: only then the weights are the global model's.
+            trainer.val_check_interval = self.plan.local.steps * trainer.accumulate_grad_batches
+            trainer.check_val_every_n_epoch = None
         rank_zero_info(
             f"site {self._identity.name!r} takes part in federation {self.plan.name!r} (run {self.run}): global model "
             f"{self.version} of {self.plan.rounds} rounds, {self.layout.size:,} values exchanged a round."
@@ -102,6 +105,8 @@ class RoundLoop(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wait for the first round here, where there is still time to not train at all."""
+        assert self.plan is not None
+        self._adapt_limits(trainer, self.plan)
         self._await_round(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -113,10 +118,8 @@ class RoundLoop(Callback):
         self._leave("refused" if isinstance(exception, PlanRefusedError) else "failed")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Close the connection."""
-        if self._connection:
-            self._connection.close()
-            self._connection = None
+        """Say goodbye if nothing else did: Lightning skips ``on_train_end`` when there is nothing to train."""
+        self._leave("done" if self._finished else "stopped")
 
     # Rounds
 
@@ -262,7 +265,7 @@ class RoundLoop(Callback):
                 tensor.copy_(state[spec.name])
 
     def _adapt_limits(self, trainer: Trainer, plan: FederationPlan) -> None:
-        loop, rounds = trainer.fit_loop, plan.rounds - self.version
+        loop, rounds = trainer.fit_loop, max(1, plan.rounds - self.version)
         needed = rounds * (plan.local.epochs or 0)
         if loop.max_epochs == _LIGHTNINGS_DEFAULT_EPOCHS and trainer.max_steps == -1:
             # Enough and no more, so that progress bars show where it ends; an epoch has at least one step.
@@ -272,10 +275,6 @@ class RoundLoop(Callback):
                 f"Trainer(max_epochs={loop.max_epochs}) ends before the federation's {plan.rounds} rounds of "
                 f"{plan.local.epochs} local epochs; this site will leave then. Leave max_epochs out to stay to the end."
             )
-        if plan.local.steps and trainer.val_check_interval == 1.0:
-            # Validate when a round ends and not when an epoch does: only then the weights are the global model's.
-            trainer.val_check_interval = plan.local.steps * trainer.accumulate_grad_batches
-            trainer.check_val_every_n_epoch = None
 
     def _from_first(self, trainer: Trainer, reason: str, what: Any) -> Any:
         """What the session holds, known to every process of this site; waits until it is there."""

@@ -1,29 +1,26 @@
 """Files that are there whole or not at all."""
 
 import os
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from lightning_fed.errors import StoreError
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, data: bytes | memoryview) -> None:
     """Write a file next to its place, flush it to the disk, then put it in its place.
 
     Args:
         path: where the file shall be; its folder must exist.
-        write: writes the content to the path it is given.
+        data: the content.
 
     Raises:
         StoreError: the disk is full or the folder cannot be written; nothing is left behind and an older file stays.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        write(temporary)
-        with temporary.open("rb") as file:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
         folder = os.open(path.parent, os.O_RDONLY)

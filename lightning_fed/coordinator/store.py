@@ -6,6 +6,7 @@ federation: there is no second record that could disagree with it.
 """
 
 import dataclasses
+import io
 import secrets
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +17,7 @@ import lightning
 import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from lightning_fed.coordinator.files import write_whole
 from lightning_fed.errors import FederationError, StoreError
@@ -79,7 +80,7 @@ class Store:
         tied = {name for name, _ in model.layout.tied}
         plain = {name: tensor.contiguous() for name, tensor in state.items() if name not in tied}
         metadata = {"run": self.run, "plan_hash": self._plan.hash, "version": str(model.version)}
-        write_whole(path, lambda temporary: save_file(plain, temporary, metadata))
+        write_whole(path, save(plain, metadata))
         self._wait_for_export()
         # The checkpoint is a copy for people; sites need not wait for it.
         self._export = self._exporter.submit(self._write_checkpoint, model.version, state)
@@ -109,7 +110,10 @@ class Store:
         }
         if self._hyperparameters:
             checkpoint["hyper_parameters"] = self._hyperparameters
-        write_whole(self._models / f"{version:06d}.ckpt", lambda temporary: torch.save(checkpoint, temporary))
+        # Through memory: torch reports a full disk as a RuntimeError without a reason.
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        write_whole(self._models / f"{version:06d}.ckpt", content.getbuffer())
 
     def _read_record(self) -> _Run:
         path = self.folder / "run.json"
@@ -132,7 +136,7 @@ class Store:
 
     def _write_record(self) -> None:
         data = msgspec.json.format(msgspec.json.encode(self._record))
-        write_whole(self.folder / "run.json", lambda temporary: _write_bytes(temporary, data))
+        write_whole(self.folder / "run.json", data)
 
     def _newest(self) -> GlobalModel | None:
         versions = sorted(int(path.stem) for path in self._models.glob("[0-9]*.safetensors"))
@@ -150,10 +154,6 @@ class Store:
                 f"global model {path.name} belongs to another run. Restore the store, or choose a new folder."
             )
         return GlobalModel.from_state(state, self._record.layout, versions[-1])
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
 
 
 def _first_difference(theirs: FederationPlan, ours: FederationPlan) -> str:

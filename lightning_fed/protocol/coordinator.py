@@ -83,6 +83,7 @@ class CoordinatorSession:
         self._gathered = False
         self._paused = False
         self._reports = Reports(plan.metrics)
+        self._awaited: set[str] = set()
 
     # What the service calls
 
@@ -145,8 +146,7 @@ class CoordinatorSession:
                 return self._withdrawn(site, round, reason)
             case m.Report(version, metrics):
                 ready = self._ready() if self.phase != "closing" else [*self._ready(), *self._done_sites()]
-                actions = self._reports.add(site, version, metrics, expected=set(ready))
-                return [*actions, *self._finish_if_all_gone()]
+                return self._reports.add(site, version, metrics, expected=set(ready))
 
     def lost(self, site: str) -> list[Action]:
         """A site's connection is gone, for longer than a reconnection takes."""
@@ -347,6 +347,7 @@ class CoordinatorSession:
                 actions.append(Send(self._initial_from, m.SendInitial()))
         if self._collection:
             actions += self._after_collection(self._collection.drop(site))
+        self._awaited.discard(site)
         actions += self._finish_if_all_gone()
         if self._too_few_left():
             return actions
@@ -367,6 +368,8 @@ class CoordinatorSession:
     def _close(self) -> list[Action]:
         assert self.model is not None
         self.phase = "closing"
+        # Right after a restart nobody is here yet: everybody may come back for the final model.
+        self._awaited = set(self._ready() or self._sites)
         return [
             Record("finished", {"version": self.model.version}),
             *(Send(site, m.Finished(self.model.version)) for site in self._ready()),
@@ -377,7 +380,7 @@ class CoordinatorSession:
         return [site for site, state in self._sites.items() if state.left == "done"]
 
     def _finish_if_all_gone(self) -> list[Action]:
-        if self.phase == "closing" and not self._ready() and any(s.left is not None for s in self._sites.values()):
+        if self.phase == "closing" and not self._awaited and not self._ready():
             self.outcome = "finished"
             return self._reports.close()
         return []

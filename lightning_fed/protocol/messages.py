@@ -215,5 +215,6 @@ def _decode(decoder: "msgspec.msgpack.Decoder[_T]", data: bytes) -> _T:
         raise ProtocolError(f"a message of {len(data)} bytes is above the limit of {MAX_MESSAGE_BYTES}.")
     try:
         return decoder.decode(data)
-    except msgspec.MsgspecError as error:
+    # Text that is no UTF-8 is no MsgspecError.
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ProtocolError(f"a message cannot be read: {error}.") from error

@@ -163,16 +163,11 @@ class SiteConnection:
         dealer.curve_publickey = self._identity.curve_public
         dealer.curve_serverkey = self._coordinator.curve_public
         monitor = dealer.get_monitor_socket()
-        try:
-            dealer.connect(self._address)
-        except zmq.ZMQError as error:
-            raise ConnectionLostError(
-                f"the coordinator's address {self._address!r} cannot be used: {error}. Write it like tcp://host:5790."
-            ) from error
         poller = zmq.Poller()
         for one in (dealer, monitor, self._ear):
             poller.register(one, zmq.POLLIN)
         try:
+            dealer.connect(self._address)
             while True:
                 ready = dict(poller.poll())
                 if monitor in ready and not self._watch(monitor):
@@ -186,6 +181,10 @@ class SiteConnection:
                     # Lingering lets the goodbye out, if there is somebody to hear it.
                     dealer.setsockopt(zmq.LINGER, int(_GOODBYE_S * 1000) if self._connected else 0)
                     return
+        except zmq.ZMQError as error:
+            raise ConnectionLostError(
+                f"the coordinator's address {self._address!r} cannot be used: {error}. Write it like tcp://host:5790."
+            ) from error
         finally:
             dealer.disable_monitor()
             monitor.close(linger=0)

@@ -74,7 +74,7 @@ class GlobalModel:
     def state_dict(self) -> dict[str, Tensor]:
         """The whole state under the module's own names and dtypes, tied names included; views where dtypes allow."""
         sizes = [spec.size for spec in self.layout.exchanged]
-        parts = zip(self.layout.exchanged, self.vector.split(sizes), strict=True)
+        parts = zip(self.layout.exchanged, torch.split(self.vector, sizes), strict=True)
         state = {spec.name: part.view(spec.shape).to(getattr(torch, spec.dtype)) for spec, part in parts}
         state.update(self.fixed)
         state.update({name: state[first] for name, first in self.layout.tied})

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from wire import Wire, layout_of_size, model_of_size
 
 from lightning_fed.errors import ModelMismatchError, ProtocolError, QuorumLostError
 from lightning_fed.plan import FederationPlan
@@ -11,8 +12,6 @@ from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.coordinator import DEADLINE, GATHER
 from lightning_fed.update.global_model import state_bytes
 from lightning_fed.update.layout import Layout, TensorSpec
-
-from wire import Wire, layout_of_size, model_of_size
 
 
 def expected_vectors(wire: Wire) -> list[torch.Tensor]:
