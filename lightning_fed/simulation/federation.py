@@ -14,6 +14,9 @@ from lightning_fed.simulation.progress import EventTail, Progress
 _LOOK_S = 0.2
 """How often events and processes are looked at."""
 
+_LAST_WORDS_S = 30.0
+"""How long a site that failed may take to end."""
+
 
 def federate(simulation: Simulation, folder: RunFolder, display: Display, lock: int) -> bool:
     """Run the federation to its end; goes on from the newest global model in the folder.
@@ -64,8 +67,10 @@ def _watch(
     progress = Progress(simulation.sites)
     for event in tail.new():
         progress.take(event)
+    # What an earlier call of this run left behind says nothing of the processes that were started now.
+    progress.failing.clear()
     running = [coordinator, *sites]
-    succeeded = True
+    succeeded, deadline = True, 0.0
     with display:
         while running:
             # Looked at before the events are read, so that the last events of a process are never missed.
@@ -82,7 +87,11 @@ def _watch(
                     display.failed(child)
             display.take(events, progress)
             if coordinator not in running and coordinator.exit_code != 0:
-                return False
+                # A site whose failure made the coordinator give up may still be writing down why.
+                failing = [child for child in running if child.name in progress.failing]
+                deadline = deadline or time.monotonic() + _LAST_WORDS_S
+                if not failing or time.monotonic() > deadline:
+                    return False
             alive = [child for child in running if child is not coordinator]
             if coordinator in running and not progress.finished and len(alive) < simulation.plan.quorum:
                 display.say(

@@ -12,7 +12,7 @@ from pathlib import Path
 _GRACE_S = 15.0
 """Seconds between the request to end and the order to; a site may wait ten for its goodbye to get out."""
 
-_TAIL_LINES = 40
+_TAIL_LINES = 20
 
 
 class Child:

@@ -62,9 +62,9 @@ class Progress:
         rounds: by number, in order.
         sites: what each site does, in words.
         planned: number of rounds of the plan, None before the coordinator has started.
+        failing: sites that have left with an error since the coordinator started.
         status: what the federation does, in words.
         finished: whether the last round is done.
-        stopped: whether the coordinator gave up.
 
     Args:
         sites: the sites' names.
@@ -74,16 +74,17 @@ class Progress:
         self.rounds: dict[int, Round] = {}
         self.sites = dict.fromkeys(sites, "starting")
         self.planned: int | None = None
+        self.failing: set[str] = set()
         self.status = "the coordinator is starting"
         self.finished = False
-        self.stopped = False
 
     def take(self, event: Event) -> None:
         """Take one event in; kinds that a newer coordinator may have are passed over."""
         match event:
             case {"event": "started", "rounds": planned}:
                 self.sites = dict.fromkeys(self.sites, "starting")
-                self.planned, self.finished, self.stopped = planned, False, False
+                self.planned, self.finished = planned, False
+                self.failing = set()
                 self.status = "waiting for sites"
             case {"event": "round_started", "round": number, "cohort": cohort}:
                 self.status = f"round {number} of {self.planned}"
@@ -104,8 +105,10 @@ class Progress:
             case {"event": "finished"}:
                 self.status, self.finished = "finished", True
             case {"event": "stopped", "reason": reason}:
-                self.status, self.stopped = f"stopped: {reason}", True
+                self.status = f"stopped: {reason}"
             case {"event": kind, "site": site}:
+                if kind == "site_left" and event.get("reason") != "done":
+                    self.failing.add(site)
                 self._set([site], _SITE_STATES.get(kind, self.sites.get(site, "")).format(**event))
 
     def _round(self, number: int) -> Round:

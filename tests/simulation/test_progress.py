@@ -64,15 +64,22 @@ def test_the_state_of_each_site_follows_its_events():
     assert states[10] == {"north": "has global model 1", "south": "lost"}
 
 
+def test_a_site_that_leaves_with_an_error_is_failing_until_the_coordinator_starts_again():
+    left = [{"event": "site_left", "site": "north", "reason": "done"}]
+    left += [{"event": "site_left", "site": "south", "reason": "failed"}]
+    assert progress_after([*EVENTS, *left]).failing == {"south"}
+    assert progress_after([*EVENTS, *left, EVENTS[0]]).failing == set()
+
+
 def test_metrics_that_come_before_their_round_is_done_are_kept():
     assert progress_after([EVENTS[9], EVENTS[8]]).rounds[1].metrics == {"val_loss": 0.51234}
 
 
 def test_a_run_that_was_resumed_is_unfinished_until_it_finishes_again():
     events = [*EVENTS, {"event": "stopped", "reason": "quorum"}]
-    assert progress_after(events).stopped
+    assert progress_after(events).status == "stopped: quorum"
     resumed = progress_after([*events, {**EVENTS[0], "version": 1}])
-    assert not resumed.stopped
+    assert resumed.status == "waiting for sites"
     assert not resumed.finished
     assert list(resumed.rounds) == [1]
     assert resumed.sites == {"north": "starting", "south": "starting"}

@@ -118,14 +118,23 @@ def test_a_sites_crash_is_shown_with_its_traceback_and_the_others_finish(simulat
     assert sorted(finished[-1]["participants"]) == ["north", "south"]
 
 
-def test_the_federation_is_stopped_when_too_few_sites_are_left(simulate, tiny, tmp_path):
+def test_a_crash_that_leaves_too_few_sites_is_shown_too(simulate, tiny, tmp_path):
     config = tiny(model={"class_path": "tiny_modules.Crashing"}, plan={"rounds": 3, "quorum": 2})
-    process = simulate(config, TINY_CRASHES="south")
+    code, output = output_of(simulate(config, TINY_CRASHES="south"))
+    assert code == 1
+    assert "RuntimeError: the disk of this site is on fire" in output
+    assert [event["round"] for event in events_of(tmp_path, "round_finished")] == [1]
+
+
+def test_the_federation_is_stopped_when_too_many_sites_were_killed(simulate, tiny):
+    process = simulate(tiny(plan={"rounds": 1000, "quorum": 2}))
+    wait_for(process, "round 1 done")
+    (south,) = [c for c in psutil.Process(process.pid).children() if "run/configs/south.yaml" in c.cmdline()]
+    south.kill()
     code, output = output_of(process)
     assert code == 1
-    assert "the disk of this site is on fire" in output
+    assert "south was ended by SIGKILL" in output
     assert "1 of 2 sites are left and plan.quorum is 2: the federation is stopped" in output
-    assert [event["round"] for event in events_of(tmp_path, "round_finished")] == [1]
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
