@@ -84,8 +84,10 @@ class FederationPlan:
             raise PlanError(f"plan.name = {self.name!r} must be made of letters, digits, '-', '_' and '.'.")
         for name in ("rounds", "quorum", "max_attempts"):
             _at_least(name, getattr(self, name), 1)
-        _at_least("gather_s", self.gather_s, 0.0)
-        _at_least("round_deadline_s", self.round_deadline_s, 0.001)
+        for name, limit in (("gather_s", 0.0), ("round_deadline_s", 0.001)):
+            _at_least(name, getattr(self, name), limit)
+            # The canonical bytes, and with them the hash, must not depend on whether somebody wrote 60 or 60.0.
+            object.__setattr__(self, name, float(getattr(self, name)))
         if self.cohort_size is not None and self.cohort_size < self.quorum:
             raise PlanError(
                 f"plan.cohort_size = {self.cohort_size} is below plan.quorum = {self.quorum}: "

@@ -1,13 +1,14 @@
 """The site's side of the exchange, as a state machine without I/O and without a clock.
 
-Theory of operation: the site is driven by three callers. The connection says ``connected()`` whenever a connection was made
-(also again, after one was lost) and ``receive()`` for every message. The trainer calls ``join()``, ``offer_initial()``,
-``submit()``, ``report()`` and ``leave()``, and reads the public attributes. Each call returns the messages to send.
+Theory of operation: the site is driven by three callers. The connection says ``connected()`` whenever a connection was
+made (also again, after one was lost) and ``receive()`` for every message. The trainer calls ``join()``,
+``offer_initial()``, ``submit()``, ``withdraw()``, ``report()`` and ``leave()``, and reads the public attributes. Each
+call returns the messages to send.
 
 Two rules hold the federation together:
 
-1. A submitted update is held until a newer global model exists, and offered again whenever its round is begun again: so a
-   lost connection, a retried round or a restarted coordinator costs no training, and nothing is applied twice.
+1. A submitted update is held until a newer global model exists, and offered again whenever its round is begun again: so
+   a lost connection, a retried round or a restarted coordinator costs no training, and nothing is applied twice.
 2. Whatever the coordinator says is checked against what the site agreed to; what does not fit is a ``ProtocolError``.
 """
 
@@ -75,6 +76,7 @@ class SiteSession:
         self.rejected: str | None = None
         self._layout: Layout | None = None
         self._upload: _Upload | None = None
+        self._withdrawn: m.Withdraw | None = None
         self._downloads: dict[m.Stream, _Download] = {}
         self._open = False
 
@@ -115,6 +117,8 @@ class SiteSession:
                 return self._announced(version, nbytes)
             case m.Begin(round, _):
                 self.begun = max(self.begun, round)
+                if self._withdrawn and self._withdrawn.round == round:
+                    return [(self._withdrawn, None)]
                 held = self._upload
                 return self._offer() if held and held.stream == "update" and held.version == round else []
             case m.Chunk(stream, version, index):
@@ -152,8 +156,9 @@ class SiteSession:
         return self._offer() if self.joined and self.begun == round else []
 
     def withdraw(self, round: int, reason: str) -> list[Outgoing]:
-        """Say that there is no update for a round."""
-        return [(m.Withdraw(round, reason), None)] if self.joined else []
+        """Say that there is no update for a round, also if it is tried again."""
+        self._withdrawn = m.Withdraw(round, reason[: m.MAX_REASON])
+        return [(self._withdrawn, None)] if self.joined else []
 
     def report(self, version: int, metrics: dict[str, float]) -> list[Outgoing]:
         """Report the plan's metrics of a global model."""
