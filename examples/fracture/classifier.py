@@ -35,7 +35,7 @@ class FractureClassifier(LightningModule):
         self,
         backbone: Literal["small", "resnet18", "densenet121"] = "small",
         width: int = 16,
-        lr: float = 1e-3,
+        lr: float = 5e-4,
         weight_decay: float = 1e-3,
         dropout: float = 0.3,
     ) -> None:

@@ -105,7 +105,6 @@ class Store:
             "pytorch-lightning_version": lightning.__version__,
             "epoch": 0,
             "global_step": 0,
-            "loops": {},
             "federation": {"run": self.run, "plan_hash": self._plan.hash, "version": version},
         }
         if self._hyperparameters:

@@ -70,7 +70,7 @@ class SiteSession:
         self.joined = False
         self.initial_wanted = False
         self.frozen: bytes | None = None
-        self.model: tuple[int, bytearray] | None = None
+        self.model: tuple[int, memoryview] | None = None
         self.begun = 0
         self.finished: int | None = None
         self.rejected: str | None = None
