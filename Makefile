@@ -17,7 +17,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 demo: $(INSTALLED)
-	$(BIN)/python -m lightning_fed.radiology.synthetic data/wrists
+	$(BIN)/python -m lightning_fed.radiology.synthetic data/wrists --images-per-site 400
 	$(BIN)/lightning-fed simulate --config configs/fracture.yaml
 
 test: $(INSTALLED)
