@@ -17,14 +17,14 @@ import tempfile
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import zmq
 
 from lightning_fed.coordinator.service import Coordinator
-from lightning_fed.plan import FederationPlan
+from lightning_fed.plan import FederationPlan, Masking
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.site import SiteSession
 from lightning_fed.transport.identity import Roster, load_identity, new_identity, write_identity
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     floor = measured_floor(arguments.sites, arguments.params, arguments.rounds)
-    result = measured_rounds(arguments.sites, arguments.params, arguments.rounds)
+    result = measured_rounds(arguments.sites, arguments.params, arguments.rounds, "off")
     result["floor_seconds_per_round"] = floor
     result["ratio_to_floor"] = result["seconds_per_round"] / floor
     if arguments.json:
@@ -59,7 +59,9 @@ def main() -> None:
     print(f"{'site peak, MB':24}{result['site_peak_mb']:24.0f}")
 
 
-def measured_rounds(sites: int, params: int, rounds: int) -> dict[str, Any]:
+def measured_rounds(
+    sites: int, params: int, rounds: int, masking: Literal["off", "required"], bits: int = 16
+) -> dict[str, Any]:
     """Run a federation whose sites do not train; medians over the rounds after the first."""
     coordinator = new_identity("coordinator")
     members = [new_identity(f"site-{index}") for index in range(sites)]
@@ -68,7 +70,7 @@ def measured_rounds(sites: int, params: int, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         roster.write(Path(folder) / "roster.yaml")
         keys = [write_identity(member, Path(folder) / "keys")[0] for member in members]
-        plan = FederationPlan(rounds=rounds + 1, quorum=sites)
+        plan = FederationPlan(rounds=rounds + 1, quorum=sites, masking=Masking(masking, bits))
         service = Coordinator(plan, address="tcp://127.0.0.1:0", identity=coordinator, roster=roster, store=folder)
         processes = [_PROCESSES.Process(target=_site, args=(service.address, key, params, peaks)) for key in keys]
         for process in processes:
@@ -95,7 +97,8 @@ def measured_rounds(sites: int, params: int, rounds: int) -> dict[str, Any]:
 def _site(address: str, key: Path, params: int, peaks: Any) -> None:
     torch.set_num_threads(1)
     identity, roster = load_identity(key), Roster.load(key.parent.parent / "roster.yaml")
-    session = SiteSession(identity.name, identity.name, "benchmark")
+    signing = {name: card.signing_public for name, card in roster.sites.items()}
+    session = SiteSession(identity.name, identity.name, "benchmark", identity.signing_key, signing)
     connection = SiteConnection(address, identity, roster.coordinator, session, 60.0, print)
     layout = Layout((TensorSpec("weight", (params,), "float32"),))
     connection.wait(lambda s: s.plan, "the plan")

@@ -5,7 +5,7 @@ import fnmatch
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -20,12 +20,14 @@ class SitePolicy:
     Args:
         smallest_quorum: the plan's quorum must be at least this many sites.
         metrics: names of metrics that may be reported; any when not given.
+        masking: ``required`` refuses every plan that does not mask updates.
         never_leaves: shell patterns of parameter or buffer names that must not be exchanged.
     """
 
     smallest_quorum: int = 1
     metrics: list[str] | None = None
     never_leaves: list[str] = field(default_factory=list)
+    masking: Literal["required", "any"] = "any"
 
     @classmethod
     def load(cls, path: str | Path) -> "SitePolicy":
@@ -57,6 +59,12 @@ class SitePolicy:
                 f"site {site!r} refused the plan: quorum = {plan.quorum} is below this site's minimum of "
                 f"{self.smallest_quorum} (policy, smallest_quorum). Raise it in the plan or ask the site's privacy "
                 "officer."
+            )
+        if self.masking == "required" and plan.masking.mode != "required":
+            raise PlanRefusedError(
+                f"site {site!r} refused the plan: masking.mode = {plan.masking.mode!r} lets the coordinator see this "
+                "site's update, and this site requires masking (policy, masking). Set it to 'required' in the plan or "
+                "ask the site's privacy officer."
             )
         barred = [] if self.metrics is None else [name for name in plan.metrics if name not in self.metrics]
         if barred:

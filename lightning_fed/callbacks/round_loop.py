@@ -74,7 +74,13 @@ class RoundLoop(Callback):
         """Join: agree on the plan and the model, and start from the global weights."""
         self._finished, self._reported = False, -1
         if trainer.is_global_zero:
-            session = SiteSession(self._identity.name, uuid.uuid4().hex, lightning_fed.__version__)
+            session = SiteSession(
+                self._identity.name,
+                uuid.uuid4().hex,
+                lightning_fed.__version__,
+                self._identity.signing_key,
+                {name: card.signing_public for name, card in self._roster.sites.items()},
+            )
             self._connection = SiteConnection(
                 self._coordinator, self._identity, self._roster.coordinator, session, self._patience_s, rank_zero_info
             )

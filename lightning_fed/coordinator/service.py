@@ -61,7 +61,13 @@ class Coordinator:
         model, fresh = self._store.model, False
         if model is None and initial is not None:
             model, fresh = GlobalModel.from_state(initial.state_dict(), layout_of(initial)), True
-        self._session = CoordinatorSession(plan, self._store.run, frozenset(roster.sites), model)
+        self._session = CoordinatorSession(
+            plan,
+            self._store.run,
+            {name: card.signing_public for name, card in roster.sites.items()},
+            model,
+            self._store.starts,
+        )
         if model is not None and fresh:
             self._store.save(model)
         self._hub = Hub(address, identity, roster)

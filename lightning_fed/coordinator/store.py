@@ -30,6 +30,7 @@ class _Run(msgspec.Struct, frozen=True):
     run: str
     plan: FederationPlan
     layout: Layout | None = None
+    starts: int = 0
 
 
 class Store:
@@ -43,6 +44,7 @@ class Store:
 
     Attributes:
         folder: the folder.
+        starts: how often the run was started before this time.
         run: identifier of the run, the same for the life of the folder.
         model: the newest global model found, None in a new folder.
 
@@ -61,6 +63,10 @@ class Store:
             raise StoreError(f"the store {folder} cannot be made: {error.strerror}. Choose another folder.") from error
         self._record = self._read_record()
         self.run = self._record.run
+        self.starts = self._record.starts
+        # Durably before anything is sent: a restarted coordinator must not ask for an attempt's keys again.
+        self._record = msgspec.structs.replace(self._record, starts=self.starts + 1)
+        self._write_record()
         self.model = self._newest()
         self._exporter = ThreadPoolExecutor(1, "lightning_fed-export")
         self._export: Future[None] | None = None
@@ -72,7 +78,7 @@ class Store:
             StoreError: it could not be written, or the Lightning checkpoint of the one before could not.
         """
         if self._record.layout != model.layout:
-            self._record = _Run(self.run, self._plan, model.layout)
+            self._record = msgspec.structs.replace(self._record, layout=model.layout)
             self._write_record()
         state = model.state_dict()
         path = self._models / f"{model.version:06d}.safetensors"
@@ -80,6 +86,8 @@ class Store:
         tied = {name for name, _ in model.layout.tied}
         plain = {name: tensor.contiguous() for name, tensor in state.items() if name not in tied}
         metadata = {"run": self.run, "plan_hash": self._plan.hash, "version": str(model.version)}
+        if model.bound is not None:
+            metadata["bound"] = repr(model.bound)
         write_whole(path, save(plain, metadata))
         self._wait_for_export()
         # The checkpoint is a copy for people; sites need not wait for it.
@@ -152,7 +160,8 @@ class Store:
             raise StoreError(
                 f"global model {path.name} belongs to another run. Restore the store, or choose a new folder."
             )
-        return GlobalModel.from_state(state, self._record.layout, versions[-1])
+        model = GlobalModel.from_state(state, self._record.layout, versions[-1])
+        return dataclasses.replace(model, bound=float(metadata["bound"])) if "bound" in metadata else model
 
 
 def _first_difference(theirs: FederationPlan, ours: FederationPlan) -> str:

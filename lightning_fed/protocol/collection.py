@@ -52,9 +52,67 @@ class Upload:
         return m.Credit(self.stream, self.version, count)
 
 
+class Uploads:
+    """The cohort's uploads: a few at a time, the others in a queue.
+
+    Args:
+        stream: what is uploaded.
+        version: of the stream.
+        nbytes: size of each upload.
+    """
+
+    def __init__(self, stream: m.Stream, version: int, nbytes: int) -> None:
+        self._stream: m.Stream = stream
+        self._version = version
+        self._nbytes = nbytes
+        self._running: dict[str, Upload] = {}
+        self._queue: deque[str] = deque()
+
+    def offer(self, site: str, offer: m.Offer) -> list[Action]:
+        """A site wants to send; a second offer of the same site replaces the first.
+
+        Raises:
+            ProtocolError: the size is not the expected one.
+        """
+        if offer.nbytes != self._nbytes:
+            raise ProtocolError(f"an update of {offer.nbytes} bytes was offered; this model's has {self._nbytes}.")
+        actions = self.drop(site)
+        self._queue.append(site)
+        return [*actions, *self._start()]
+
+    def chunk(self, site: str, chunk: m.Chunk, payload: memoryview | None) -> tuple[list[Action], memoryview | None]:
+        """Take a piece; the whole upload when it was the last one.
+
+        Raises:
+            ProtocolError: it does not fit what the site offered.
+        """
+        upload = self._running.get(site)
+        if upload is None or chunk.version != self._version:
+            return [], None  # the tail of an upload that a new attempt or a new offer replaced
+        credit = upload.add(chunk, payload)
+        if not upload.assembly.complete:
+            return [Send(site, credit)] if credit else [], None
+        del self._running[site]
+        return self._start(), upload.assembly.data
+
+    def drop(self, site: str) -> list[Action]:
+        """Forget a site's upload."""
+        if site in self._queue:
+            self._queue.remove(site)
+        return self._start() if self._running.pop(site, None) else []
+
+    def _start(self) -> list[Action]:
+        actions: list[Action] = []
+        while self._queue and len(self._running) < UPLOADS_AT_ONCE:
+            site = self._queue.popleft()
+            upload = self._running[site] = Upload(self._stream, self._version, self._nbytes)
+            actions.append(Send(site, upload.first_credit()))
+        return actions
+
+
 @dataclass
 class Collection:
-    """Updates of one attempt at a round.
+    """Updates of one attempt at a round, in the clear.
 
     Args:
         round: the round's number.
@@ -63,23 +121,38 @@ class Collection:
         cohort: the sites that were asked to train.
 
     Attributes:
-        waiting: sites whose update may still come.
         participants: sites whose update is in the sum, in the order of arrival.
+        failure: why the attempt failed, if more than too few updates is to be said.
     """
 
     round: int
     attempt: int
     layout: Layout
     cohort: frozenset[str]
-    waiting: set[str] = field(init=False)
     participants: list[str] = field(init=False, default_factory=list)
+    failure: str | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        self.waiting = set(self.cohort)
+        self._waiting = set(self.cohort)
         self._mean = WeightedMean(self.layout.size)
-        self._uploads: dict[str, Upload] = {}
+        self._uploads = Uploads("update", self.round, 4 * self.layout.size)
         self._examples: dict[str, int] = {}
-        self._queue: deque[str] = deque()
+
+    @property
+    def open(self) -> bool:
+        """Whether updates may still come."""
+        return bool(self._waiting)
+
+    def begin(self) -> list[Action]:
+        """Ask the cohort to train."""
+        return [Send(site, m.Begin(self.round, self.attempt)) for site in sorted(self.cohort)]
+
+    def rejoin(self, site: str) -> list[Action]:
+        """A site of the cohort is back: it may still give its update."""
+        if site in self.participants:
+            return []
+        self._waiting.add(site)
+        return [Send(site, m.Begin(self.round, self.attempt))]
 
     def offer(self, site: str, offer: m.Offer) -> list[Action]:
         """A site has an update.
@@ -89,21 +162,15 @@ class Collection:
         """
         if offer.version != self.round or site not in self.cohort:
             return []  # of an earlier round: the announced global model will tell the site
-        if offer.nbytes != 4 * self.layout.size:
-            raise ProtocolError(
-                f"an update of {offer.nbytes} bytes was offered; this model's has {4 * self.layout.size}."
-            )
         if not 0 < offer.examples <= LARGEST_WEIGHT:
             raise ProtocolError(
                 f"an update of {offer.examples} examples was offered; 1 to {LARGEST_WEIGHT} are possible."
             )
         if site in self.participants:
             return [Send(site, m.Accepted(self.round))]
-        self.drop(site)
-        self.waiting.add(site)
+        self._waiting.add(site)
         self._examples[site] = offer.examples
-        self._queue.append(site)
-        return self._start_uploads()
+        return self._uploads.offer(site, offer)
 
     def chunk(self, site: str, chunk: m.Chunk, payload: memoryview | None) -> list[Action]:
         """A piece of an update.
@@ -111,23 +178,30 @@ class Collection:
         Raises:
             ProtocolError: it does not fit what the site offered.
         """
-        upload = self._uploads.get(site)
-        if upload is None or chunk.version != self.round:
-            return []  # the tail of an upload that a new attempt or a new offer replaced
-        credit = upload.add(chunk, payload)
-        if not upload.assembly.complete:
-            return [Send(site, credit)] if credit else []
-        del self._uploads[site]
-        update = torch.frombuffer(upload.assembly.data, dtype=torch.float32)
-        self.waiting.discard(site)
-        return [*self._take(site, update), *self._start_uploads()]
+        actions, data = self._uploads.chunk(site, chunk, payload)
+        if data is None:
+            return actions
+        self._waiting.discard(site)
+        return [*self._take(site, torch.frombuffer(data, dtype=torch.float32)), *actions]
+
+    def step(self, site: str, step: m.Masking) -> list[Action]:
+        """A masking step does not belong here.
+
+        Raises:
+            ProtocolError: always.
+        """
+        raise ProtocolError(f"site {site!r} sent a masking step, and the plan does not mask updates.")
 
     def drop(self, site: str) -> list[Action]:
         """Wait for a site no longer; what it has not sent completely does not count."""
-        self.waiting.discard(site)
-        if site in self._queue:
-            self._queue.remove(site)
-        return self._start_uploads() if self._uploads.pop(site, None) else []
+        self._waiting.discard(site)
+        return self._uploads.drop(site)
+
+    def close(self) -> list[Action]:
+        """The deadline: wait for nobody any longer."""
+        self._waiting.clear()
+        self.failure = "the deadline passed"
+        return []
 
     def next_vector(self, vector: Tensor) -> Tensor:
         """The next global model's values from the current one's, both flat float32, shape ``(P,)``."""
@@ -148,11 +222,3 @@ class Collection:
             Send(site, m.Accepted(self.round)),
             Record("update_accepted", {"round": self.round, "site": site}),
         ]
-
-    def _start_uploads(self) -> list[Action]:
-        actions: list[Action] = []
-        while self._queue and len(self._uploads) < UPLOADS_AT_ONCE:
-            site = self._queue.popleft()
-            upload = self._uploads[site] = Upload("update", self.round, 4 * self.layout.size)
-            actions.append(Send(site, upload.first_credit()))
-        return actions

@@ -16,14 +16,17 @@ Two rules hold:
 """
 
 import random
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from lightning_fed.errors import FederationError, ProtocolError, QuorumLostError
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.actions import Action, Record, Save, Send, Wake
 from lightning_fed.protocol.collection import Collection, Upload
+from lightning_fed.protocol.masked_collection import STAGE, MaskedCollection
+from lightning_fed.protocol.masked_site import terms_of
 from lightning_fed.protocol.reports import Reports
 from lightning_fed.protocol.streams import chunk_count, chunk_of
 from lightning_fed.update.global_model import GlobalModel, largest_state_bytes
@@ -31,6 +34,9 @@ from lightning_fed.update.layout import Layout, check_same_layout, check_sound
 
 GATHER = "gather"
 DEADLINE = "deadline"
+
+_ATTEMPTS_A_START = 10_000
+"""Attempts are numbered on across restarts: keys of an attempt must never be asked for twice."""
 
 Phase = Literal["gathering", "collecting", "closing"]
 
@@ -50,7 +56,8 @@ class CoordinatorSession:
     Args:
         plan: the plan.
         run: identifier of this run; the same after a restart.
-        sites: names of all sites of the roster.
+        sites: signing keys (32 bytes) of all sites of the roster by name.
+        starts: how often this run was started before; keeps attempts apart across restarts.
         model: the newest global model, from the store or the configured module; None asks the first site for it.
         draw: random source for cohorts, from the operating system unless a test gives one.
 
@@ -64,8 +71,9 @@ class CoordinatorSession:
         self,
         plan: FederationPlan,
         run: str,
-        sites: frozenset[str],
+        sites: Mapping[str, bytes],
         model: GlobalModel | None,
+        starts: int = 0,
         draw: random.Random | None = None,
     ) -> None:
         self.plan = plan
@@ -78,8 +86,10 @@ class CoordinatorSession:
         self._frozen = model.frozen_bytes() if model else b""
         self._initial_from: str | None = None
         self._draw = draw or random.SystemRandom()
-        self._collection: Collection | None = None
-        self._attempt = 0
+        self._collection: Collection | MaskedCollection | None = None
+        self._signing_keys = dict(sites)
+        self._attempt = starts * _ATTEMPTS_A_START
+        self._failures = 0
         self._gathered = False
         self._paused = False
         self._reports = Reports(plan.metrics)
@@ -95,6 +105,8 @@ class CoordinatorSession:
                 "Add sites to the roster or lower plan.quorum."
             )
             return []
+        if self.plan.masking.mode == "required":
+            terms_of(self.plan, len(self._sites))
         version = self.model.version if self.model else None
         record = Record(
             "started",
@@ -114,6 +126,10 @@ class CoordinatorSession:
         """
         state = self._sites[site]
         match message:
+            case m.Masking():
+                if self._collection is None or not state.ready:
+                    return []  # of an attempt that is over
+                return self._after_collection(self._collection.step(site, message))
             case m.Hello(protocol, package, _):
                 if protocol != m.VERSION:
                     raise ProtocolError(
@@ -174,9 +190,9 @@ class CoordinatorSession:
                 return self._reports.close()
             return self._begin_if_possible()
         if timer == DEADLINE and self._collection:
-            if len(self._collection.participants) >= self.plan.quorum:
-                return self._complete()
-            return self._failed("the deadline passed")
+            return self._after_collection(self._collection.close())
+        if timer == STAGE and isinstance(self._collection, MaskedCollection):
+            return self._after_collection(self._collection.expired())
         return []
 
     # Joining
@@ -198,9 +214,8 @@ class CoordinatorSession:
         if self.phase == "closing":
             return [*actions, Send(site, m.Finished(self.model.version))]
         collection = self._collection
-        if collection and site in collection.cohort and site not in collection.participants:
-            collection.waiting.add(site)
-            actions.append(Send(site, m.Begin(collection.round, collection.attempt)))
+        if collection and site in collection.cohort:
+            actions += self._after_collection(collection.rejoin(site))
         return [*actions, *self._begin_if_possible()]
 
     def _admitted(self, site: str, model: GlobalModel) -> list[Action]:
@@ -262,30 +277,50 @@ class CoordinatorSession:
             return []
         ready = self._ready()
         missing = [site for site, state in self._sites.items() if not state.ready and state.left is None]
-        if len(ready) < self.plan.quorum or (missing and not self._gathered):
+        if len(ready) < self._fewest or (missing and not self._gathered):
             return []
         self.phase, self._paused = "collecting", False
         self._attempt += 1
         size = min(self.plan.cohort_size or len(ready), len(ready))
-        cohort = sorted(self._draw.sample(ready, size))
-        round = self.model.version + 1
-        self._collection = Collection(round, self._attempt, self.model.layout, frozenset(cohort))
+        cohort = frozenset(self._draw.sample(ready, size))
+        self._collection = self._new_collection(self.model, cohort)
+        started = {"round": self._collection.round, "attempt": self._attempt, "cohort": sorted(cohort)}
         return [
-            Record("round_started", {"round": round, "attempt": self._attempt, "cohort": cohort}),
+            Record("round_started", started),
             Wake(DEADLINE, self.plan.round_deadline_s),
-            *(Send(site, m.Begin(round, self._attempt)) for site in cohort),
+            *self._collection.begin(),
         ]
+
+    @property
+    def _fewest(self) -> int:
+        """Fewest sites that a round can begin with."""
+        masked = self.plan.masking.mode == "required"
+        return terms_of(self.plan, len(self._sites)).smallest_cohort if masked else self.plan.quorum
+
+    def _new_collection(self, model: GlobalModel, cohort: frozenset[str]) -> Collection | MaskedCollection:
+        if self.plan.masking.mode == "off":
+            return Collection(model.version + 1, self._attempt, model.layout, cohort)
+        return MaskedCollection(
+            self.plan,
+            model.version + 1,
+            self._attempt,
+            self._signing_keys,
+            cohort,
+            model.layout.size,
+            model.bound or self.plan.masking.bound,
+        )
 
     def _after_collection(self, actions: list[Action]) -> list[Action]:
         collection = self._collection
-        if collection is None or collection.waiting:
+        if collection is None or collection.open:
             return actions
-        if len(collection.participants) >= self.plan.quorum:
+        summed = collection.failure is None or isinstance(collection, Collection)
+        if summed and len(collection.participants) >= self.plan.quorum:
             return [*actions, *self._complete()]
-        return [*actions, *self._failed("too few updates came")]
+        return [*actions, *self._failed(collection.failure or "too few updates came")]
 
     def _withdrawn(self, site: str, round: int, reason: str) -> list[Action]:
-        if self._collection is None or round != self._collection.round or site not in self._collection.waiting:
+        if self._collection is None or round != self._collection.round or site not in self._collection.cohort:
             return []
         record = Record("update_refused", {"round": round, "site": site, "reason": reason[: m.MAX_REASON]})
         return self._after_collection([record, *self._collection.drop(site)])
@@ -294,10 +329,14 @@ class CoordinatorSession:
         collection, self._collection = self._collection, None
         assert collection is not None and self.model is not None
         self.model = self.model.next(collection.next_vector(self.model.vector))
-        self._attempt = 0
+        self._failures = 0
+        finished: dict[str, Any] = {"round": self.model.version, "participants": collection.participants}
+        if isinstance(collection, MaskedCollection) and collection.result:
+            self.model = replace(self.model, bound=collection.result.next_bound)
+            finished["saturated"] = collection.result.saturated
         actions: list[Action] = [
             Save(self.model),
-            Record("round_finished", {"round": self.model.version, "participants": collection.participants}),
+            Record("round_finished", finished),
             *self._reports.next_version(self.model.version),
         ]
         announcement = m.Model(self.model.version, 4 * self.model.layout.size)
@@ -316,9 +355,10 @@ class CoordinatorSession:
             Record("round_failed", {"round": collection.round, "attempt": self._attempt, "reason": reason})
         ]
         self.phase = "gathering"
-        if self._attempt >= self.plan.max_attempts:
+        self._failures += 1
+        if self._failures >= self.plan.max_attempts:
             self.outcome = QuorumLostError(
-                f"round {collection.round} failed {self._attempt} times; the last time {reason}. Global model "
+                f"round {collection.round} failed {self._failures} times; the last time {reason}. Global model "
                 f"{collection.round - 1} is stored. See to the sites, then start the coordinator again with the same "
                 "command."
             )
@@ -329,7 +369,7 @@ class CoordinatorSession:
         if self.phase != "gathering" or self._paused or self._too_few_left():
             return []
         self._paused, self._gathered = True, False
-        reason = f"{len(self._ready())} sites are ready and the quorum is {self.plan.quorum}; waiting for more"
+        reason = f"{len(self._ready())} sites are ready and {self._fewest} are needed; waiting for more"
         return [Record("paused", {"reason": reason}), Wake(GATHER, self.plan.gather_s)]
 
     # Leaving
@@ -355,11 +395,11 @@ class CoordinatorSession:
 
     def _too_few_left(self) -> bool:
         gone = {site: state.left for site, state in self._sites.items() if state.left is not None}
-        if self.phase != "gathering" or self.outcome or len(self._sites) - len(gone) >= self.plan.quorum:
+        if self.phase != "gathering" or self.outcome or len(self._sites) - len(gone) >= self._fewest:
             return False
         stored = f" Global model {self.model.version} is stored." if self.model else ""
         self.outcome = QuorumLostError(
-            f"too few sites are left for the plan's quorum of {self.plan.quorum}: "
+            f"too few sites are left, {self._fewest} are needed: "
             + ", ".join(f"{site} ({reason})" for site, reason in gone.items())
             + f" went for good.{stored} See to the sites, then start the coordinator again with the same command."
         )

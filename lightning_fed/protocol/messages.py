@@ -69,10 +69,22 @@ class Model(Message, frozen=True):
 
 
 class Begin(Message, frozen=True):
-    """Coordinator: train round ``round`` from the global model of version ``round - 1``."""
+    """Coordinator: train round ``round`` from the global model of version ``round - 1``.
+
+    ``bound`` is that of the fixed-point code when updates are masked, else 0.
+    """
 
     round: int
     attempt: int
+    bound: float = 0.0
+
+
+class Masking(Message, frozen=True):
+    """Either side: a step of the masked sum of a round, see ``lightning_fed.masking.messages``."""
+
+    round: int
+    attempt: int
+    data: bytes
 
 
 class Fetch(Message, frozen=True):
@@ -165,9 +177,21 @@ class Ping(Message, frozen=True):
     """Coordinator: are you there? Needs no answer: that it can be sent is one."""
 
 
-FromSite = Hello | Join | Fetch | Offer | Chunk | Withdraw | Report | Leave
+FromSite = Hello | Join | Fetch | Offer | Chunk | Masking | Withdraw | Report | Leave
 FromCoordinator = (
-    Welcome | Joined | SendInitial | Model | Begin | Chunk | Credit | Accepted | Rejected | Finished | Refused | Ping
+    Welcome
+    | Joined
+    | SendInitial
+    | Model
+    | Begin
+    | Masking
+    | Chunk
+    | Credit
+    | Accepted
+    | Rejected
+    | Finished
+    | Refused
+    | Ping
 )
 
 _T = TypeVar("_T")

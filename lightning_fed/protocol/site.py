@@ -12,12 +12,17 @@ Two rules hold the federation together:
 2. Whatever the coordinator says is checked against what the site agreed to; what does not fit is a ``ProtocolError``.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from lightning_fed import errors
 from lightning_fed.errors import FederationError, ProtocolError
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
+from lightning_fed.protocol.masked_site import MaskedRounds
 from lightning_fed.protocol.streams import Assembly, chunk_count, chunk_of
 from lightning_fed.update.layout import Layout
 
@@ -46,8 +51,24 @@ class _Download:
     asked: int = 0
 
 
+@dataclass
+class _Held:
+    """A submitted update, kept until a newer global model exists; a view of the caller's memory."""
+
+    round: int
+    update: memoryview
+    examples: int
+
+
 class SiteSession:
     """State of one site in one federation.
+
+    Args:
+        site: the site's name.
+        process: tells this process from another one of the same site.
+        package: version of this package, for messages.
+        signing_key: the site's Ed25519 key; needed when the plan masks updates.
+        roster: signing keys (32 bytes) of all sites by name; likewise.
 
     Attributes:
         run: the coordinator's run, once welcomed.
@@ -61,7 +82,18 @@ class SiteSession:
         rejected: why the last update was not accepted, if so.
     """
 
-    def __init__(self, site: str, process: str, package: str) -> None:
+    def __init__(
+        self,
+        site: str,
+        process: str,
+        package: str,
+        signing_key: Ed25519PrivateKey | None = None,
+        roster: Mapping[str, bytes] | None = None,
+    ) -> None:
+        self._signing_key = signing_key
+        self._roster = roster or {}
+        self._masked: MaskedRounds | None = None
+        self._held: _Held | None = None
         self.site = site
         self._process = process
         self._package = package
@@ -115,12 +147,10 @@ class SiteSession:
                 return self._offer() if self._upload and self._upload.stream == "initial" else []
             case m.Model(version, nbytes):
                 return self._announced(version, nbytes)
-            case m.Begin(round, _):
-                self.begun = max(self.begun, round)
-                if self._withdrawn and self._withdrawn.round == round:
-                    return [(self._withdrawn, None)]
-                held = self._upload
-                return self._offer() if held and held.stream == "update" and held.version == round else []
+            case m.Begin():
+                return self._begun(message)
+            case m.Masking():
+                return self._masking_step(message)
             case m.Chunk(stream, version, index):
                 return self._chunk(stream, version, index, payload)
             case m.Credit(stream, version, count):
@@ -142,6 +172,10 @@ class SiteSession:
     def join(self, layout: Layout) -> list[Outgoing]:
         """Accept the plan and describe the model."""
         self._layout = layout
+        if self.plan and self.plan.masking.mode == "required" and self._masked is None:
+            if self._signing_key is None:
+                raise ProtocolError(f"site {self.site!r} has no signing key, and the plan masks updates.")
+            self._masked = MaskedRounds(self.site, self._signing_key, self._roster, self.plan, layout.size)
         return [(m.Join(layout), None)] if self._open else []
 
     def offer_initial(self, state: bytes) -> list[Outgoing]:
@@ -152,8 +186,8 @@ class SiteSession:
     def submit(self, round: int, update: memoryview, examples: int) -> list[Outgoing]:
         """Offer the update of a round: float32 bytes, not changed by the caller afterwards."""
         self.rejected = None
-        self._upload = _Upload("update", round, update, examples)
-        return self._offer() if self.joined and self.begun == round else []
+        self._held = _Held(round, update, examples)
+        return self._offer_held()
 
     def withdraw(self, round: int, reason: str) -> list[Outgoing]:
         """Say that there is no update for a round, also if it is tried again."""
@@ -187,6 +221,8 @@ class SiteSession:
             raise ProtocolError(f"a global model of {nbytes} bytes was announced, which is not the size of this model.")
         if self._upload and version >= self._upload.version:
             self._upload = None
+        if self._held and version >= self._held.round:
+            self._held = None
         if self.model and self.model[0] == version:
             return []
         if self.model and version < self.model[0]:
@@ -225,6 +261,35 @@ class SiteSession:
         else:
             self.frozen = bytes(download.assembly.data)
         return []
+
+    def _begun(self, begin: m.Begin) -> list[Outgoing]:
+        self.begun = max(self.begun, begin.round)
+        if self._withdrawn and self._withdrawn.round == begin.round:
+            return [(self._withdrawn, None)]
+        if self._masked:
+            return [(self._masked.begin(begin.round, begin.attempt, begin.bound), None)]
+        return self._offer_held()
+
+    def _masking_step(self, step: m.Masking) -> list[Outgoing]:
+        if self._masked is None:
+            raise ProtocolError("the coordinator sent a masking step, and the plan does not mask updates.")
+        answer = self._masked.receive(step)
+        return [(answer, None)] if answer else self._offer_held()
+
+    def _offer_held(self) -> list[Outgoing]:
+        """Offer the held update, if its round is on and, when masked, its keys are agreed."""
+        held = self._held
+        if held is None or not self.joined or self.begun != held.round:
+            return []
+        if self._masked is None:
+            self._upload = _Upload("update", held.round, held.update, held.examples)
+            return self._offer()
+        if not self._masked.ready:
+            return []
+        message, words = self._masked.masked(np.frombuffer(held.update, np.float32), held.examples)
+        # The count of examples is inside the masked words; outside it is the same for every site.
+        self._upload = _Upload("update", held.round, memoryview(words), 1)
+        return [(message, None), *self._offer()]
 
     def _offer(self) -> list[Outgoing]:
         upload = self._upload

@@ -24,12 +24,14 @@ class GlobalModel:
         layout: names, shapes and dtypes.
         vector: the exchanged values, flat float32, shape ``(P,)``, on the CPU; not to be changed in place.
         fixed: every other tensor of the state: frozen parameters and integer buffers, as they were at the start.
+        bound: of the next masked round's fixed-point code; None before the first.
     """
 
     version: int
     layout: Layout
     vector: Tensor
     fixed: Mapping[str, Tensor]
+    bound: float | None = None
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor], layout: Layout, version: int = 0) -> "GlobalModel":

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from wire import Wire, layout_of_size, model_of_size
 
 from lightning_fed.errors import ModelMismatchError, ProtocolError, QuorumLostError
-from lightning_fed.plan import FederationPlan
+from lightning_fed.plan import FederationPlan, Masking
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.coordinator import DEADLINE, GATHER
+from lightning_fed.protocol.masked_collection import STAGE
 from lightning_fed.update.global_model import state_bytes
 from lightning_fed.update.layout import Layout, TensorSpec
 
@@ -344,7 +345,10 @@ def test_reported_metrics_are_averaged_over_the_sites(wire):
 @given(data=st.data())
 def test_whatever_is_lost_delayed_or_restarted_every_model_is_the_mean_of_its_participants(data):
     names = [f"site-{index}" for index in range(data.draw(st.integers(2, 4)))]
-    plan = FederationPlan(rounds=data.draw(st.integers(1, 3)), quorum=data.draw(st.integers(1, 2)), max_attempts=10)
+    masking = Masking(data.draw(st.sampled_from(["off", "required"])), bits=32, bound=64.0)
+    plan = FederationPlan(
+        rounds=data.draw(st.integers(1, 3)), quorum=data.draw(st.integers(1, 2)), max_attempts=10, masking=masking
+    )
     w = Wire(plan, names, model=model_of_size(5))
     for name in names:
         w.connect(name)
@@ -381,6 +385,10 @@ def test_whatever_is_lost_delayed_or_restarted_every_model_is_the_mean_of_its_pa
             w.perform(w.coordinator.lost(name))
             w.connect(name)
         w.settle()
+        for timer in [STAGE, DEADLINE] * 5:
+            if w.coordinator.outcome is None and timer in w.timers and w.coordinator.phase == "collecting":
+                w.expire(timer)
+                w.settle()
     assert_every_model_is_the_mean_of_its_participants(w)
     versions = [model.version for model in w.saved]
     assert versions == sorted(set(versions))

@@ -5,6 +5,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
@@ -37,20 +38,34 @@ class Wire:
 
     def __post_init__(self) -> None:
         self.sites: dict[str, SiteSession] = {}
+        self.starts = 0
+        self.keys = {name: Ed25519PrivateKey.generate() for name in self.names}
         self.up: dict[str, deque] = {name: deque() for name in self.names}
         self.down: dict[str, deque] = {name: deque() for name in self.names}
         self.trained: dict[str, set[int]] = {name: set() for name in self.names}
         self.start()
 
+    @property
+    def signing(self):
+        return {name: key.public_key().public_bytes_raw() for name, key in self.keys.items()}
+
     def start(self) -> None:
         """Start the coordinator, also again after it died: only what was saved is known to the new one."""
         newest = self.saved[-1] if self.saved else self.model
-        self.coordinator = CoordinatorSession(self.plan, "run", frozenset(self.names), newest, random.Random(0))
+        self.coordinator = CoordinatorSession(
+            self.plan,
+            "run",
+            {name: key.public_key().public_bytes_raw() for name, key in self.keys.items()},
+            newest,
+            self.starts,
+            random.Random(0),
+        )
+        self.starts += 1
         self.timers.clear()
         self.perform(self.coordinator.start())
 
     def connect(self, name: str) -> SiteSession:
-        site = self.sites.setdefault(name, SiteSession(name, f"process-{name}", "0"))
+        site = self.sites.setdefault(name, SiteSession(name, f"process-{name}", "0", self.keys[name], self.signing))
         self.up[name].clear()
         self.down[name].clear()
         self.up[name].extend(site.connected())
