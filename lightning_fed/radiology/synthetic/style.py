@@ -112,7 +112,7 @@ _SITES = (
         prevalence=0.5,
         cast_fractured=0.12,
         cast_normal=0.04,
-        fractures={"torus": 5.0, "metaphyseal": 2.5, "II": 0.5},
+        fractures={"torus": 4.0, "metaphyseal": 2.5, "II": 1.5},
     ),
     SiteStyle(
         name="east",
@@ -134,7 +134,7 @@ _SITES = (
         prevalence=0.4,
         cast_fractured=0.05,
         cast_normal=0.15,
-        fractures={"I": 2.0, "II": 5.0, "metaphyseal": 0.5},
+        fractures={"I": 2.0, "II": 4.0, "metaphyseal": 1.5},
         transfer_syntax="rle",
     ),
     SiteStyle(
@@ -157,7 +157,7 @@ _SITES = (
         prevalence=0.6,
         cast_fractured=0.3,
         cast_normal=0.3,
-        fractures={"III": 4.0, "IV": 4.0, "II": 0.5},
+        fractures={"III": 3.0, "IV": 3.0, "II": 1.0, "torus": 1.0},
         transfer_syntax="jpeg2000",
     ),
     SiteStyle(
@@ -181,7 +181,7 @@ _SITES = (
         prevalence=0.35,
         cast_fractured=0.2,
         cast_normal=0.05,
-        fractures={"I": 3.0, "metaphyseal": 3.0, "torus": 1.0},
+        fractures={"I": 2.5, "metaphyseal": 2.5, "torus": 1.5, "IV": 0.5},
         transfer_syntax="implicit",
     ),
     SiteStyle(
