@@ -16,11 +16,10 @@ from lightning_fed.radiology import RadiographDataModule
 def main() -> None:
     seed_everything(0)
     model = FractureClassifier()
-    data = RadiographDataModule("data/wrists/north")
+    data = RadiographDataModule("data/wrists/north", batch_size=8, val_fraction=0.1, test_fraction=0.3)
     trainer = Trainer(
         accelerator="cpu",
         devices=1,
-        max_epochs=-1,
         strategy=FederatedStrategy("tcp://127.0.0.1:5790", site="north"),
     )
     trainer.fit(model, datamodule=data)
