@@ -29,6 +29,9 @@ from lightning_fed.update.layout import Layout, check_finite, flatten, tensors_o
 
 _LIGHTNINGS_DEFAULT_EPOCHS = 1000
 
+_LAST_METRICS_S = 60.0
+"""How long a site stays for the masked sum of the last metrics; a slower site costs the federation those, not more."""
+
 
 class RoundLoop(Callback):
     """Trains round after round with the other sites; attached by ``FederatedStrategy``.
@@ -296,6 +299,9 @@ class RoundLoop(Callback):
         if connection is None:
             return
         try:
+            if reason in ("done", "stopped"):
+                # The others need this site until the masked sum of the metrics is open.
+                connection.wait(lambda session: not session.reporting, "the last metrics", at_most_s=_LAST_METRICS_S)
             connection.call(lambda session: session.leave(m.Leave(reason)))
         except FederationError as error:
             rank_zero_info(f"the coordinator was not told that this site leaves: {error}")

@@ -25,7 +25,8 @@ from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.actions import Action, Record, Save, Send, Wake
 from lightning_fed.protocol.collection import Collection, Upload
-from lightning_fed.protocol.masked_collection import STAGE, MaskedCollection
+from lightning_fed.protocol.masked_collection import MaskedCollection
+from lightning_fed.protocol.masked_reports import MaskedReports
 from lightning_fed.protocol.masked_site import terms_of
 from lightning_fed.protocol.reports import Reports
 from lightning_fed.protocol.streams import chunk_count, chunk_of
@@ -93,6 +94,7 @@ class CoordinatorSession:
         self._gathered = False
         self._paused = False
         self._reports = Reports(plan.metrics)
+        self._masked_reports: MaskedReports | None = None
         self._awaited: set[str] = set()
 
     # What the service calls
@@ -126,10 +128,12 @@ class CoordinatorSession:
         """
         state = self._sites[site]
         match message:
+            case m.Masking() if not state.ready:
+                return []  # of an attempt that is over
+            case m.Masking(purpose="metrics"):
+                return self._masked_reports.step(site, message) if self._masked_reports else []
             case m.Masking():
-                if self._collection is None or not state.ready:
-                    return []  # of an attempt that is over
-                return self._after_collection(self._collection.step(site, message))
+                return self._after_collection(self._collection.step(site, message) if self._collection else [])
             case m.Hello(protocol, package, _):
                 if protocol != m.VERSION:
                     raise ProtocolError(
@@ -160,6 +164,8 @@ class CoordinatorSession:
                 )
             case m.Withdraw(round, reason):
                 return self._withdrawn(site, round, reason)
+            case m.Report() if self.plan.masking.mode == "required":
+                raise ProtocolError(f"site {site!r} reported metrics in the clear, and the plan masks them.")
             case m.Report(version, metrics):
                 ready = self._ready() if self.phase != "closing" else [*self._ready(), *self._done_sites()]
                 return self._reports.add(site, version, metrics, expected=set(ready))
@@ -191,8 +197,10 @@ class CoordinatorSession:
             return self._begin_if_possible()
         if timer == DEADLINE and self._collection:
             return self._after_collection(self._collection.close())
-        if timer == STAGE and isinstance(self._collection, MaskedCollection):
+        if isinstance(self._collection, MaskedCollection) and timer == self._collection.timer:
             return self._after_collection(self._collection.expired())
+        if self._masked_reports and timer == self._masked_reports.timer:
+            return [*self._masked_reports.expired(), *self._masked_reports.outcome()]
         return []
 
     # Joining
@@ -341,11 +349,21 @@ class CoordinatorSession:
         ]
         announcement = m.Model(self.model.version, 4 * self.model.layout.size)
         actions += [Send(site, announcement) for site in self._ready()]
+        if isinstance(collection, MaskedCollection) and self.plan.metrics:
+            actions += self._begin_reports(self.model.version, frozenset(collection.participants))
         if self.model.version >= self.plan.rounds:
             return [*actions, *self._close()]
         self.phase = "gathering"
         self._gathered = True
         return [*actions, *self._begin_if_possible(), *self._pause_if_needed()]
+
+    def _begin_reports(self, version: int, participants: frozenset[str]) -> list[Action]:
+        """Ask those who trained, and so validate the model next, for its metrics."""
+        cohort = participants & set(self._ready())
+        if len(cohort) < self._fewest:
+            return []
+        self._masked_reports = MaskedReports(self.plan, version, self._attempt, self._signing_keys, cohort)
+        return self._masked_reports.begin()
 
     def _failed(self, why: str) -> list[Action]:
         collection, self._collection = self._collection, None
@@ -381,6 +399,8 @@ class CoordinatorSession:
 
     def _without(self, site: str) -> list[Action]:
         actions: list[Action] = []
+        if self._masked_reports and site in self._masked_reports.cohort:
+            actions += [*self._masked_reports.drop(site), *self._masked_reports.outcome()]
         if site == self._initial_from and self.model is None:
             self._initial_from = next(iter(self._ready()), None)
             if self._initial_from:

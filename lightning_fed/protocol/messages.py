@@ -79,12 +79,29 @@ class Begin(Message, frozen=True):
     bound: float = 0.0
 
 
-class Masking(Message, frozen=True):
-    """Either side: a step of the masked sum of a round, see ``lightning_fed.masking.messages``."""
+Purpose = Literal["update", "metrics"]
+"""What a masked sum is over: the updates of a round, or the metrics of the global model of a version."""
 
+
+class BeginReport(Message, frozen=True):
+    """Coordinator: agree on keys for the masked metrics of the global model of ``version``."""
+
+    version: int
+    attempt: int
+
+
+class Masking(Message, frozen=True):
+    """Either side: a step of a masked sum, see ``lightning_fed.masking.messages``.
+
+    ``round`` is the round, for metrics the version; ``payload`` holds masked metrics, which are small enough to need no
+    stream of their own.
+    """
+
+    purpose: Purpose
     round: int
     attempt: int
     data: bytes
+    payload: bytes = b""
 
 
 class Fetch(Message, frozen=True):
@@ -184,6 +201,7 @@ FromCoordinator = (
     | SendInitial
     | Model
     | Begin
+    | BeginReport
     | Masking
     | Chunk
     | Credit

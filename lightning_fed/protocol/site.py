@@ -22,7 +22,7 @@ from lightning_fed import errors
 from lightning_fed.errors import FederationError, ProtocolError
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.masked_site import MaskedRounds
+from lightning_fed.protocol.masked_site import MaskedSums
 from lightning_fed.protocol.streams import Assembly, chunk_count, chunk_of
 from lightning_fed.update.layout import Layout
 
@@ -92,8 +92,9 @@ class SiteSession:
     ) -> None:
         self._signing_key = signing_key
         self._roster = roster or {}
-        self._masked: MaskedRounds | None = None
+        self._masked: MaskedSums | None = None
         self._held: _Held | None = None
+        self._report: tuple[int, dict[str, float]] | None = None
         self.site = site
         self._process = process
         self._package = package
@@ -149,6 +150,10 @@ class SiteSession:
                 return self._announced(version, nbytes)
             case m.Begin():
                 return self._begun(message)
+            case m.BeginReport():
+                if self._masked is None:
+                    raise ProtocolError("the coordinator began masked metrics, and the plan does not mask anything.")
+                return [(self._masked.begin_report(message), None)]
             case m.Masking():
                 return self._masking_step(message)
             case m.Chunk(stream, version, index):
@@ -175,7 +180,7 @@ class SiteSession:
         if self.plan and self.plan.masking.mode == "required" and self._masked is None:
             if self._signing_key is None:
                 raise ProtocolError(f"site {self.site!r} has no signing key, and the plan masks updates.")
-            self._masked = MaskedRounds(self.site, self._signing_key, self._roster, self.plan, layout.size)
+            self._masked = MaskedSums(self.site, self._signing_key, self._roster, self.plan, layout.size)
         return [(m.Join(layout), None)] if self._open else []
 
     def offer_initial(self, state: bytes) -> list[Outgoing]:
@@ -195,8 +200,16 @@ class SiteSession:
         return [(self._withdrawn, None)] if self.joined else []
 
     def report(self, version: int, metrics: dict[str, float]) -> list[Outgoing]:
-        """Report the plan's metrics of a global model."""
-        return [(m.Report(version, metrics), None)] if self.joined else []
+        """Report the plan's metrics of a global model; under masks, as soon as the keys are agreed on."""
+        if self._masked is None:
+            return [(m.Report(version, metrics), None)] if self.joined else []
+        self._report = (version, metrics)
+        return self._send_report()
+
+    @property
+    def reporting(self) -> bool:
+        """Whether masked metrics of this site are on their way and the sum needs it to stay."""
+        return self._masked is not None and (self._report is not None or self._masked.under_way("metrics"))
 
     def leave(self, message: m.Leave) -> list[Outgoing]:
         """Go for good."""
@@ -267,14 +280,21 @@ class SiteSession:
         if self._withdrawn and self._withdrawn.round == begin.round:
             return [(self._withdrawn, None)]
         if self._masked:
-            return [(self._masked.begin(begin.round, begin.attempt, begin.bound), None)]
+            return [(self._masked.begin_round(begin), None)]
         return self._offer_held()
 
     def _masking_step(self, step: m.Masking) -> list[Outgoing]:
         if self._masked is None:
             raise ProtocolError("the coordinator sent a masking step, and the plan does not mask updates.")
         answer = self._masked.receive(step)
-        return [(answer, None)] if answer else self._offer_held()
+        return [(answer, None)] if answer else [*self._offer_held(), *self._send_report()]
+
+    def _send_report(self) -> list[Outgoing]:
+        """Send the held metrics, if their keys are agreed."""
+        if self._report is None or self._masked is None or not self._masked.ready("metrics", self._report[0]):
+            return []
+        metrics, self._report = self._report[1], None
+        return [(self._masked.masked_metrics(metrics), None)]
 
     def _offer_held(self) -> list[Outgoing]:
         """Offer the held update, if its round is on and, when masked, its keys are agreed."""
@@ -284,9 +304,9 @@ class SiteSession:
         if self._masked is None:
             self._upload = _Upload("update", held.round, held.update, held.examples)
             return self._offer()
-        if not self._masked.ready:
+        if not self._masked.ready("update", held.round):
             return []
-        message, words = self._masked.masked(np.frombuffer(held.update, np.float32), held.examples)
+        message, words = self._masked.masked_update(np.frombuffer(held.update, np.float32), held.examples)
         # The count of examples is inside the masked words; outside it is the same for every site.
         self._upload = _Upload("update", held.round, memoryview(words), 1)
         return [(message, None), *self._offer()]

@@ -1,6 +1,7 @@
 """A site's connection to the coordinator: a thread owns the socket, so that training need not look after it."""
 
 import contextlib
+import math
 import socket
 import threading
 import time
@@ -20,6 +21,9 @@ _RECONNECT_MS = 200
 _RECONNECT_MAX_MS = 5_000
 _HANDSHAKES = 10
 """Failed handshakes in a row after which the keys, and not a coordinator that is just starting, must be the reason."""
+
+_NOTICE_S, _NO_CONNECTION_NOTICE_S = 30.0, 5.0
+"""Seconds between two notices to a waiting user, with a connection and without one."""
 
 _GOODBYE_S = 5.0
 """How long ``close`` waits for the last messages to get out."""
@@ -84,13 +88,13 @@ class SiteConnection:
             self._outgoing += what(self._session)
         self._ring()
 
-    def wait(self, until: Callable[[SiteSession], _T | None], reason: str, *, every_s: float = 30.0) -> _T:
+    def wait(self, until: Callable[[SiteSession], _T | None], reason: str, *, at_most_s: float = math.inf) -> _T | None:
         """Wait until ``until`` returns something other than None or False, and return that.
 
         Args:
             until: looks at the session; called with the lock held after every message.
             reason: what is waited for, for the notices.
-            every_s: seconds between two notices.
+            at_most_s: seconds after which None is returned instead.
 
         Raises:
             ConnectionLostError: there was no connection for longer than ``patience_s``.
@@ -111,7 +115,9 @@ class SiteConnection:
                         f"{away_s:.0f} s. Check the address, the firewall and that the coordinator runs; or wait "
                         f"longer (FederatedStrategy(patience_s={self._patience_s:g}))."
                     )
-                if now - noticed >= (every_s if self._connected else min(every_s, 5.0)):
+                if now - began >= at_most_s:
+                    return None
+                if now - noticed >= (_NOTICE_S if self._connected else _NO_CONNECTION_NOTICE_S):
                     noticed = now
                     where = "" if self._connected else f" No connection to {self._address} yet: trying until "
                     until_s = "" if self._connected else f"{self._patience_s:.0f} s have passed."

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lightning_fed.update.digits import Digits
 from lightning_fed.update.fixed_point import FixedPoint, decode_sum, encode
 from lightning_fed.update.ring import word_dtype
 from lightning_fed.update.vectors import FloatVector, RingVector
@@ -40,19 +41,13 @@ class Contribution:
     code: FixedPoint
 
     @property
-    def digit_bits(self) -> int:
-        """Bits of one digit of a count, so that a cohort's sum of digits fits the ring."""
-        return self.code.bits - self.code.cohort.bit_length()
-
-    @property
-    def digits(self) -> int:
-        """Digits of one count."""
-        return -(-_COUNT_BITS // self.digit_bits)
+    def _counts(self) -> Digits:
+        return Digits(self.code.bits, self.code.cohort, _COUNT_BITS)
 
     @property
     def length(self) -> int:
         """Ring words of a contribution."""
-        return self.size + 2 * self.digits + _POWERS
+        return self.size + 2 * self._counts.length + _POWERS
 
     def encode(self, update: FloatVector, examples: int) -> RingVector:
         """Ring words of an update, shape ``(P,)``, float32, trained on ``examples`` examples; shape ``(length,)``.
@@ -63,11 +58,10 @@ class Contribution:
         words = np.zeros(self.length, dtype=word_dtype(self.code.bits))
         weighted = update * np.float32(examples)
         _, saturated = encode(weighted, self.code, words[: self.size])
-        at = self.size
+        at, counts = self.size, self._counts
         for count in (examples, saturated):
-            for digit in range(self.digits):
-                words[at + digit] = (count >> (digit * self.digit_bits)) & ((1 << self.digit_bits) - 1)
-            at += self.digits
+            counts.write(count, words[at : at + counts.length])
+            at += counts.length
         words[at + _power_of(weighted) - _LOWEST_POWER] = 1
         return words
 
@@ -77,18 +71,14 @@ class Contribution:
         Raises:
             ProtocolError: numbers that so many sites cannot have summed to.
         """
-        mask = (1 << self.code.bits) - 1
         values = decode_sum(words[: self.size], self.code, survivors)
-        counts = []
-        at = self.size
-        for _ in range(2):
-            digits = [int(word) & mask for word in words[at : at + self.digits]]
-            counts.append(sum(digit << (place * self.digit_bits) for place, digit in enumerate(digits)))
-            at += self.digits
-        powers = (words[at:].astype(np.int64) & mask).cumsum()
+        at, length = self.size, self._counts.length
+        examples = self._counts.read(words[at : at + length])
+        saturated = self._counts.read(words[at + length : at + 2 * length])
+        powers = words[at + 2 * length :].astype(np.int64).cumsum()
         covered = int(np.searchsorted(powers, math.ceil(_COVERED * survivors)))
         bound = _HEADROOM * 2.0 ** (_LOWEST_POWER + min(covered, _POWERS - 1))
-        return Decoded(values, counts[0], counts[1], bound)
+        return Decoded(values, examples, saturated, bound)
 
 
 @dataclass(frozen=True)

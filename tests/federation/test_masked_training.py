@@ -26,11 +26,17 @@ def trained_alone(seed: int, state: dict[str, torch.Tensor]) -> dict[str, torch.
 def test_masked_training_ends_where_plain_training_does(federation):
     ends = {}
     for mode in ("off", "required"):
-        here = federation(name=mode, sites=3, rounds=5, masking=Masking(mode, bits=32, bound=256.0))
+        here = federation(
+            name=mode, sites=3, rounds=5, metrics=["val_loss"], masking=Masking(mode, bits=32, bound=256.0)
+        )
         coordinator = here.coordinate(Plain)
         sites = [here.site(name, train, Plain, seed) for seed, name in enumerate(here.sites)]
-        states = [site.result()["state"] for site in sites]
+        results = [site.result() for site in sites]
+        states = [result["state"] for result in results]
         assert coordinator.result() == "finished"
+        metrics = here.events("metrics")
+        assert [(event["version"], event["sites"]) for event in metrics] == [(version, 3) for version in range(1, 6)]
+        assert metrics[-1]["metrics"]["val_loss"] == pytest.approx(results[0]["metrics"]["val_loss"], rel=1e-5)
         ends[mode] = here.model(5)
         assert all(torch.equal(state[name], ends[mode][name]) for state in states for name in state)
     for name, tensor in ends["off"].items():

@@ -10,7 +10,6 @@ from lightning_fed.errors import ModelMismatchError, ProtocolError, QuorumLostEr
 from lightning_fed.plan import FederationPlan, Masking
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.coordinator import DEADLINE, GATHER
-from lightning_fed.protocol.masked_collection import STAGE
 from lightning_fed.update.global_model import state_bytes
 from lightning_fed.update.layout import Layout, TensorSpec
 
@@ -385,7 +384,7 @@ def test_whatever_is_lost_delayed_or_restarted_every_model_is_the_mean_of_its_pa
             w.perform(w.coordinator.lost(name))
             w.connect(name)
         w.settle()
-        for timer in [STAGE, DEADLINE] * 5:
+        for timer in ["masked update", DEADLINE] * 5:
             if w.coordinator.outcome is None and timer in w.timers and w.coordinator.phase == "collecting":
                 w.expire(timer)
                 w.settle()

@@ -11,7 +11,6 @@ from lightning_fed.plan import FederationPlan, Masking
 from lightning_fed.policy import SitePolicy
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.coordinator import DEADLINE
-from lightning_fed.protocol.masked_collection import STAGE
 
 
 @pytest.fixture
@@ -122,7 +121,7 @@ def test_a_site_that_never_advertises_is_left_out_after_the_stages_time(masked):
     w.sites.pop("site-3")
     w.settle()
     assert w.saved == []
-    w.expire(STAGE)
+    w.expire("masked update")
     w.settle()
     assert w.events("round_finished")[0]["participants"] == w.names[:3]
     assert_every_model_is_the_mean_of_its_participants(w)
@@ -135,14 +134,14 @@ def test_below_the_threshold_the_round_fails_and_is_tried_again_with_fresh_keys(
     original = Wire.train
     w.train = lambda name: False if name in w.names[2:] and w.sites[name].joined else original(w, name)
     w.settle()
-    first = {name: w.sites[name]._masked._machine for name in w.names}
+    first = {name: w.sites[name]._masked._machines["update"] for name in w.names}
     w.expire(DEADLINE)
     assert "2 sites sent a masked vector" in w.events("round_failed")[0]["reason"]
     w.train = original.__get__(w)
     w.settle()
     assert w.events("round_finished")[0]["participants"] == w.names
     assert_every_model_is_the_mean_of_its_participants(w)
-    assert all(w.sites[name]._masked._machine is not first[name] for name in w.names)
+    assert all(w.sites[name]._masked._machines["update"] is not first[name] for name in w.names)
 
 
 def test_a_coordinator_that_dies_after_the_reveal_may_open_the_same_sum_again_and_no_other(masked):
@@ -193,8 +192,7 @@ def test_a_substituted_key_stops_the_site_that_sees_it(masked):
                         ]
                     )
                     step = masking.Cohort(step.round, step.attempt, step.purpose, (forged, *rest))
-                    data = masking.encode(step)
-                    message = m.Masking(action.message.round, action.message.attempt, data)
+                    message = m.Masking("update", action.message.round, action.message.attempt, masking.encode(step))
                     action = type(action)(action.site, message)
             changed.append(action)
         perform(changed)
@@ -228,3 +226,66 @@ def test_too_few_sites_for_the_threshold_is_a_lost_quorum(masked):
     w.settle()
     assert isinstance(w.coordinator.outcome, QuorumLostError)
     assert "3 are needed" in str(w.coordinator.outcome)
+
+
+def reporting(wire_, rounds, metrics):
+    """Let every site report ``metrics[name]`` of each version as soon as it has it."""
+    original = Wire.train
+    reported = set()
+
+    def train(name):
+        site = wire_.sites[name]
+        if site.model and site.model[0] > 0 and (name, site.model[0]) not in reported:
+            reported.add((name, site.model[0]))
+            wire_.up[name].extend(site.report(site.model[0], metrics[name]))
+            return True
+        return original(wire_, name)
+
+    wire_.train = train
+
+
+def test_masked_metrics_give_the_mean_and_no_site_sends_its_own(wire):
+    w = wire(rounds=2, sites=3, quorum=3, metrics=["auroc", "loss"], masking="required")
+    values = [{"auroc": 0.5, "loss": -2.5}, {"auroc": 0.75, "loss": 1e3}, {"auroc": 0.9, "loss": float("nan")}]
+    reporting(w, 2, dict(zip(w.names, values, strict=True)))
+    sent = []
+    receive = w.coordinator.receive
+    w.coordinator.receive = lambda site, message, chunk=None: (sent.append(message), receive(site, message, chunk))[1]
+    for name in w.names:
+        w.connect(name)
+    w.settle()
+    events = w.events("metrics")
+    assert [event["version"] for event in events] == [1, 2]
+    for event in events:
+        assert event["sites"] == 3
+        assert event["metrics"]["auroc"] == pytest.approx((0.5 + 0.75 + 0.9) / 3, abs=1e-6)
+        assert event["metrics"]["loss"] == pytest.approx((1e3 - 2.5) / 2, abs=1e-6)
+    assert not any(isinstance(message, m.Report) for message in sent)
+    assert not any(site.reporting for site in w.sites.values())
+
+
+def test_masked_metrics_survive_a_site_that_goes_before_it_reports(wire):
+    w = wire(rounds=1, sites=4, quorum=3, metrics=["auroc"], masking="required")
+    reporting(w, 1, {name: {"auroc": 0.5} for name in w.names})
+    train = w.train
+    w.train = lambda name: (
+        False if name == "site-3" and w.sites[name].model and w.sites[name].model[0] == 1 else train(name)
+    )
+    for name in w.names:
+        w.connect(name)
+    w.settle()
+    assert w.events("metrics") == []
+    w.up["site-3"].extend(w.sites["site-3"].leave(m.Leave("failed")))
+    w.settle()
+    (event,) = w.events("metrics")
+    assert event["sites"] == 3
+    assert event["metrics"]["auroc"] == pytest.approx(0.5, abs=1e-6)
+
+
+def test_metrics_in_the_clear_are_refused_when_the_plan_masks(wire):
+    w = wire(rounds=1, sites=3, quorum=3, metrics=["auroc"], masking="required")
+    for name in w.names:
+        w.connect(name)
+    w.settle()
+    with pytest.raises(ProtocolError, match="in the clear"):
+        w.coordinator.receive("site-0", m.Report(1, {"auroc": 0.5}))

@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -131,7 +132,7 @@ def test_the_coordinator_gets_the_whole_plan():
     settings = simulation()
     config = coordinator_config(settings, "tcp://127.0.0.1:5", Path("run/store"), KEYS)
     local = config["plan"].pop("local")
-    assert FederationPlan(local=LocalTraining(**local), **config["plan"]) == settings.plan
+    assert msgspec.convert({**config["plan"], "local": local}, FederationPlan) == settings.plan
     assert (config["store"], config["seed"]) == ("run/store", 11)
 
 
