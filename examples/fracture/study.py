@@ -8,6 +8,7 @@ What was finished before is not done again.
 """
 
 import argparse
+import dataclasses
 import json
 import statistics
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 
 from lightning_fed.radiology.synthetic.study import write_study
 from lightning_fed.simulation.config import read_config
+from lightning_fed.simulation.expansion import deep_merge
 from lightning_fed.simulation.simulate import simulate
 
 IMAGES_PER_SITE = 400
@@ -35,16 +37,16 @@ def aurocs(config: str, seed: int) -> dict[str, float]:
     data, run = f"data/wrists-seed{seed}", Path(f"runs/study-seed{seed}")
     write_study(data, images_per_site=IMAGES_PER_SITE, seed=seed)
     simulation = read_config(["--config", config])
+    assert simulation.baselines is not None
     roots = [f"{data}/{site}" for site in simulation.sites]
+    pooled = deep_merge(simulation.baselines.pooled, {"init_args": {"roots": roots}})
     code = simulate(
-        read_config(
-            [
-                *("--config", config),
-                f"--run={run}",
-                f"--seed={seed}",
-                f"--data.init_args.root={data}/{{site}}",
-                f"--baselines.pooled.init_args.roots={json.dumps(roots)}",
-            ]
+        dataclasses.replace(
+            simulation,
+            run=str(run),
+            seed=seed,
+            data=deep_merge(simulation.data, {"init_args": {"root": f"{data}/{{site}}"}}),
+            baselines=dataclasses.replace(simulation.baselines, pooled=pooled),
         )
     )
     if code:
