@@ -292,7 +292,7 @@ class CoordinatorSession:
         size = min(self.plan.cohort_size or len(ready), len(ready))
         cohort = frozenset(self._draw.sample(ready, size))
         self._collection = self._new_collection(self.model, cohort)
-        started = {"round": self._collection.round, "attempt": self._attempt, "cohort": sorted(cohort)}
+        started = {"round": self._collection.round, "attempt": self._failures + 1, "cohort": sorted(cohort)}
         return [
             Record("round_started", started),
             Wake(DEADLINE, self.plan.round_deadline_s),
@@ -370,7 +370,7 @@ class CoordinatorSession:
         assert collection is not None
         reason = f"{why}: {len(collection.participants)} of {self.plan.quorum} updates needed (plan.quorum)"
         actions: list[Action] = [
-            Record("round_failed", {"round": collection.round, "attempt": self._attempt, "reason": reason})
+            Record("round_failed", {"round": collection.round, "attempt": self._failures + 1, "reason": reason})
         ]
         self.phase = "gathering"
         self._failures += 1

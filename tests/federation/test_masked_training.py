@@ -75,7 +75,6 @@ def test_a_coordinator_killed_in_a_masked_round_goes_on_with_fresh_keys(federati
     states = [site.result()["state"] for site in sites]
     assert again.result() == "finished"
     assert [event["round"] for event in here.events("round_finished")] == [1, 2, 3]
-    assert here.events("round_started")[-1]["attempt"] > 10_000
     assert all(torch.equal(states[0][name], tensor) for name, tensor in here.model(3).items())
 
 
