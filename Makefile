@@ -31,3 +31,5 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/rounds.py --sites 4 --params 11200000
+	$(BIN)/python benchmarks/masking.py --sites 8 --params 11200000
+	$(BIN)/python benchmarks/compression_kernels.py
