@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule
 
 from lightning_fed.coordinator.events import EventLog
 from lightning_fed.coordinator.store import Store
-from lightning_fed.errors import FederationError, ModelMismatchError, ProtocolError
+from lightning_fed.errors import FederationError, IdentityError, ModelMismatchError, ProtocolError
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.actions import Action, Record, Save, Send, Wake
@@ -19,6 +19,12 @@ from lightning_fed.transport.hub import Hub, Traffic
 from lightning_fed.transport.identity import Identity, Roster
 from lightning_fed.update.global_model import GlobalModel
 from lightning_fed.update.layout import layout_of
+
+_KINDS: dict[type[FederationError], m.RefusalKind] = {
+    IdentityError: "IdentityError",
+    ModelMismatchError: "ModelMismatchError",
+    ProtocolError: "ProtocolError",
+}
 
 _log = logging.getLogger(__name__)
 
@@ -120,10 +126,9 @@ class Coordinator:
             self._perform(self._session.receive(site, message, chunk))
             if isinstance(message, m.Leave):
                 self._hub.forget(site)
-        except (ProtocolError, ModelMismatchError) as error:
+        except (ProtocolError, ModelMismatchError, IdentityError) as error:
             reason = str(error)[: m.MAX_REASON]
-            kind: m.RefusalKind = "ModelMismatchError" if isinstance(error, ModelMismatchError) else "ProtocolError"
-            self._hub.send(site, m.Refused(kind, reason))
+            self._hub.send(site, m.Refused(_KINDS[type(error)], reason))
             self._hub.forget(site)
             self._perform(self._session.refused(site, reason))
 
