@@ -35,6 +35,10 @@ _RECONNECTION_S = 5.0
 """How long a site may be away before its round goes on without it: longer than a reconnection takes."""
 
 
+_LAST_WORDS_S = 1.0
+"""How long a coordinator that stops keeps listening, so that refused sites learn the reason."""
+
+
 class Coordinator:
     """Runs one federation from the newest stored global model to the plan's last round.
 
@@ -97,6 +101,7 @@ class Coordinator:
                 self._turn()
             if isinstance(self._session.outcome, FederationError):
                 self._events.write("stopped", {"reason": str(self._session.outcome)})
+                self._hub.hear_out(_LAST_WORDS_S)
                 raise self._session.outcome
         finally:
             self._hub.close()

@@ -1,5 +1,6 @@
 """The coordinator's socket: who is connected, and what they say."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -145,6 +146,17 @@ class Hub:
             raise
         self.traffic.down += sum(len(frame) for frame in frames)
         return True
+
+    def hear_out(self, seconds: float) -> None:
+        """Read and drop what still comes, for a while.
+
+        A TCP connection that is closed with unread bytes is reset, and a reset takes the other side's unread last
+        message with it.
+        """
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            for _ in self.receive(left):
+                pass
 
     def close(self, linger_s: float = 2.0) -> None:
         """Let the last messages out and close."""
