@@ -45,7 +45,8 @@ class FractureClassifier(LightningModule):
         self.weight_decay = weight_decay
         self.network = _network(backbone, width, dropout)
         self.loss = nn.BCEWithLogitsLoss()
-        self.val_auroc = BinaryAUROC()
+        # Binned, so that a federation can sum it over hospitals under masks and know the exact value over all of them.
+        self.val_auroc = BinaryAUROC(thresholds=500)
         self.test_auroc = BinaryAUROC()
         self.test_sensitivity = BinaryRecall()
         self.test_specificity = BinarySpecificity()

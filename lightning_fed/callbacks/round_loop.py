@@ -15,8 +15,10 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.data import extract_batch_size
 from safetensors.torch import load
 from torch import Tensor
+from torchmetrics import Metric
 
 import lightning_fed
+from lightning_fed.callbacks.metric_states import state_size, state_values, summable_metrics, value_of_sums
 from lightning_fed.errors import FederationError, PlanRefusedError, ProtocolError, UpdateRefusedError
 from lightning_fed.plan import FederationPlan
 from lightning_fed.policy import SitePolicy
@@ -70,6 +72,7 @@ class RoundLoop(Callback):
         self._first_step = 0
         self._reported = -1
         self._finished = False
+        self._summable: dict[str, Metric] = {}
 
     # Joining and leaving
 
@@ -92,7 +95,9 @@ class RoundLoop(Callback):
         self._policy.check_names(
             [spec.name for spec in (*self.layout.exchanged, *self.layout.frozen)], self._identity.name
         )
-        self._tell(lambda session: session.join(self.layout))
+        self._summable = summable_metrics(pl_module, self.plan.metrics)
+        sizes = {name: state_size(metric) for name, metric in self._summable.items()}
+        self._tell(lambda session: session.join(self.layout, sizes))
         wanted = self._from_first(
             trainer, "the global model", lambda s: "initial" if s.initial_wanted else s.model and s.joined and "model"
         )
@@ -235,7 +240,16 @@ class RoundLoop(Callback):
                 f"{sorted(trainer.callback_metrics)}."
             )
         if metrics:
-            self._tell(lambda session: session.report(version, metrics))
+            summable = self._summable
+            states = {name: state_values(metric) for name, metric in summable.items() if name in metrics}
+            self._tell(
+                lambda session: session.report(
+                    version,
+                    metrics,
+                    states,
+                    lambda sums: {name: value_of_sums(summable[name], values) for name, values in sums.items()},
+                )
+            )
 
     # Checkpoints
 

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from lightning_fed.errors import FederationError, ProtocolError, QuorumLostError
+from lightning_fed.errors import FederationError, ModelMismatchError, ProtocolError, QuorumLostError
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.actions import Action, Record, Save, Send, Wake
@@ -32,6 +32,7 @@ from lightning_fed.protocol.reports import Reports
 from lightning_fed.protocol.streams import chunk_count, chunk_of
 from lightning_fed.update.global_model import GlobalModel, largest_state_bytes
 from lightning_fed.update.layout import Layout, check_same_layout, check_sound
+from lightning_fed.update.metric_sum import LARGEST_STATE
 
 GATHER = "gather"
 DEADLINE = "deadline"
@@ -95,6 +96,7 @@ class CoordinatorSession:
         self._paused = False
         self._reports = Reports(plan.metrics)
         self._masked_reports: MaskedReports | None = None
+        self._metric_sizes: dict[str, int] | None = None
         self._awaited: set[str] = set()
 
     # What the service calls
@@ -143,8 +145,8 @@ class CoordinatorSession:
                 state.ready = False
                 state.upload = None
                 return [Send(site, m.Welcome(self.run, self.plan.to_bytes()))]
-            case m.Join(layout):
-                return self._joining(site, layout)
+            case m.Join():
+                return self._joining(site, message)
             case m.Leave():
                 return self._left(site, message.reason)
         if not state.ready:
@@ -164,6 +166,8 @@ class CoordinatorSession:
                 )
             case m.Withdraw(round, reason):
                 return self._withdrawn(site, round, reason)
+            case m.Computed():
+                return self._masked_reports.computed(site, message) if self._masked_reports else []
             case m.Report() if self.plan.masking.mode == "required":
                 raise ProtocolError(f"site {site!r} reported metrics in the clear, and the plan masks them.")
             case m.Report(version, metrics):
@@ -193,24 +197,25 @@ class CoordinatorSession:
             self._gathered = True
             if self.phase == "closing":
                 self.outcome = "finished"
-                return self._reports.close()
+                return self._last_metrics()
             return self._begin_if_possible()
         if timer == DEADLINE and self._collection:
             return self._after_collection(self._collection.close())
         if isinstance(self._collection, MaskedCollection) and timer == self._collection.timer:
             return self._after_collection(self._collection.expired())
         if self._masked_reports and timer == self._masked_reports.timer:
-            return [*self._masked_reports.expired(), *self._masked_reports.outcome()]
+            return self._masked_reports.expired()
         return []
 
     # Joining
 
-    def _joining(self, site: str, layout: Layout) -> list[Action]:
-        state = self._sites[site]
+    def _joining(self, site: str, join: m.Join) -> list[Action]:
+        state, layout = self._sites[site], join.layout
         if self._layout is None:
             check_sound(layout)
             self._layout = layout
         check_same_layout(self._layout, layout, site)
+        self._check_metrics(site, join.metrics)
         state.ready, state.left = True, None
         actions: list[Action] = [Record("site_joined", {"site": site})]
         if self.model is None:
@@ -225,6 +230,20 @@ class CoordinatorSession:
         if collection and site in collection.cohort:
             actions += self._after_collection(collection.rejoin(site))
         return [*actions, *self._begin_if_possible()]
+
+    def _check_metrics(self, site: str, sizes: dict[str, int]) -> None:
+        if not set(self.plan.metrics).issuperset(sizes) or not all(0 < n <= LARGEST_STATE for n in sizes.values()):
+            raise ProtocolError(
+                f"site {site!r} announced metrics {sizes} that the plan does not name or has no room for."
+            )
+        if self._metric_sizes is None:
+            self._metric_sizes = sizes
+        if sizes != self._metric_sizes:
+            raise ModelMismatchError(
+                f"site {site!r} has other metrics than the federation: the states that can be summed have "
+                f"{sizes} numbers at the site and {self._metric_sizes} in the federation. Give the site the same "
+                "LightningModule with the same arguments."
+            )
 
     def _admitted(self, site: str, model: GlobalModel) -> list[Action]:
         return [
@@ -359,11 +378,14 @@ class CoordinatorSession:
 
     def _begin_reports(self, version: int, participants: frozenset[str]) -> list[Action]:
         """Ask those who trained, and so validate the model next, for its metrics."""
+        before = self._masked_reports.finish({}) if self._masked_reports else []
         cohort = participants & set(self._ready())
         if len(cohort) < self._fewest:
-            return []
-        self._masked_reports = MaskedReports(self.plan, version, self._attempt, self._signing_keys, cohort)
-        return self._masked_reports.begin()
+            return before
+        self._masked_reports = MaskedReports(
+            self.plan, self._metric_sizes or {}, version, self._attempt, self._signing_keys, cohort
+        )
+        return [*before, *self._masked_reports.begin()]
 
     def _failed(self, why: str) -> list[Action]:
         collection, self._collection = self._collection, None
@@ -400,7 +422,7 @@ class CoordinatorSession:
     def _without(self, site: str) -> list[Action]:
         actions: list[Action] = []
         if self._masked_reports and site in self._masked_reports.cohort:
-            actions += [*self._masked_reports.drop(site), *self._masked_reports.outcome()]
+            actions += self._masked_reports.drop(site)
         if site == self._initial_from and self.model is None:
             self._initial_from = next(iter(self._ready()), None)
             if self._initial_from:
@@ -442,5 +464,8 @@ class CoordinatorSession:
     def _finish_if_all_gone(self) -> list[Action]:
         if self.phase == "closing" and not self._awaited and not self._ready():
             self.outcome = "finished"
-            return self._reports.close()
+            return self._last_metrics()
         return []
+
+    def _last_metrics(self) -> list[Action]:
+        return [*self._reports.close(), *(self._masked_reports.finish({}) if self._masked_reports else [])]

@@ -1,4 +1,8 @@
-"""The sites' metrics of one global model as a masked sum: the coordinator learns their mean and nobody's own."""
+"""The sites' metrics of one global model as a masked sum: nobody's own values are learned.
+
+Of a plain value the coordinator learns the mean. Of a metric that is computed from sums it learns the summed state, and
+the sites, who have the metric, compute from it what one data set in one place would have given.
+"""
 
 from collections.abc import Mapping
 
@@ -19,6 +23,7 @@ class MaskedReports(MaskedSum):
 
     Args:
         plan: the plan.
+        sizes: by metric, the numbers of its state; 0 for a plain value.
         version: the global model's version.
         attempt: later than every attempt before, also across restarts of the coordinator.
         roster: signing keys (32 bytes) of all sites of the federation by name.
@@ -26,11 +31,18 @@ class MaskedReports(MaskedSum):
     """
 
     def __init__(
-        self, plan: FederationPlan, version: int, attempt: int, roster: Mapping[str, bytes], cohort: frozenset[str]
+        self,
+        plan: FederationPlan,
+        sizes: Mapping[str, int],
+        version: int,
+        attempt: int,
+        roster: Mapping[str, bytes],
+        cohort: frozenset[str],
     ) -> None:
-        self._code = metric_code(plan, len(roster))
+        self._code = metric_code(plan, sizes, len(roster))
         super().__init__(plan, "metrics", version, attempt, roster, cohort, self._code.length, RING_BITS)
-        self._means: dict[str, float] = {}
+        self._sums: dict[str, tuple[int, list[float]]] = {}
+        self._told = self._recorded = False
 
     def begin(self) -> list[Action]:
         """Ask the cohort to agree on keys."""
@@ -47,18 +59,44 @@ class MaskedReports(MaskedSum):
             return []
         message = masking.decode_from_site(step.data)
         if not isinstance(message, masking.Masked):
-            return [*self.receive(site, message), *self.outcome()]
+            return self.receive(site, message)
         if not self.takes_vectors:
             raise ProtocolError(f"site {site!r} sent masked metrics before its keys were agreed on.")
         return self.add(site, message, unpack(step.payload, RING_BITS, self._code.length))
 
     def opened(self, words: RingVector, survivors: int) -> None:
         """Take the opened sum."""
-        self._means = self._code.means(words)
+        self._sums = self._code.sums(words)
 
-    def outcome(self) -> list[Action]:
-        """The record of the means, once they are known."""
-        if self.open or self.failure or not self._means:
+    def advance(self) -> list[Action]:
+        """Take every step for which all answers are there; in the end, tell the sites the sums."""
+        actions = super().advance()
+        if self.open or self._told:
+            return actions
+        self._told = True
+        sums = {name: values for name, (_, values) in self._sums.items() if self._code.sizes[name]}
+        actions += [Send(site, m.MetricSums(self.round, sums)) for site in sorted(self.cohort - self._dropped)]
+        return actions if sums else [*actions, *self.finish({})]
+
+    def computed(self, site: str, message: m.Computed) -> list[Action]:
+        """What a site computed from the sums; the first answer is taken.
+
+        Raises:
+            ProtocolError: it names a metric that was not summed.
+        """
+        if message.version != self.round or not self._told or self._recorded:
             return []
-        means, self._means = self._means, {}
-        return [Record("metrics", {"version": self.round, "sites": len(self.participants), "metrics": means})]
+        if not {name for name in self._sums if self._code.sizes[name]}.issuperset(message.metrics):
+            raise ProtocolError(f"site {site!r} computed metrics that were not summed: {sorted(message.metrics)}.")
+        return self.finish(message.metrics)
+
+    def finish(self, computed: Mapping[str, float]) -> list[Action]:
+        """Record the means, and what was computed from the sums."""
+        if self._recorded:
+            return []
+        self._recorded = True
+        means = {name: values[0] / n for name, (n, values) in self._sums.items() if not self._code.sizes[name]}
+        metrics = dict(sorted({**means, **computed}.items()))
+        if not metrics:
+            return []
+        return [Record("metrics", {"version": self.round, "sites": len(self.participants), "metrics": metrics})]

@@ -1,6 +1,6 @@
 """A site's part in the federation's masked sums, and the codes that both sides share."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -43,9 +43,11 @@ def contribution_code(plan: FederationPlan, terms: Terms, size: int, bound: floa
     return Contribution(size, FixedPoint(plan.masking.bits, terms.largest_cohort, bound))
 
 
-def metric_code(plan: FederationPlan, members: int) -> MetricSum:
-    """The code of the plan's metrics in a federation of so many sites."""
-    return MetricSum(tuple(sorted(plan.metrics)), terms_of(plan, members).largest_cohort)
+def metric_code(plan: FederationPlan, sizes: Mapping[str, int], members: int) -> MetricSum:
+    """The code of the plan's metrics, whose states have so many numbers, in a federation of so many sites."""
+    return MetricSum(
+        {name: sizes.get(name, 0) for name in sorted(plan.metrics)}, terms_of(plan, members).largest_cohort
+    )
 
 
 class MaskedSums:
@@ -57,16 +59,24 @@ class MaskedSums:
         roster: signing keys (32 bytes) of all sites by name.
         plan: the accepted plan.
         size: number of values P of an update.
+        metrics: by metric, the numbers of its state; 0 or nothing for a plain value.
     """
 
     def __init__(
-        self, site: str, signing_key: Ed25519PrivateKey, roster: Mapping[str, bytes], plan: FederationPlan, size: int
+        self,
+        site: str,
+        signing_key: Ed25519PrivateKey,
+        roster: Mapping[str, bytes],
+        plan: FederationPlan,
+        size: int,
+        metrics: Mapping[str, int],
     ) -> None:
         self._site = site
         self._signing_key = signing_key
         self._roster = roster
         self._plan = plan
         self._size = size
+        self._metrics = dict(metrics)
         self._terms = terms_of(plan, len(roster))
         self._machines: dict[m.Purpose, MaskingSite] = {}
         self._bound = 0.0
@@ -148,14 +158,14 @@ class MaskedSums:
         message = machine.mask(words, code.code.bits)
         return _wrapped(machine, message), pack(words, code.code.bits)
 
-    def masked_metrics(self, metrics: dict[str, float]) -> m.Masking:
+    def masked_metrics(self, metrics: Mapping[str, Sequence[float]]) -> m.Masking:
         """The metrics as they may be sent.
 
         Raises:
             ProtocolError: the keys are not agreed yet, or something was masked under them before.
         """
         machine = self._machines["metrics"]
-        words = metric_code(self._plan, len(self._roster)).encode(metrics)
+        words = metric_code(self._plan, self._metrics, len(self._roster)).encode(metrics)
         message = _wrapped(machine, machine.mask(words, RING_BITS))
         return msgspec.structs.replace(message, payload=pack(words, RING_BITS))
 

@@ -46,9 +46,10 @@ class Welcome(Message, frozen=True):
 
 
 class Join(Message, frozen=True):
-    """Site: accepts the plan and describes its model."""
+    """Site: accepts the plan and describes its model; ``metrics`` holds by name the numbers of a summable state."""
 
     layout: Layout
+    metrics: dict[str, int] = {}
 
 
 class Joined(Message, frozen=True):
@@ -165,6 +166,20 @@ class Report(Message, frozen=True):
     metrics: dict[str, float]
 
 
+class MetricSums(Message, frozen=True):
+    """Coordinator: the opened sums of the metrics' states of a version; empty if there is nothing to compute."""
+
+    version: int
+    sums: dict[str, list[float]]
+
+
+class Computed(Message, frozen=True):
+    """Site: what the metrics compute from the sums."""
+
+    version: int
+    metrics: dict[str, float]
+
+
 LeaveReason = Literal["done", "stopped", "failed", "refused"]
 
 
@@ -194,7 +209,7 @@ class Ping(Message, frozen=True):
     """Coordinator: are you there? Needs no answer: that it can be sent is one."""
 
 
-FromSite = Hello | Join | Fetch | Offer | Chunk | Masking | Withdraw | Report | Leave
+FromSite = Hello | Join | Fetch | Offer | Chunk | Masking | Withdraw | Report | Computed | Leave
 FromCoordinator = (
     Welcome
     | Joined
@@ -202,6 +217,7 @@ FromCoordinator = (
     | Model
     | Begin
     | BeginReport
+    | MetricSums
     | Masking
     | Chunk
     | Credit

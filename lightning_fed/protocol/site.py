@@ -12,7 +12,7 @@ Two rules hold the federation together:
 2. Whatever the coordinator says is checked against what the site agreed to; what does not fit is a ``ProtocolError``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,9 @@ from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.masked_site import MaskedSums
 from lightning_fed.protocol.streams import Assembly, chunk_count, chunk_of
 from lightning_fed.update.layout import Layout
+
+Compute = Callable[[Mapping[str, Sequence[float]]], dict[str, float]]
+"""Makes the metrics' values of their summed states."""
 
 Outgoing = tuple[m.Message, memoryview | None]
 """A message to send, with the chunk that follows it, if any."""
@@ -94,7 +97,9 @@ class SiteSession:
         self._roster = roster or {}
         self._masked: MaskedSums | None = None
         self._held: _Held | None = None
-        self._report: tuple[int, dict[str, float]] | None = None
+        self._metrics: dict[str, int] = {}
+        self._report: tuple[int, Mapping[str, Sequence[float]]] | None = None
+        self._compute: tuple[int, Compute] | None = None
         self.site = site
         self._process = process
         self._package = package
@@ -154,6 +159,8 @@ class SiteSession:
                 if self._masked is None:
                     raise ProtocolError("the coordinator began masked metrics, and the plan does not mask anything.")
                 return [(self._masked.begin_report(message), None)]
+            case m.MetricSums():
+                return self._summed(message)
             case m.Masking():
                 return self._masking_step(message)
             case m.Chunk(stream, version, index):
@@ -174,14 +181,15 @@ class SiteSession:
 
     # What the trainer calls
 
-    def join(self, layout: Layout) -> list[Outgoing]:
-        """Accept the plan and describe the model."""
+    def join(self, layout: Layout, metrics: Mapping[str, int] | None = None) -> list[Outgoing]:
+        """Accept the plan and describe the model, and by name how many numbers a metric's summable state has."""
         self._layout = layout
+        self._metrics = dict(metrics or {})
         if self.plan and self.plan.masking.mode == "required" and self._masked is None:
             if self._signing_key is None:
                 raise ProtocolError(f"site {self.site!r} has no signing key, and the plan masks updates.")
-            self._masked = MaskedSums(self.site, self._signing_key, self._roster, self.plan, layout.size)
-        return [(m.Join(layout), None)] if self._open else []
+            self._masked = MaskedSums(self.site, self._signing_key, self._roster, self.plan, layout.size, self._metrics)
+        return [(m.Join(layout, self._metrics), None)] if self._open else []
 
     def offer_initial(self, state: bytes) -> list[Outgoing]:
         """Give the initial global model (safetensors bytes of the state dict)."""
@@ -199,17 +207,27 @@ class SiteSession:
         self._withdrawn = m.Withdraw(round, reason[: m.MAX_REASON])
         return [(self._withdrawn, None)] if self.joined else []
 
-    def report(self, version: int, metrics: dict[str, float]) -> list[Outgoing]:
-        """Report the plan's metrics of a global model; under masks, as soon as the keys are agreed on."""
+    def report(
+        self, version: int, metrics: Mapping[str, float], states: Mapping[str, Sequence[float]], compute: "Compute"
+    ) -> list[Outgoing]:
+        """Report the plan's metrics of a global model; under masks, as soon as the keys are agreed on.
+
+        Args:
+            version: the global model's version.
+            metrics: values by name.
+            states: for metrics with a summable state, its numbers, which go into the masked sum instead of the value.
+            compute: makes values of summed states.
+        """
         if self._masked is None:
-            return [(m.Report(version, metrics), None)] if self.joined else []
-        self._report = (version, metrics)
+            return [(m.Report(version, dict(metrics)), None)] if self.joined else []
+        self._report = (version, {**{name: [value] for name, value in metrics.items()}, **states})
+        self._compute = (version, compute)
         return self._send_report()
 
     @property
     def reporting(self) -> bool:
         """Whether masked metrics of this site are on their way and the sum needs it to stay."""
-        return self._masked is not None and (self._report is not None or self._masked.under_way("metrics"))
+        return self._compute is not None
 
     def leave(self, message: m.Leave) -> list[Outgoing]:
         """Go for good."""
@@ -227,7 +245,7 @@ class SiteSession:
         if self.plan is not None and plan != self.plan:
             raise ProtocolError("the coordinator changed the plan during the run. Start the site again to review it.")
         self.run, self.plan = run, plan
-        return self.join(self._layout) if self._layout is not None else []
+        return self.join(self._layout, self._metrics) if self._layout is not None else []
 
     def _announced(self, version: int, nbytes: int) -> list[Outgoing]:
         if self._layout is None or nbytes != 4 * self._layout.size:
@@ -295,6 +313,17 @@ class SiteSession:
             return []
         metrics, self._report = self._report[1], None
         return [(self._masked.masked_metrics(metrics), None)]
+
+    def _summed(self, message: m.MetricSums) -> list[Outgoing]:
+        """Compute what the sums say; every site can, and the coordinator takes the first answer."""
+        waiting = self._compute
+        if waiting is None or waiting[0] != message.version:
+            return []
+        self._compute = None
+        known = {name: values for name, values in message.sums.items() if self._metrics.get(name) == len(values)}
+        if known.keys() != message.sums.keys():
+            raise ProtocolError(f"sums of {sorted(message.sums)} came, which are not those of this site's metrics.")
+        return [(m.Computed(message.version, waiting[1](known)), None)] if known else []
 
     def _offer_held(self) -> list[Outgoing]:
         """Offer the held update, if its round is on and, when masked, its keys are agreed."""

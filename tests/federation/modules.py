@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torchmetrics.classification import BinaryAUROC
 
 from lightning_fed import FederatedStrategy
 
@@ -101,6 +102,37 @@ class TwoOptimizers(Plain):
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.net[0].parameters(), 0.05), torch.optim.Adam(self.net[2].parameters(), 0.01)
+
+
+class Graded(Plain):
+    """Classifies, and logs a binned AUROC that can be summed beside one that cannot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.val_auroc = BinaryAUROC(thresholds=100)
+        self.val_exact = BinaryAUROC()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        x, y = batch
+        scores, labels = torch.sigmoid(self.net(x)).flatten(), (y > 0).long().flatten()
+        self.val_auroc.update(scores, labels)
+        self.val_exact.update(scores, labels)
+        self.log("val_auroc", self.val_auroc, on_epoch=True)
+        self.log("val_exact", self.val_exact, on_epoch=True)
+
+
+def train_graded(strategy: dict[str, Any], folder: Path, seed: int) -> float:
+    """Fit on and validate with data of this site's own; returns the site's own last AUROC."""
+    fit = L.Trainer(
+        strategy=FederatedStrategy(**strategy),
+        accelerator="cpu",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        logger=False,
+        enable_checkpointing=False,
+    )
+    fit.fit(Graded(), loader(seed, 24, 8), loader(50 + seed, 20 + 7 * seed, 16))
+    return float(fit.callback_metrics["val_auroc"])
 
 
 class Poisoned(Plain):

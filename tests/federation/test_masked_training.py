@@ -4,8 +4,9 @@ import copy
 
 import pytest
 import torch
-from modules import Plain, loader, train
+from modules import Graded, Plain, examples, loader, train, train_graded
 from processes import Program
+from torchmetrics.classification import BinaryAUROC
 
 from lightning_fed import SitePolicy
 from lightning_fed.plan import Masking
@@ -41,6 +42,27 @@ def test_masked_training_ends_where_plain_training_does(federation):
         assert all(torch.equal(state[name], ends[mode][name]) for state in states for name in state)
     for name, tensor in ends["off"].items():
         torch.testing.assert_close(ends["required"][name], tensor, rtol=0, atol=1e-5)
+
+
+def test_the_coordinator_shows_the_exact_auroc_over_all_sites_and_sees_no_sites(federation):
+    here = federation(
+        sites=3, rounds=2, metrics=["val_auroc", "val_exact"], masking=Masking("required", bits=32, bound=256.0)
+    )
+    coordinator = here.coordinate(Graded)
+    own = [site.result() for site in [here.site(name, train_graded, seed) for seed, name in enumerate(here.sites)]]
+    coordinator.result()
+    events = here.events("metrics")
+    assert [event["version"] for event in events] == [1, 2]
+    for event in events:
+        model = Graded()
+        model.load_state_dict(here.model(event["version"]))
+        pooled = BinaryAUROC(thresholds=100)
+        for seed in range(3):
+            x, y = examples(50 + seed, 20 + 7 * seed)
+            pooled.update(torch.sigmoid(model.net(x)).flatten().detach(), (y > 0).long().flatten())
+        assert event["metrics"]["val_auroc"] == pytest.approx(float(pooled.compute()), abs=1e-6)
+    assert events[-1]["metrics"]["val_auroc"] != pytest.approx(sum(own) / 3, abs=1e-4)
+    assert not any(value in path.read_text() for path in [here.store / "events.jsonl"] for value in map(str, own))
 
 
 @pytest.mark.chaos

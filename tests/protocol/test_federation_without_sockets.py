@@ -333,7 +333,7 @@ def test_reported_metrics_are_averaged_over_the_sites(wire):
         w.connect(name)
     w.settle()
     for value, name in zip((0.5, 0.7, float("nan")), w.names, strict=True):
-        w.up[name].extend(w.sites[name].report(1, {"auroc": value}))
+        w.up[name].extend(w.sites[name].report(1, {"auroc": value}, {}, dict))
     w.settle()
     (event,) = w.events("metrics")
     assert event["version"] == 1

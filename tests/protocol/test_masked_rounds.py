@@ -237,7 +237,7 @@ def reporting(wire_, rounds, metrics):
         site = wire_.sites[name]
         if site.model and site.model[0] > 0 and (name, site.model[0]) not in reported:
             reported.add((name, site.model[0]))
-            wire_.up[name].extend(site.report(site.model[0], metrics[name]))
+            wire_.up[name].extend(site.report(site.model[0], metrics[name], {}, dict))
             return True
         return original(wire_, name)
 

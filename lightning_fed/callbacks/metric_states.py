@@ -1,0 +1,63 @@
+"""torchmetrics metrics whose states can be summed over sites, so that the sum gives the exact global value."""
+
+import copy
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from lightning.pytorch import LightningModule
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_sum
+
+from lightning_fed.update.metric_sum import LARGEST_STATE
+
+
+def summable_metrics(module: LightningModule, names: Iterable[str]) -> dict[str, Metric]:
+    """The module's metrics that are logged under their attribute's name and are computed from sums alone.
+
+    Binned curves (``BinaryAUROC(thresholds=200)``), confusion matrices, accuracies and sums are; a metric that keeps
+    every score, as ``BinaryAUROC()`` does, is not.
+    """
+    found = {name: getattr(module, name, None) for name in names}
+    return {name: metric for name, metric in found.items() if isinstance(metric, Metric) and _is_summable(metric)}
+
+
+def state_size(metric: Metric) -> int:
+    """How many numbers the metric's state has."""
+    return sum(state.numel() for state in _states(metric).values())
+
+
+def state_values(metric: Metric) -> list[float]:
+    """The numbers of the metric's state, in a fixed order."""
+    return [float(value) for state in _states(metric).values() for value in state.flatten().tolist()]
+
+
+def value_of_sums(metric: Metric, sums: Sequence[float]) -> float:
+    """What the metric computes from a summed state; NaN if it does not compute a single number.
+
+    Args:
+        metric: any site's metric; left as it is.
+        sums: as many numbers as the state has.
+    """
+    pooled = copy.deepcopy(metric).cpu()
+    pooled.reset()
+    values = torch.tensor(sums, dtype=torch.float64)
+    for name, state in _states(pooled).items():
+        part, values = values[: state.numel()], values[state.numel() :]
+        setattr(pooled, name, part.to(state.dtype).view(state.shape))
+    # Otherwise torchmetrics warns that compute was called before update.
+    pooled._update_count = 1
+    value = pooled.compute()
+    return float(value) if isinstance(value, torch.Tensor) and value.numel() == 1 else math.nan
+
+
+def _states(metric: Metric) -> dict[str, torch.Tensor]:
+    states = sorted(metric.metric_state.items())
+    return {name: state for name, state in states if isinstance(state, torch.Tensor)}
+
+
+def _is_summable(metric: Metric) -> bool:
+    # torchmetrics has no public way to ask how a state is combined.
+    summed = all(metric._reductions[name] is dim_zero_sum for name in metric.metric_state)
+    tensors = len(_states(metric)) == len(metric.metric_state)
+    return summed and tensors and 0 < state_size(metric) <= LARGEST_STATE
