@@ -8,7 +8,7 @@ import json
 import random
 import sys
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal, TypeVar
@@ -34,12 +34,23 @@ UPDATES = {
     "south": [1.0, 0.75, -0.5, 0.25, 2.0, 0.5],
     "west": [-0.5, 0.5, 0.25, -1.0, 1.5, 0.0],
 }
-METRICS = {"north": {"val_auroc": 0.75}, "south": {"val_auroc": 0.875}, "west": {"val_auroc": 0.5}}
+METRICS = {
+    "north": {"val_accuracy": 0.75, "val_loss": 0.5},
+    "south": {"val_accuracy": 0.875, "val_loss": 0.25},
+    "west": {"val_accuracy": 0.5, "val_loss": 1.0},
+}
+STATES = {"north": [90.0, 120.0], "south": [70.0, 80.0], "west": [100.0, 200.0]}
+"""Correct images and all images: what an accuracy is computed from."""
+
 LAYOUT = Layout((TensorSpec("classifier.weight", (2, 2), "float32"), TensorSpec("classifier.bias", (2,), "float32")))
 
 SHOWN_BYTES = 24
 
 _Kind = TypeVar("_Kind", bound=m.Message)
+
+
+def _accuracy(sums: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    return {name: correct / images for name, (correct, images) in sums.items()}
 
 
 @dataclass(frozen=True)
@@ -65,7 +76,7 @@ class Federation:
     """
 
     def __init__(self, mode: Literal["required", "off"], broken: bool = False) -> None:
-        plan = FederationPlan(rounds=1, metrics=["val_auroc"], masking=Masking(mode))
+        plan = FederationPlan(rounds=1, metrics=["val_accuracy", "val_loss"], masking=Masking(mode))
         keys = {name: Ed25519PrivateKey.generate() for name in EXAMPLES}
         roster = {name: key.public_key().public_bytes_raw() for name, key in keys.items()}
         self.sent: list[Sent] = []
@@ -99,13 +110,13 @@ class Federation:
         done = self._done[name]
         if site.plan and "join" not in done:
             done.add("join")
-            self._send(name, site.join(LAYOUT))
+            self._send(name, site.join(LAYOUT, {"val_accuracy": 2}))
         elif site.begun == 1 and "update" not in done:
             done.add("update")
             self._send(name, self._update(name, site))
         elif site.model and site.model[0] == 1 and "report" not in done:
             done.add("report")
-            self._send(name, site.report(1, METRICS[name]))
+            self._send(name, site.report(1, METRICS[name], {"val_accuracy": STATES[name]}, _accuracy))
         elif site.finished and not site.reporting and "leave" not in done:
             done.add("leave")
             self._send(name, site.leave(m.Leave("done")))
@@ -219,7 +230,7 @@ def side_by_side(off: Federation, once: Federation, again: Federation) -> str:
         ("the update", *(hexadecimal(federation.update_chunk()) for federation in (off, once, again))),
         ("its number of examples", *(f"`examples = {offer.examples}`" for offer in offers)),
         (
-            "the metric",
+            "the metrics",
             f"`{fields(off.first(m.Report))}`",
             *(hexadecimal(federation.masked_metrics()) for federation in (once, again)),
         ),

@@ -84,7 +84,7 @@ def test_the_clear_chunk_is_the_update_in_float32_and_the_masked_one_is_longer_b
 def test_what_is_hidden_is_in_no_byte_that_a_masked_site_sends(capture):
     sent = capture.Federation("required").sent
     assert not any(isinstance(one.message, m.Report) for one in sent)
-    assert not any(b"val_auroc" in one.data for one in sent)
+    assert not any(b"val_loss" in one.data for one in sent)
     values = capture.torch.tensor(capture.UPDATES["north"])
     for clear in (values, 120 * values):
         assert not any(clear.numpy().tobytes()[:8] in one.payload + one.data for one in sent)
