@@ -16,10 +16,16 @@ def summable_metrics(module: LightningModule, names: Iterable[str]) -> dict[str,
     """The module's metrics that are logged under their attribute's name and are computed from sums alone.
 
     Binned curves (``BinaryAUROC(thresholds=200)``), confusion matrices, accuracies and sums are; a metric that keeps
-    every score, as ``BinaryAUROC()`` does, is not.
+    every score, as ``BinaryAUROC()`` does, is not. States beyond ``LARGEST_STATE`` numbers in all are left out.
     """
-    found = {name: getattr(module, name, None) for name in names}
-    return {name: metric for name, metric in found.items() if isinstance(metric, Metric) and _is_summable(metric)}
+    summable: dict[str, Metric] = {}
+    left = LARGEST_STATE
+    for name in sorted(names):
+        metric = getattr(module, name, None)
+        if isinstance(metric, Metric) and _is_summable(metric) and state_size(metric) <= left:
+            summable[name] = metric
+            left -= state_size(metric)
+    return summable
 
 
 def state_size(metric: Metric) -> int:
@@ -60,4 +66,4 @@ def _is_summable(metric: Metric) -> bool:
     # torchmetrics has no public way to ask how a state is combined.
     summed = all(metric._reductions[name] is dim_zero_sum for name in metric.metric_state)
     tensors = len(_states(metric)) == len(metric.metric_state)
-    return summed and tensors and 0 < state_size(metric) <= LARGEST_STATE
+    return summed and tensors and state_size(metric) > 0

@@ -5,14 +5,17 @@ before it validates: so validation, checkpoints, early stopping and loggers see 
 own.
 """
 
+import copy
 import uuid
 from collections import defaultdict
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.data import extract_batch_size
+from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 from torchmetrics import Metric
@@ -72,13 +75,17 @@ class RoundLoop(Callback):
         self._first_step = 0
         self._reported = -1
         self._finished = False
+        self._validated = -1
+        self._limits: tuple[Any, ...] | None = None
         self._summable: dict[str, Metric] = {}
 
     # Joining and leaving
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Join: agree on the plan and the model, and start from the global weights."""
-        self._finished, self._reported = False, -1
+        self._finished, self._reported, self._validated, self._round = False, -1, -1, 0
+        fit, epoch = trainer.fit_loop, trainer.fit_loop.epoch_loop
+        self._limits = (fit.min_epochs, epoch.min_steps, trainer.val_check_interval, trainer.check_val_every_n_epoch)
         if trainer.is_global_zero:
             session = SiteSession(
                 self._identity.name,
@@ -102,16 +109,19 @@ class RoundLoop(Callback):
             trainer, "the global model", lambda s: "initial" if s.initial_wanted else s.model and s.joined and "model"
         )
         if wanted == "initial":
+            self._policy.check_names(pl_module.state_dict(), self._identity.name)
             state = state_bytes(pl_module.state_dict(), self.layout)
             self._tell(lambda session: session.offer_initial(state))
         frozen = self._from_first(trainer, "the frozen parameters", lambda s: None if s.frozen is None else (s.frozen,))
         if frozen[0]:
             self._load_frozen(pl_module, frozen[0])
         self._load_newest(trainer, pl_module, at_least=0)
+        # Validate when a round ends: only then the weights are the global model's.
         if self.plan.local.steps and trainer.val_check_interval == 1.0:
-            # Validate when a round ends and not when an epoch does: only then the weights are the global model's.
             trainer.val_check_interval = self.plan.local.steps * trainer.accumulate_grad_batches
             trainer.check_val_every_n_epoch = None
+        elif self.plan.local.epochs and trainer.check_val_every_n_epoch == 1:
+            trainer.check_val_every_n_epoch = self.plan.local.epochs
         rank_zero_info(
             f"site {self._identity.name!r} takes part in federation {self.plan.name!r} (run {self.run}): global model "
             f"{self.version} of {self.plan.rounds} rounds, {self.layout.size:,} values exchanged a round."
@@ -134,6 +144,10 @@ class RoundLoop(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Say goodbye if nothing else did: Lightning skips ``on_train_end`` when there is nothing to train."""
         self._leave("done" if self._finished else "stopped")
+        if self._limits:
+            # As the user set them, so that the Trainer can be used again.
+            fit, epoch, limits, self._limits = trainer.fit_loop, trainer.fit_loop.epoch_loop, self._limits, None
+            fit.min_epochs, epoch.min_steps, trainer.val_check_interval, trainer.check_val_every_n_epoch = limits
 
     # Rounds
 
@@ -150,7 +164,7 @@ class RoundLoop(Callback):
             # Training was over before this batch: the site sat out the last round. Undo the batch.
             self._load(trainer, pl_module, self._start)
             return
-        self._examples += extract_batch_size(batch)
+        self._examples += _examples_of(batch)
         self._epochs += trainer.is_last_batch
         local = self.plan.local
         if (
@@ -201,7 +215,7 @@ class RoundLoop(Callback):
         if refused or (self.plan and self.plan.local.optimizer_state == "reset"):
             for optimizer in trainer.optimizers:
                 optimizer.state = defaultdict(dict)
-        pl_module.log("federated_round", float(self.version), on_step=False, on_epoch=True, batch_size=1)
+        pl_module.log("federated_round", float(self.version), on_step=False, on_epoch=True, reduce_fx="max")
         over = self._from_first(trainer, "the coordinator", lambda s: (s.finished == self.version,))
         if over[0]:
             self._finish(trainer)
@@ -218,12 +232,16 @@ class RoundLoop(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report the plan's metrics if validation gave all of them."""
-        if self.plan and not trainer.sanity_checking and set(self.plan.metrics) <= trainer.callback_metrics.keys():
+        if self.plan is None or trainer.sanity_checking:
+            return
+        self._validated = self.version
+        if set(self.plan.metrics) <= trainer.callback_metrics.keys():
             self._report(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report those of the plan's metrics that there are."""
-        self._report(trainer)
+        """Report those of the plan's metrics that there are, unless validation is still to come."""
+        if self._validated == self.version or not trainer.enable_validation:
+            self._report(trainer)
 
     def _report(self, trainer: Trainer) -> None:
         plan, version = self.plan, self.version
@@ -239,8 +257,8 @@ class RoundLoop(Callback):
                 f"the plan asks for the metrics {missing}, which this model does not log; logged are "
                 f"{sorted(trainer.callback_metrics)}."
             )
-        if metrics:
-            summable = self._summable
+        if metrics or plan.masking.mode == "required":
+            summable = {name: copy.deepcopy(metric) for name, metric in self._summable.items()}
             states = {name: state_values(metric) for name, metric in summable.items() if name in metrics}
             self._tell(
                 lambda session: session.report(
@@ -280,7 +298,10 @@ class RoundLoop(Callback):
         self._start = flatten(tensors)
 
     def _load_frozen(self, pl_module: LightningModule, data: bytes) -> None:
-        state = load(data)
+        try:
+            state = load(data)
+        except SafetensorError as error:
+            raise ProtocolError(f"the coordinator's frozen parameters cannot be read: {error}.") from error
         for spec, tensor in zip(self.layout.frozen, tensors_of(pl_module, self.layout.frozen), strict=True):
             if spec.name not in state or tuple(state[spec.name].shape) != spec.shape:
                 raise ProtocolError(f"the coordinator's frozen parameters do not hold {spec}.")
@@ -321,3 +342,11 @@ class RoundLoop(Callback):
             rank_zero_info(f"the coordinator was not told that this site leaves: {error}")
         finally:
             connection.close()
+
+
+def _examples_of(batch: Any) -> int:
+    """Number of examples in a batch; 1 for a batch without a tensor to tell by, as each of a site's batches then is."""
+    try:
+        return extract_batch_size(batch)
+    except MisconfigurationException:
+        return 1

@@ -6,6 +6,7 @@ federation: there is no second record that could disagree with it.
 """
 
 import dataclasses
+import fcntl
 import io
 import secrets
 from collections.abc import Mapping
@@ -61,6 +62,13 @@ class Store:
             self._models.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"the store {folder} cannot be made: {error.strerror}. Choose another folder.") from error
+        self._lock = (folder / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StoreError(
+                f"another coordinator uses the store {folder}. Stop it, or choose another folder."
+            ) from error
         self._record = self._read_record()
         self.run = self._record.run
         self.starts = self._record.starts
@@ -100,6 +108,7 @@ class Store:
             StoreError: it could not be written.
         """
         self._exporter.shutdown(wait=True)
+        self._lock.close()
         self._wait_for_export()
 
     def _wait_for_export(self) -> None:

@@ -12,6 +12,7 @@ Three rules protect the site, whatever the coordinator sends:
 3. It masks once. Another attempt has fresh keys and closes this one; after revealing there is no other attempt.
 """
 
+import dataclasses
 import secrets
 from collections.abc import Mapping
 from enum import IntEnum
@@ -272,7 +273,7 @@ class MaskingSite:
             )
         self._forget(Phase.CLOSED)
         c = self.context
-        context = Context(c.federation, c.plan_hash, c.round, attempt, c.purpose)
+        context = dataclasses.replace(c, attempt=attempt)
         return MaskingSite(self.site, self._identity, self._roster, context, self.terms)
 
     def _header(self) -> tuple[int, int, str]:

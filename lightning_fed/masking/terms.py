@@ -32,6 +32,8 @@ class Context:
         round: the round, from 1 on.
         attempt: how often the round was tried before.
         purpose: what is summed. A round that opens several sums (votes, update, metrics) needs fresh masks for each.
+        binding: whatever else all sites must have been told alike, because a difference would show in the sum: the run,
+            the global model, the code's bound.
     """
 
     federation: str
@@ -39,13 +41,15 @@ class Context:
     round: int
     attempt: int
     purpose: str = "update"
+    binding: str = ""
 
     def __str__(self) -> str:
         return f"round {self.round}, attempt {self.attempt}, {self.purpose}"
 
     def to_bytes(self) -> bytes:
         """Canonical bytes."""
-        return canonical("context", self.federation, self.plan_hash, self.round, self.attempt, self.purpose)
+        fields = (self.federation, self.plan_hash, self.round, self.attempt, self.purpose, self.binding)
+        return canonical("context", *fields)
 
 
 @dataclass(frozen=True)

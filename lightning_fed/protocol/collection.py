@@ -76,12 +76,13 @@ class Uploads:
         """
         if offer.nbytes != self._nbytes:
             raise ProtocolError(f"an update of {offer.nbytes} bytes was offered; this model's has {self._nbytes}.")
-        actions = self.drop(site)
-        self._queue.append(site)
-        return [*actions, *self._start()]
+        self._running.pop(site, None)
+        if site not in self._queue:
+            self._queue.append(site)
+        return self.start()
 
     def chunk(self, site: str, chunk: m.Chunk, payload: memoryview | None) -> tuple[list[Action], memoryview | None]:
-        """Take a piece; the whole upload when it was the last one.
+        """Take a piece; the whole upload when it was the last one, after which ``start`` lets the next site begin.
 
         Raises:
             ProtocolError: it does not fit what the site offered.
@@ -93,15 +94,17 @@ class Uploads:
         if not upload.assembly.complete:
             return [Send(site, credit)] if credit else [], None
         del self._running[site]
-        return self._start(), upload.assembly.data
+        return [], upload.assembly.data
 
     def drop(self, site: str) -> list[Action]:
         """Forget a site's upload."""
         if site in self._queue:
             self._queue.remove(site)
-        return self._start() if self._running.pop(site, None) else []
+        self._running.pop(site, None)
+        return self.start()
 
-    def _start(self) -> list[Action]:
+    def start(self) -> list[Action]:
+        """Let waiting sites begin, as far as there is room."""
         actions: list[Action] = []
         while self._queue and len(self._running) < UPLOADS_AT_ONCE:
             site = self._queue.popleft()
@@ -178,11 +181,11 @@ class Collection:
         Raises:
             ProtocolError: it does not fit what the site offered.
         """
-        actions, data = self._uploads.chunk(site, chunk, payload)
+        credit, data = self._uploads.chunk(site, chunk, payload)
         if data is None:
-            return actions
+            return credit
         self._waiting.discard(site)
-        return [*self._take(site, torch.frombuffer(data, dtype=torch.float32)), *actions]
+        return [*self._take(site, torch.frombuffer(data, dtype=torch.float32)), *self._uploads.start()]
 
     def step(self, site: str, step: m.Masking) -> list[Action]:
         """A masking step does not belong here.

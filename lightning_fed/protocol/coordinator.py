@@ -20,18 +20,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from lightning_fed.errors import FederationError, ModelMismatchError, ProtocolError, QuorumLostError
+from lightning_fed.errors import (
+    FederationError,
+    ModelMismatchError,
+    ProtocolError,
+    QuorumLostError,
+    UpdateRefusedError,
+)
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.actions import Action, Record, Save, Send, Wake
 from lightning_fed.protocol.collection import Collection, Upload
 from lightning_fed.protocol.masked_collection import MaskedCollection
 from lightning_fed.protocol.masked_reports import MaskedReports
-from lightning_fed.protocol.masked_site import terms_of
+from lightning_fed.protocol.masked_site import contribution_code, metric_code, terms_of
 from lightning_fed.protocol.reports import Reports
 from lightning_fed.protocol.streams import chunk_count, chunk_of
 from lightning_fed.update.global_model import GlobalModel, largest_state_bytes
-from lightning_fed.update.layout import Layout, check_same_layout, check_sound
+from lightning_fed.update.layout import Layout, check_finite, check_same_layout, check_sound
 from lightning_fed.update.metric_sum import LARGEST_STATE
 
 GATHER = "gather"
@@ -49,6 +55,7 @@ class _Site:
 
     ready: bool = False
     left: m.LeaveReason | None = None
+    metrics: dict[str, int] = field(default_factory=dict)
     upload: Upload | None = field(default=None, repr=False)
 
 
@@ -92,11 +99,11 @@ class CoordinatorSession:
         self._signing_keys = dict(sites)
         self._attempt = starts * _ATTEMPTS_A_START
         self._failures = 0
+        self._opened_before = False
         self._gathered = False
         self._paused = False
         self._reports = Reports(plan.metrics)
         self._masked_reports: MaskedReports | None = None
-        self._metric_sizes: dict[str, int] | None = None
         self._awaited: set[str] = set()
 
     # What the service calls
@@ -110,7 +117,10 @@ class CoordinatorSession:
             )
             return []
         if self.plan.masking.mode == "required":
-            terms_of(self.plan, len(self._sites))
+            terms = terms_of(self.plan, len(self._sites))
+            # What the plan cannot hold is said now and not in the first round.
+            contribution_code(self.plan, terms, 1, self.plan.masking.bound)
+            metric_code(self.plan, {}, len(self._sites))
         version = self.model.version if self.model else None
         record = Record(
             "started",
@@ -164,8 +174,11 @@ class CoordinatorSession:
                 return self._after_collection(
                     self._collection.chunk(site, message, payload) if self._collection else []
                 )
-            case m.Withdraw(round, reason):
-                return self._withdrawn(site, round, reason)
+            case m.Withdraw():
+                return self._withdrawn(site, message)
+            case m.NoReport(version):
+                reports = self._masked_reports
+                return reports.drop(site) if reports and reports.round == version and site in reports.cohort else []
             case m.Computed():
                 return self._masked_reports.computed(site, message) if self._masked_reports else []
             case m.Report() if self.plan.masking.mode == "required":
@@ -215,11 +228,13 @@ class CoordinatorSession:
             check_sound(layout)
             self._layout = layout
         check_same_layout(self._layout, layout, site)
-        self._check_metrics(site, join.metrics)
+        if not set(self.plan.metrics).issuperset(join.metrics) or not _sound_sizes(join.metrics):
+            raise ProtocolError(f"site {site!r} announced metrics that the plan does not name, or too large ones.")
+        state.metrics = join.metrics
         state.ready, state.left = True, None
         actions: list[Action] = [Record("site_joined", {"site": site})]
         if self.model is None:
-            if self._initial_from is None:
+            if self._initial_from in (None, site):
                 self._initial_from = site
                 actions.append(Send(site, m.SendInitial()))
             return actions
@@ -230,20 +245,6 @@ class CoordinatorSession:
         if collection and site in collection.cohort:
             actions += self._after_collection(collection.rejoin(site))
         return [*actions, *self._begin_if_possible()]
-
-    def _check_metrics(self, site: str, sizes: dict[str, int]) -> None:
-        if not set(self.plan.metrics).issuperset(sizes) or not all(0 < n <= LARGEST_STATE for n in sizes.values()):
-            raise ProtocolError(
-                f"site {site!r} announced metrics {sizes} that the plan does not name or has no room for."
-            )
-        if self._metric_sizes is None:
-            self._metric_sizes = sizes
-        if sizes != self._metric_sizes:
-            raise ModelMismatchError(
-                f"site {site!r} has other metrics than the federation: the states that can be summed have "
-                f"{sizes} numbers at the site and {self._metric_sizes} in the federation. Give the site the same "
-                "LightningModule with the same arguments."
-            )
 
     def _admitted(self, site: str, model: GlobalModel) -> list[Action]:
         return [
@@ -271,12 +272,19 @@ class CoordinatorSession:
             return [Send(site, credit)] if credit else []
         data = bytes(state.upload.assembly.data)
         state.upload = None
-        self.model = GlobalModel.from_bytes(data, self._layout)
+        self.model = self._sound(GlobalModel.from_bytes(data, self._layout), site)
         self._frozen = self.model.frozen_bytes()
         actions: list[Action] = [Save(self.model)]
         for other in self._ready():
             actions += self._admitted(other, self.model)
         return [*actions, *self._begin_if_possible()]
+
+    def _sound(self, model: GlobalModel, site: str) -> GlobalModel:
+        try:
+            check_finite(model.vector, model.layout)
+        except UpdateRefusedError as error:
+            raise ModelMismatchError(f"the initial state of site {site!r} cannot be used: {error}") from error
+        return model
 
     def _fetched(self, site: str, fetch: m.Fetch) -> list[Action]:
         if self.model is None or not 0 < fetch.count <= m.WINDOW:
@@ -327,15 +335,7 @@ class CoordinatorSession:
     def _new_collection(self, model: GlobalModel, cohort: frozenset[str]) -> Collection | MaskedCollection:
         if self.plan.masking.mode == "off":
             return Collection(model.version + 1, self._attempt, model.layout, cohort)
-        return MaskedCollection(
-            self.plan,
-            model.version + 1,
-            self._attempt,
-            self._signing_keys,
-            cohort,
-            model.layout.size,
-            model.bound or self.plan.masking.bound,
-        )
+        return MaskedCollection(self.plan, self.run, model, self._attempt, self._signing_keys, cohort)
 
     def _after_collection(self, actions: list[Action]) -> list[Action]:
         collection = self._collection
@@ -346,17 +346,26 @@ class CoordinatorSession:
             return [*actions, *self._complete()]
         return [*actions, *self._failed(collection.failure or "too few updates came")]
 
-    def _withdrawn(self, site: str, round: int, reason: str) -> list[Action]:
-        if self._collection is None or round != self._collection.round or site not in self._collection.cohort:
+    def _withdrawn(self, site: str, message: m.Withdraw) -> list[Action]:
+        collection = self._collection
+        if collection is None or message.round != collection.round or site not in collection.cohort:
             return []
-        record = Record("update_refused", {"round": round, "site": site, "reason": reason[: m.MAX_REASON]})
-        return self._after_collection([record, *self._collection.drop(site)])
+        self._opened_before |= message.opened
+        record = Record(
+            "update_refused", {"round": message.round, "site": site, "reason": message.reason[: m.MAX_REASON]}
+        )
+        return self._after_collection([record, *collection.drop(site)])
 
     def _complete(self) -> list[Action]:
         collection, self._collection = self._collection, None
         assert collection is not None and self.model is not None
-        self.model = self.model.next(collection.next_vector(self.model.vector))
-        self._failures = 0
+        vector = collection.next_vector(self.model.vector)
+        try:
+            check_finite(vector, self.model.layout)
+        except UpdateRefusedError as error:
+            return self._failed(f"the sum cannot be a global model: {error}", collection)
+        self.model = self.model.next(vector)
+        self._failures, self._opened_before = 0, False
         finished: dict[str, Any] = {"round": self.model.version, "participants": collection.participants}
         if isinstance(collection, MaskedCollection) and collection.result:
             self.model = replace(self.model, bound=collection.result.next_bound)
@@ -369,32 +378,37 @@ class CoordinatorSession:
         announcement = m.Model(self.model.version, 4 * self.model.layout.size)
         actions += [Send(site, announcement) for site in self._ready()]
         if isinstance(collection, MaskedCollection) and self.plan.metrics:
-            actions += self._begin_reports(self.model.version, frozenset(collection.participants))
+            actions += self._begin_reports(self.model, frozenset(collection.participants))
         if self.model.version >= self.plan.rounds:
             return [*actions, *self._close()]
         self.phase = "gathering"
         self._gathered = True
         return [*actions, *self._begin_if_possible(), *self._pause_if_needed()]
 
-    def _begin_reports(self, version: int, participants: frozenset[str]) -> list[Action]:
+    def _begin_reports(self, model: GlobalModel, participants: frozenset[str]) -> list[Action]:
         """Ask those who trained, and so validate the model next, for its metrics."""
         before = self._masked_reports.finish({}) if self._masked_reports else []
         cohort = participants & set(self._ready())
         if len(cohort) < self._fewest:
             return before
+        told = [self._sites[site].metrics for site in sorted(cohort)]
+        # A state is summed if all have the same; else the mean of the plain values is what can be had.
+        sizes = {name: size for name, size in told[0].items() if all(other.get(name) == size for other in told)}
         self._masked_reports = MaskedReports(
-            self.plan, self._metric_sizes or {}, version, self._attempt, self._signing_keys, cohort
+            self.plan, sizes, self.run, model, self._attempt, self._signing_keys, cohort
         )
         return [*before, *self._masked_reports.begin()]
 
-    def _failed(self, why: str) -> list[Action]:
-        collection, self._collection = self._collection, None
-        assert collection is not None
+    def _failed(self, why: str, collection: Collection | MaskedCollection | None = None) -> list[Action]:
+        collection, self._collection = collection or self._collection, None
+        assert collection is not None and self.model is not None
         reason = f"{why}: {len(collection.participants)} of {self.plan.quorum} updates needed (plan.quorum)"
         actions: list[Action] = [
             Record("round_failed", {"round": collection.round, "attempt": self._failures + 1, "reason": reason})
         ]
         self.phase = "gathering"
+        if self._opened_before or (isinstance(collection, MaskedCollection) and collection.opened):
+            return [*actions, *self._skip(self.model)]
         self._failures += 1
         if self._failures >= self.plan.max_attempts:
             self.outcome = QuorumLostError(
@@ -403,6 +417,21 @@ class CoordinatorSession:
                 "command."
             )
             return actions
+        return [*actions, *self._begin_if_possible(), *self._pause_if_needed()]
+
+    def _skip(self, model: GlobalModel) -> list[Action]:
+        """Go on with the same weights under the next number.
+
+        Shares were out when the round failed, so its updates must not be summed again over other sites; with a new
+        version every site forgets them and trains anew.
+        """
+        self._failures, self._opened_before = 0, False
+        self.model = model.next(model.vector)
+        actions: list[Action] = [Save(self.model), Record("round_skipped", {"round": self.model.version})]
+        announcement = m.Model(self.model.version, 4 * model.layout.size)
+        actions += [Send(site, announcement) for site in self._ready()]
+        if self.model.version >= self.plan.rounds:
+            return [*actions, *self._close()]
         return [*actions, *self._begin_if_possible(), *self._pause_if_needed()]
 
     def _pause_if_needed(self) -> list[Action]:
@@ -421,6 +450,8 @@ class CoordinatorSession:
 
     def _without(self, site: str) -> list[Action]:
         actions: list[Action] = []
+        if self.model is None and not self._ready():
+            self._layout = None  # whoever comes next may bring the right model
         if self._masked_reports and site in self._masked_reports.cohort:
             actions += self._masked_reports.drop(site)
         if site == self._initial_from and self.model is None:
@@ -469,3 +500,7 @@ class CoordinatorSession:
 
     def _last_metrics(self) -> list[Action]:
         return [*self._reports.close(), *(self._masked_reports.finish({}) if self._masked_reports else [])]
+
+
+def _sound_sizes(sizes: Mapping[str, int]) -> bool:
+    return all(size > 0 for size in sizes.values()) and sum(sizes.values()) <= LARGEST_STATE

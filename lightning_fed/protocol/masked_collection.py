@@ -7,13 +7,15 @@ from torch import Tensor
 
 from lightning_fed.errors import ProtocolError
 from lightning_fed.masking import messages as masking
+from lightning_fed.masking.coordinator import Stage
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.actions import Action, Record, Send, Wake
 from lightning_fed.protocol.collection import Uploads
-from lightning_fed.protocol.masked_site import contribution_code, terms_of
+from lightning_fed.protocol.masked_site import binding_of, contribution_code, terms_of
 from lightning_fed.protocol.masked_sum import STEP_S, MaskedSum
 from lightning_fed.update.contribution import Decoded
+from lightning_fed.update.global_model import GlobalModel
 from lightning_fed.update.packing import packed_bytes, unpack
 from lightning_fed.update.vectors import RingVector
 
@@ -23,12 +25,11 @@ class MaskedCollection(MaskedSum):
 
     Args:
         plan: the plan.
-        round: the round's number.
+        run: the coordinator's run.
+        model: the global model that the cohort trains from.
         attempt: later than every attempt before, also across restarts of the coordinator.
         roster: signing keys (32 bytes) of all sites of the federation by name.
         cohort: the sites that were asked to train.
-        size: number of values P of an update.
-        bound: of the fixed-point code.
 
     Attributes:
         result: the decoded sum, once everything has come.
@@ -37,25 +38,26 @@ class MaskedCollection(MaskedSum):
     def __init__(
         self,
         plan: FederationPlan,
-        round: int,
+        run: str,
+        model: GlobalModel,
         attempt: int,
         roster: Mapping[str, bytes],
         cohort: frozenset[str],
-        size: int,
-        bound: float,
     ) -> None:
-        self._code = contribution_code(plan, terms_of(plan, len(roster)), size, bound)
+        round, bound = model.version + 1, model.bound or plan.masking.bound
+        terms = terms_of(plan, len(roster))
+        self._code = contribution_code(plan, terms, model.layout.size, bound)
         bits, length = plan.masking.bits, self._code.length
-        super().__init__(plan, "update", round, attempt, roster, cohort, length, bits)
+        binding = binding_of(run, model.digest, terms, bound.hex())
+        super().__init__(plan, "update", round, attempt, roster, cohort, length, bits, binding)
         self.result: Decoded | None = None
-        self._bound = bound
+        self._begin = m.Begin(round, attempt, bound, model.digest)
         self._uploads = Uploads("update", round, packed_bytes(length, bits))
         self._signed: dict[str, masking.Masked] = {}
 
     def begin(self) -> list[Action]:
         """Ask the cohort to train and to agree on keys meanwhile."""
-        begin = m.Begin(self.round, self.attempt, self._bound)
-        return [*(Send(site, begin) for site in sorted(self.cohort)), Wake(self.timer, STEP_S)]
+        return [*(Send(site, self._begin) for site in sorted(self.cohort)), Wake(self.timer, STEP_S)]
 
     def rejoin(self, site: str) -> list[Action]:
         """A site of the cohort is back; it takes part again in the next attempt or round."""
@@ -93,22 +95,27 @@ class MaskedCollection(MaskedSum):
         Raises:
             ProtocolError: it does not fit what the site offered.
         """
-        actions, data = self._uploads.chunk(site, chunk, payload)
+        credit, data = self._uploads.chunk(site, chunk, payload)
         if data is None or not self.takes_vectors:
-            return actions
+            return [*credit, *self._uploads.start()]
         words = unpack(data, self._code.code.bits, self._code.length)
         return [
             *self.add(site, self._signed[site], words),
             Send(site, m.Accepted(self.round)),
             Record("update_accepted", {"round": self.round, "site": site}),
-            *actions,
+            *self._uploads.start(),
         ]
+
+    @property
+    def opened(self) -> bool:
+        """Whether shares were asked for, so that the sum may have been opened by whoever has them."""
+        return self._machine.stage in (Stage.REVEALS, Stage.DONE)
 
     def drop(self, site: str) -> list[Action]:
         """Go on without a site."""
         return [*self._uploads.drop(site), *super().drop(site)]
 
-    def opened(self, words: RingVector, survivors: int) -> None:
+    def take(self, words: RingVector, survivors: int) -> None:
         """Take the opened sum.
 
         Raises:

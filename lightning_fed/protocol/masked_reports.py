@@ -11,8 +11,9 @@ from lightning_fed.masking import messages as masking
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.actions import Action, Record, Send, Wake
-from lightning_fed.protocol.masked_site import metric_code
+from lightning_fed.protocol.masked_site import binding_of, metric_code, sizes_detail, terms_of
 from lightning_fed.protocol.masked_sum import STEP_S, MaskedSum
+from lightning_fed.update.global_model import GlobalModel
 from lightning_fed.update.metric_sum import RING_BITS
 from lightning_fed.update.packing import unpack
 from lightning_fed.update.vectors import RingVector
@@ -24,7 +25,8 @@ class MaskedReports(MaskedSum):
     Args:
         plan: the plan.
         sizes: by metric, the numbers of its state; 0 for a plain value.
-        version: the global model's version.
+        run: the coordinator's run.
+        model: the global model.
         attempt: later than every attempt before, also across restarts of the coordinator.
         roster: signing keys (32 bytes) of all sites of the federation by name.
         cohort: the sites that will report.
@@ -34,20 +36,22 @@ class MaskedReports(MaskedSum):
         self,
         plan: FederationPlan,
         sizes: Mapping[str, int],
-        version: int,
+        run: str,
+        model: GlobalModel,
         attempt: int,
         roster: Mapping[str, bytes],
         cohort: frozenset[str],
     ) -> None:
         self._code = metric_code(plan, sizes, len(roster))
-        super().__init__(plan, "metrics", version, attempt, roster, cohort, self._code.length, RING_BITS)
-        self._sums: dict[str, tuple[int, list[float]]] = {}
+        binding = binding_of(run, model.digest, terms_of(plan, len(roster)), sizes_detail(self._code.sizes))
+        super().__init__(plan, "metrics", model.version, attempt, roster, cohort, self._code.length, RING_BITS, binding)
+        self._begin = m.BeginReport(model.version, attempt, model.digest, dict(self._code.sizes))
+        self._sums: dict[str, list[float]] = {}
         self._told = self._recorded = False
 
     def begin(self) -> list[Action]:
         """Ask the cohort to agree on keys."""
-        begin = m.BeginReport(self.round, self.attempt)
-        return [*(Send(site, begin) for site in sorted(self.cohort)), Wake(self.timer, STEP_S)]
+        return [*(Send(site, self._begin) for site in sorted(self.cohort)), Wake(self.timer, STEP_S)]
 
     def step(self, site: str, step: m.Masking) -> list[Action]:
         """A masking step of a site; the masked metrics themselves ride on the last one before the survivors are named.
@@ -64,9 +68,13 @@ class MaskedReports(MaskedSum):
             raise ProtocolError(f"site {site!r} sent masked metrics before its keys were agreed on.")
         return self.add(site, message, unpack(step.payload, RING_BITS, self._code.length))
 
-    def opened(self, words: RingVector, survivors: int) -> None:
-        """Take the opened sum."""
-        self._sums = self._code.sums(words)
+    def take(self, words: RingVector, survivors: int) -> None:
+        """Take the opened sum.
+
+        Raises:
+            ProtocolError: numbers that so many sites cannot have summed to.
+        """
+        self._sums = self._code.sums(words, survivors)
 
     def advance(self) -> list[Action]:
         """Take every step for which all answers are there; in the end, tell the sites the sums."""
@@ -74,7 +82,7 @@ class MaskedReports(MaskedSum):
         if self.open or self._told:
             return actions
         self._told = True
-        sums = {name: values for name, (_, values) in self._sums.items() if self._code.sizes[name]}
+        sums = {name: values for name, values in self._sums.items() if self._code.sizes[name]}
         actions += [Send(site, m.MetricSums(self.round, sums)) for site in sorted(self.cohort - self._dropped)]
         return actions if sums else [*actions, *self.finish({})]
 
@@ -84,7 +92,7 @@ class MaskedReports(MaskedSum):
         Raises:
             ProtocolError: it names a metric that was not summed.
         """
-        if message.version != self.round or not self._told or self._recorded:
+        if message.version != self.round or not self._told or self._recorded or site not in self.cohort:
             return []
         if not {name for name in self._sums if self._code.sizes[name]}.issuperset(message.metrics):
             raise ProtocolError(f"site {site!r} computed metrics that were not summed: {sorted(message.metrics)}.")
@@ -95,7 +103,8 @@ class MaskedReports(MaskedSum):
         if self._recorded:
             return []
         self._recorded = True
-        means = {name: values[0] / n for name, (n, values) in self._sums.items() if not self._code.sizes[name]}
+        n = len(self.participants)
+        means = {name: values[0] / n for name, values in self._sums.items() if not self._code.sizes[name]}
         metrics = dict(sorted({**means, **computed}.items()))
         if not metrics:
             return []

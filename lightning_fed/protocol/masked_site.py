@@ -1,5 +1,6 @@
 """A site's part in the federation's masked sums, and the codes that both sides share."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -30,6 +31,11 @@ def terms_of(plan: FederationPlan, members: int) -> Terms:
     threshold = plan.masking.threshold or (largest + plan.masking.colluding) // 2 + 1
     minimum = max(plan.quorum, plan.masking.colluding + 2)
     terms = Terms(minimum, threshold, plan.masking.colluding)
+    if terms.smallest_cohort > largest:
+        raise PlanError(
+            f"masking needs {terms.smallest_cohort} sites a round (threshold {threshold}, quorum {plan.quorum}) and at "
+            f"most {largest} can take part. Lower them, or add sites to the roster."
+        )
     if terms.largest_cohort < largest:
         raise PlanError(
             f"plan.masking.threshold = {threshold} protects cohorts of at most {terms.largest_cohort} sites, and "
@@ -50,6 +56,20 @@ def metric_code(plan: FederationPlan, sizes: Mapping[str, int], members: int) ->
     )
 
 
+def binding_of(run: str, model: bytes, terms: Terms, detail: str) -> str:
+    """What all sites of a masked sum must have been told alike.
+
+    A coordinator that gave one site another bound, or another model, than the rest could read that site out of the sum;
+    a site with another roster would write its numbers for another cohort.
+    """
+    return f"run {run}, model {model.hex()}, threshold {terms.threshold}, minimum {terms.minimum_cohort}, {detail}"
+
+
+def sizes_detail(sizes: Mapping[str, int]) -> str:
+    """The agreed sizes of the metrics, as part of the binding."""
+    return ", ".join(f"{name!r} {size}" for name, size in sorted(sizes.items()))
+
+
 class MaskedSums:
     """Takes part in one masked sum after the other, with fresh keys for each attempt.
 
@@ -58,8 +78,12 @@ class MaskedSums:
         signing_key: its long-term Ed25519 key.
         roster: signing keys (32 bytes) of all sites by name.
         plan: the accepted plan.
+        run: the coordinator's run.
         size: number of values P of an update.
         metrics: by metric, the numbers of its state; 0 or nothing for a plain value.
+
+    Attributes:
+        sizes: the sizes of the metrics that the present sum of metrics is over.
     """
 
     def __init__(
@@ -68,6 +92,7 @@ class MaskedSums:
         signing_key: Ed25519PrivateKey,
         roster: Mapping[str, bytes],
         plan: FederationPlan,
+        run: str,
         size: int,
         metrics: Mapping[str, int],
     ) -> None:
@@ -75,23 +100,41 @@ class MaskedSums:
         self._signing_key = signing_key
         self._roster = roster
         self._plan = plan
+        self._run = run
         self._size = size
         self._metrics = dict(metrics)
         self._terms = terms_of(plan, len(roster))
         self._machines: dict[m.Purpose, MaskingSite] = {}
         self._bound = 0.0
+        self.sizes: dict[str, int] = {}
+        self._last: dict[m.Purpose, tuple[int, int]] = {}
+        self._models: dict[m.Purpose, bytes] = {}
+        self._sparse: dict[m.Purpose, bool] = {}
         self._signed: dict[m.Purpose, frozenset[str]] = {}
         self._opened: dict[m.Purpose, tuple[int, frozenset[str]]] = {}
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of the plan's metrics."""
+        return self._plan.metrics
 
     def ready(self, purpose: m.Purpose, round: int) -> bool:
         """Whether the keys of this sum are agreed and nothing was masked under them yet."""
         machine = self._machines.get(purpose)
         return machine is not None and machine.context.round == round and machine.phase is Phase.READY
 
-    def under_way(self, purpose: m.Purpose) -> bool:
-        """Whether this site has masked something whose sum is not opened yet."""
+    def takes_part(self, purpose: m.Purpose, round: int) -> bool:
+        """Whether this site was asked to take part in this sum and has not given up."""
         machine = self._machines.get(purpose)
-        return machine is not None and machine.phase in (Phase.MASKED, Phase.SIGNED)
+        return machine is not None and machine.context.round == round
+
+    def give_up(self, purpose: m.Purpose) -> None:
+        """Take no further step of the present attempt."""
+        self._machines.pop(purpose, None)
+
+    def was_opened(self, round: int) -> bool:
+        """Whether the sum of this round's updates may have been opened."""
+        return "update" in self._opened and self._opened["update"][0] == round
 
     def begin_round(self, begin: m.Begin) -> m.Masking:
         """Start an attempt at a round: fresh keys, signed.
@@ -102,7 +145,10 @@ class MaskedSums:
         """
         contribution_code(self._plan, self._terms, self._size, begin.bound)
         self._bound = begin.bound
-        return self._begin("update", begin.round, begin.attempt)
+        self._models["update"] = begin.model
+        return self._begin(
+            "update", begin.round, begin.attempt, binding_of(self._run, begin.model, self._terms, begin.bound.hex())
+        )
 
     def begin_report(self, begin: m.BeginReport) -> m.Masking:
         """Start an attempt at the metrics of a version.
@@ -110,7 +156,13 @@ class MaskedSums:
         Raises:
             ProtocolError: the attempt is not later than the one before.
         """
-        return self._begin("metrics", begin.version, begin.attempt)
+        if begin.sizes.keys() != set(self._plan.metrics) or any(
+            size not in (0, self._metrics.get(name, 0)) for name, size in begin.sizes.items()
+        ):
+            raise ProtocolError(f"metrics of sizes {begin.sizes} were asked for, which are not those of this site.")
+        self._models["metrics"], self.sizes = begin.model, begin.sizes
+        binding = binding_of(self._run, begin.model, self._terms, sizes_detail(begin.sizes))
+        return self._begin("metrics", begin.version, begin.attempt, binding)
 
     def receive(self, message: m.Masking) -> m.Masking | None:
         """Take a step of the present attempt; what to answer, if anything.
@@ -124,6 +176,7 @@ class MaskedSums:
         step = masking.decode_from_coordinator(message.data)
         match step:
             case masking.Cohort():
+                self._sparse[purpose] = len(step.advertisements) > self._terms.sparse_above
                 return _wrapped(machine, machine.receive_keys(step))
             case masking.Bundles():
                 machine.receive_shares(step)
@@ -135,45 +188,63 @@ class MaskedSums:
                     # Two sums of the same vectors over different sites would show the difference.
                     raise ProtocolError(
                         f"the sum of round {message.round} was opened before over other sites: a second one would show "
-                        "single updates, and is refused. Start the site again to join the next round."
+                        "single updates, and is refused. Bring those sites back, or have the coordinator start a new "
+                        "run from its newest checkpoint."
                     )
                 signed = machine.sign_survivors(step)
                 self._signed[purpose] = survivors
+                if self._sparse[purpose]:
+                    # There fewer than the threshold of reveals can open a sum, so already the signature counts.
+                    self._opened[purpose] = (message.round, survivors)
                 return _wrapped(machine, signed)
             case masking.Signatures():
                 reveal = machine.reveal(step)
                 self._opened[purpose] = (message.round, self._signed[purpose])
                 return _wrapped(machine, reveal)
 
-    def masked_update(self, update: FloatVector, examples: int) -> tuple[m.Masking, bytes]:
+    def masked_update(self, update: FloatVector, examples: int, model: memoryview) -> tuple[m.Masking, bytes]:
         """The update as it may be sent: the message that goes with it, and the packed masked words.
+
+        Args:
+            update: float32, shape ``(P,)``.
+            examples: what it was trained on.
+            model: float32 bytes of the global model that it was trained from.
 
         Raises:
             ProtocolError: the keys are not agreed yet, or something was masked under them before.
             UpdateRefusedError: a value is NaN or infinite.
         """
         machine = self._machines["update"]
+        self._check_model("update", model)
         code = contribution_code(self._plan, self._terms, self._size, self._bound)
         words = code.encode(update, examples)
         message = machine.mask(words, code.code.bits)
         return _wrapped(machine, message), pack(words, code.code.bits)
 
-    def masked_metrics(self, metrics: Mapping[str, Sequence[float]]) -> m.Masking:
-        """The metrics as they may be sent.
+    def masked_metrics(self, metrics: Mapping[str, Sequence[float]], model: memoryview) -> m.Masking:
+        """The metrics as they may be sent, of the global model with these float32 bytes.
 
         Raises:
             ProtocolError: the keys are not agreed yet, or something was masked under them before.
         """
         machine = self._machines["metrics"]
-        words = metric_code(self._plan, self._metrics, len(self._roster)).encode(metrics)
+        self._check_model("metrics", model)
+        words = metric_code(self._plan, self.sizes, len(self._roster)).encode(metrics)
         message = _wrapped(machine, machine.mask(words, RING_BITS))
         return msgspec.structs.replace(message, payload=pack(words, RING_BITS))
 
-    def _begin(self, purpose: m.Purpose, round: int, attempt: int) -> m.Masking:
-        context = Context(self._plan.name, self._plan.hash, round, attempt, purpose)
-        before = self._machines[purpose].context if purpose in self._machines else None
-        if before and (round, attempt) <= (before.round, before.attempt):
-            raise ProtocolError(f"{context} does not follow {before}. It is late or replayed, and was refused.")
+    def _check_model(self, purpose: m.Purpose, model: memoryview) -> None:
+        if hashlib.sha256(model).digest() != self._models[purpose]:
+            raise ProtocolError(
+                "the coordinator named another global model to the federation than it sent to this site. Nothing was "
+                "sent. Leave the federation and tell the other sites."
+            )
+
+    def _begin(self, purpose: m.Purpose, round: int, attempt: int, binding: str) -> m.Masking:
+        context = Context(self._plan.name, self._plan.hash, round, attempt, purpose, binding)
+        if (round, attempt) <= self._last.get(purpose, (0, 0)):
+            raise ProtocolError(f"{context} follows no earlier attempt. It is late or replayed, and was refused.")
+        self._last[purpose] = (round, attempt)
         machine = MaskingSite(self._site, self._signing_key, self._roster, context, self._terms)
         self._machines[purpose] = machine
         return _wrapped(machine, machine.advertise())

@@ -31,6 +31,7 @@ class MaskedSum:
         cohort: the sites that take part.
         length: ring words of a contribution.
         bits: width of the ring.
+        binding: what all sites must have been told alike.
 
     Attributes:
         open: whether something is still to come.
@@ -47,6 +48,7 @@ class MaskedSum:
         cohort: frozenset[str],
         length: int,
         bits: int,
+        binding: str,
     ) -> None:
         self.purpose: m.Purpose = purpose
         self.round = round
@@ -55,7 +57,7 @@ class MaskedSum:
         self.open = True
         self.failure: str | None = None
         self._machine = MaskingCoordinator(
-            Context(plan.name, plan.hash, round, attempt, purpose),
+            Context(plan.name, plan.hash, round, attempt, purpose, binding),
             terms_of(plan, len(roster)),
             {site: roster[site] for site in cohort},
             length,
@@ -137,7 +139,7 @@ class MaskedSum:
             self.open, self.failure = False, str(error)
         return actions
 
-    def opened(self, words: RingVector, survivors: int) -> None:
+    def take(self, words: RingVector, survivors: int) -> None:
         """Take the opened sum.
 
         Raises:
@@ -148,7 +150,7 @@ class MaskedSum:
     def _unmask(self) -> None:
         self.open = False
         try:
-            self.opened(self._machine.unmask(), len(self._machine.survivors))
+            self.take(self._machine.unmask(), len(self._machine.survivors))
         except QuorumLostError:
             raise
         except FederationError as error:

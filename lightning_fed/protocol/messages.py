@@ -72,12 +72,14 @@ class Model(Message, frozen=True):
 class Begin(Message, frozen=True):
     """Coordinator: train round ``round`` from the global model of version ``round - 1``.
 
-    ``bound`` is that of the fixed-point code when updates are masked, else 0.
+    When updates are masked, ``bound`` is that of the fixed-point code and ``model`` the SHA-256 of the global model's
+    float32 bytes; every site signs both, so that a coordinator cannot tell sites different ones.
     """
 
     round: int
     attempt: int
     bound: float = 0.0
+    model: bytes = b""
 
 
 Purpose = Literal["update", "metrics"]
@@ -85,10 +87,21 @@ Purpose = Literal["update", "metrics"]
 
 
 class BeginReport(Message, frozen=True):
-    """Coordinator: agree on keys for the masked metrics of the global model of ``version``."""
+    """Coordinator: agree on keys for the masked metrics of the global model of ``version``.
+
+    ``model`` is its SHA-256; ``sizes`` the numbers of each metric's state, 0 where a plain value is summed.
+    """
 
     version: int
     attempt: int
+    model: bytes
+    sizes: dict[str, int]
+
+
+class NoReport(Message, frozen=True):
+    """Site: it has not all of the plan's metrics of the global model of ``version``; the others go on without it."""
+
+    version: int
 
 
 class Masking(Message, frozen=True):
@@ -153,10 +166,14 @@ class Rejected(Message, frozen=True):
 
 
 class Withdraw(Message, frozen=True):
-    """Site: it has no update for this round, and why."""
+    """Site: it has no update for this round, and why.
+
+    ``opened`` says that the sum of this round may have been opened before, so that no update of it may be summed again.
+    """
 
     round: int
     reason: str
+    opened: bool = False
 
 
 class Report(Message, frozen=True):
@@ -209,7 +226,7 @@ class Ping(Message, frozen=True):
     """Coordinator: are you there? Needs no answer: that it can be sent is one."""
 
 
-FromSite = Hello | Join | Fetch | Offer | Chunk | Masking | Withdraw | Report | Computed | Leave
+FromSite = Hello | Join | Fetch | Offer | Chunk | Masking | Withdraw | Report | NoReport | Computed | Leave
 FromCoordinator = (
     Welcome
     | Joined

@@ -8,10 +8,12 @@ call returns the messages to send.
 Two rules hold the federation together:
 
 1. A submitted update is held until a newer global model exists, and offered again whenever its round is begun again: so
-   a lost connection, a retried round or a restarted coordinator costs no training, and nothing is applied twice.
+   a retried round or a restarted coordinator costs no training, and nothing is applied twice. (A connection that is
+   lost in the middle of a masked round does cost the round: its masks cannot be taken up again.)
 2. Whatever the coordinator says is checked against what the site agreed to; what does not fit is a ``ProtocolError``.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,11 +21,12 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from lightning_fed import errors
-from lightning_fed.errors import FederationError, ProtocolError
+from lightning_fed.errors import FederationError, ProtocolError, QuorumLostError, UpdateRefusedError
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.masked_site import MaskedSums
 from lightning_fed.protocol.streams import Assembly, chunk_count, chunk_of
+from lightning_fed.update.global_model import largest_state_bytes
 from lightning_fed.update.layout import Layout
 
 Compute = Callable[[Mapping[str, Sequence[float]]], dict[str, float]]
@@ -143,6 +146,10 @@ class SiteSession:
             case m.Welcome(run, plan):
                 return self._welcomed(run, plan)
             case m.Joined(frozen_bytes):
+                if self._layout is None or not 0 <= frozen_bytes <= largest_state_bytes(self._layout):
+                    raise ProtocolError(
+                        f"{frozen_bytes} bytes of frozen parameters were announced, not those of this model."
+                    )
                 self.joined = True
                 if self.frozen is None and frozen_bytes:
                     return self._fetch("frozen", 0, frozen_bytes)
@@ -188,7 +195,9 @@ class SiteSession:
         if self.plan and self.plan.masking.mode == "required" and self._masked is None:
             if self._signing_key is None:
                 raise ProtocolError(f"site {self.site!r} has no signing key, and the plan masks updates.")
-            self._masked = MaskedSums(self.site, self._signing_key, self._roster, self.plan, layout.size, self._metrics)
+            self._masked = MaskedSums(
+                self.site, self._signing_key, self._roster, self.plan, self.run or "", layout.size, self._metrics
+            )
         return [(m.Join(layout, self._metrics), None)] if self._open else []
 
     def offer_initial(self, state: bytes) -> list[Outgoing]:
@@ -212,6 +221,8 @@ class SiteSession:
     ) -> list[Outgoing]:
         """Report the plan's metrics of a global model; under masks, as soon as the keys are agreed on.
 
+        Under masks nothing is reported unless all of the plan's metrics are there and finite.
+
         Args:
             version: the global model's version.
             metrics: values by name.
@@ -220,14 +231,21 @@ class SiteSession:
         """
         if self._masked is None:
             return [(m.Report(version, dict(metrics)), None)] if self.joined else []
-        self._report = (version, {**{name: [value] for name, value in metrics.items()}, **states})
+        sizes = self._masked.sizes
+        values = {name: states[name] if sizes.get(name) else [value] for name, value in metrics.items()}
+        # Only a site that has them all takes part: otherwise a metric that one site alone has would be seen singly.
+        if not all(name in values and all(map(math.isfinite, values[name])) for name in self._masked.metrics):
+            self._masked.give_up("metrics")
+            return [(m.NoReport(version), None)] if self.joined else []
+        self._report = (version, values)
         self._compute = (version, compute)
         return self._send_report()
 
     @property
     def reporting(self) -> bool:
         """Whether masked metrics of this site are on their way and the sum needs it to stay."""
-        return self._compute is not None
+        waiting = self._compute
+        return waiting is not None and self._masked is not None and self._masked.takes_part("metrics", waiting[0])
 
     def leave(self, message: m.Leave) -> list[Outgoing]:
         """Go for good."""
@@ -304,15 +322,35 @@ class SiteSession:
     def _masking_step(self, step: m.Masking) -> list[Outgoing]:
         if self._masked is None:
             raise ProtocolError("the coordinator sent a masking step, and the plan does not mask updates.")
-        answer = self._masked.receive(step)
+        try:
+            answer = self._masked.receive(step)
+        except (ProtocolError, QuorumLostError) as error:
+            return self._give_up(step, error)
         return [(answer, None)] if answer else [*self._offer_held(), *self._send_report()]
+
+    def _give_up(self, step: m.Masking, error: FederationError) -> list[Outgoing]:
+        """Leave this attempt, and nothing more: another site's garbage, say, is no reason to leave the federation.
+
+        Keys that somebody did not sign are: that is an ``IdentityError``, and ends the fit.
+        """
+        assert self._masked is not None
+        self._masked.give_up(step.purpose)
+        if step.purpose == "metrics":
+            self._report = self._compute = None
+            return [(m.NoReport(step.round), None)]
+        self.rejected = str(error)
+        reason = f"masking: {error}"[: m.MAX_REASON]
+        return [(m.Withdraw(step.round, reason, self._masked.was_opened(step.round)), None)]
 
     def _send_report(self) -> list[Outgoing]:
         """Send the held metrics, if their keys are agreed."""
         if self._report is None or self._masked is None or not self._masked.ready("metrics", self._report[0]):
             return []
-        metrics, self._report = self._report[1], None
-        return [(self._masked.masked_metrics(metrics), None)]
+        version, metrics = self._report
+        self._report = None
+        if self.model is None or self.model[0] != version:
+            return []  # a newer global model came meanwhile
+        return [(self._masked.masked_metrics(metrics, self.model[1]), None)]
 
     def _summed(self, message: m.MetricSums) -> list[Outgoing]:
         """Compute what the sums say; every site can, and the coordinator takes the first answer."""
@@ -335,7 +373,13 @@ class SiteSession:
             return self._offer()
         if not self._masked.ready("update", held.round):
             return []
-        message, words = self._masked.masked_update(np.frombuffer(held.update, np.float32), held.examples)
+        assert self.model is not None
+        update = np.frombuffer(held.update, np.float32)
+        try:
+            message, words = self._masked.masked_update(update, held.examples, self.model[1])
+        except UpdateRefusedError as error:
+            self._held, self.rejected = None, str(error)
+            return self.withdraw(held.round, str(error))
         # The count of examples is inside the masked words; outside it is the same for every site.
         self._upload = _Upload("update", held.round, memoryview(words), 1)
         return [(message, None), *self._offer()]

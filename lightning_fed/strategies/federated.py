@@ -52,7 +52,9 @@ class Federated(Strategy):
         """Attach the round loop in front of the user's callbacks, so that they all see the global model."""
         super().connect(model)
         trainer = model.trainer
-        if trainer.state.fn == TrainerFn.FITTING and self._loop is None:
+        if trainer.state.fn == TrainerFn.FITTING and trainer.fast_dev_run:  # type: ignore[attr-defined]
+            rank_zero_warn("fast_dev_run tries the script alone: this site does not join the federation.")
+        elif trainer.state.fn == TrainerFn.FITTING and self._loop is None:
             identity = load_identity(self._identity)
             if identity.name != self.site:
                 raise FederationError(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import zmq
 
 from lightning_fed.errors import ProtocolError
-from lightning_fed.protocol.messages import CHUNK_BYTES, MAX_MESSAGE_BYTES, Message, encode
+from lightning_fed.protocol.messages import CHUNK_BYTES, MAX_MESSAGE_BYTES, WINDOW, Message, encode
 
 HEARTBEAT_MS = 5_000
 """ZMTP pings go out this often; the library answers them in its own thread, also while Python trains."""
@@ -21,9 +21,10 @@ def prepare(socket: "zmq.Socket[bytes]") -> None:
     socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, SILENCE_MS)
     socket.setsockopt(zmq.HEARTBEAT_TTL, SILENCE_MS)
-    # Flow is bounded by the protocol's credit; a high-water mark would drop messages at the ROUTER instead.
+    # What is sent is bounded by the protocol's credit; a high-water mark would drop messages at the ROUTER instead.
     socket.setsockopt(zmq.SNDHWM, 0)
-    socket.setsockopt(zmq.RCVHWM, 0)
+    # What a peer sends beyond its credit waits at the peer and not in this memory.
+    socket.setsockopt(zmq.RCVHWM, 4 * WINDOW)
 
 
 def frames_of(message: Message, chunk: memoryview | None) -> list[bytes | memoryview]:

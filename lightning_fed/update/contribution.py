@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lightning_fed.errors import ProtocolError
 from lightning_fed.update.digits import Digits
 from lightning_fed.update.fixed_point import FixedPoint, decode_sum, encode
 from lightning_fed.update.ring import word_dtype
@@ -18,6 +19,8 @@ from lightning_fed.update.vectors import FloatVector, RingVector
 
 _COUNT_BITS = 48
 """Counts go up to 2^48: examples of a round, and saturated values of a model."""
+
+_LARGEST_COUNT = 1 << 40
 
 _LOWEST_POWER, _POWERS = -40, 80
 
@@ -75,6 +78,10 @@ class Contribution:
         at, length = self.size, self._counts.length
         examples = self._counts.read(words[at : at + length])
         saturated = self._counts.read(words[at + length : at + 2 * length])
+        if not survivors <= examples <= _LARGEST_COUNT * survivors:
+            raise ProtocolError(
+                f"{survivors} sites cannot have trained on {examples} examples together: the sum is wrong."
+            )
         powers = words[at + 2 * length :].astype(np.int64).cumsum()
         covered = int(np.searchsorted(powers, math.ceil(_COVERED * survivors)))
         bound = _HEADROOM * 2.0 ** (_LOWEST_POWER + min(covered, _POWERS - 1))

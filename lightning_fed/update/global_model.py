@@ -1,7 +1,9 @@
 """The global model: what the coordinator keeps from round to round and hands to the sites."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from safetensors import SafetensorError
@@ -65,7 +67,8 @@ class GlobalModel:
         """
         try:
             state = load(data)
-        except SafetensorError as error:
+        except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+            # The reader checks the frame of hostile bytes, and stumbles over dtypes that torch does not have.
             raise ModelMismatchError(f"the initial state cannot be read: {error}.") from error
         return cls.from_state(state, layout)
 
@@ -82,20 +85,41 @@ class GlobalModel:
         state.update({name: state[first] for name, first in self.layout.tied})
         return state
 
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of the exchanged bytes."""
+        return hashlib.sha256(self.exchanged_bytes()).digest()
+
     def exchanged_bytes(self) -> memoryview:
         """The exchanged values as little-endian float32, without a copy."""
         return memoryview(self.vector.numpy()).cast("B")  # type: ignore[arg-type]
 
     def frozen_bytes(self) -> bytes:
         """The frozen parameters as safetensors; empty when nothing is frozen."""
-        return bytes(save({s.name: self.fixed[s.name] for s in self.layout.frozen})) if self.layout.frozen else b""
+        return (
+            bytes(save({s.name: self.fixed[s.name].contiguous() for s in self.layout.frozen}))
+            if self.layout.frozen
+            else b""
+        )
 
 
 def state_bytes(state: Mapping[str, Tensor], layout: Layout) -> bytes:
-    """A module's state as safetensors, each tied tensor once under its first name."""
+    """A module's state as safetensors, each tied tensor once under its first name, in the layout's dtypes.
+
+    A Trainer's precision may have changed the module's own dtypes since the layout was taken.
+    """
     tied = {name for name, _ in layout.tied}
+    dtypes = {spec.name: getattr(torch, spec.dtype) for spec in (*layout.exchanged, *layout.frozen)}
     # Clones: safetensors refuses tensors that share memory, as views of one flat buffer do.
-    return bytes(save({name: t.detach().cpu().clone().contiguous() for name, t in state.items() if name not in tied}))
+    return bytes(
+        save(
+            {
+                name: t.detach().cpu().to(dtypes.get(name, t.dtype)).clone().contiguous()
+                for name, t in state.items()
+                if name not in tied
+            }
+        )
+    )
 
 
 def largest_state_bytes(layout: Layout) -> int:

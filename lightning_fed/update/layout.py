@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from lightning_fed.errors import FederationError, ModelMismatchError, UpdateRefusedError
 
-LARGEST_MODEL = 1 << 33
-"""Most exchanged values of a model: bounds what a layout can make the coordinator allocate."""
+LARGEST_MODEL = 1 << 31
+"""Most values of a model: bounds what a layout can make the coordinator allocate."""
 
 
 class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
@@ -113,10 +113,16 @@ def check_sound(layout: Layout) -> None:
     if len(set(names)) != len(names) or not {first for _, first in layout.tied} <= {spec.name for spec in specs}:
         raise ModelMismatchError("the model's layout names a tensor twice, or ties one to a tensor that is not there.")
     for spec in specs:
-        if not isinstance(getattr(torch, spec.dtype, None), torch.dtype) or min(spec.shape, default=0) < 0:
+        dtype = getattr(torch, spec.dtype, None)
+        exchangeable = isinstance(dtype, torch.dtype) and (dtype.is_floating_point or spec in layout.frozen)
+        if not exchangeable or min(spec.shape, default=0) < 0:
             raise ModelMismatchError(f"the model's layout holds an impossible tensor: {spec}.")
-    if not 0 < layout.size <= LARGEST_MODEL:
-        raise ModelMismatchError(f"the model has {layout.size} values to exchange; 1 to {LARGEST_MODEL} are possible.")
+    values = sum(spec.size for spec in specs)
+    if layout.size < 1 or values > LARGEST_MODEL:
+        raise ModelMismatchError(
+            f"the model has {layout.size} values to exchange and {values} in all; at least 1 and at most "
+            f"{LARGEST_MODEL} are possible."
+        )
 
 
 def check_same_layout(expected: Layout, got: Layout, site: str) -> None:

@@ -56,9 +56,10 @@ def test_validation_sees_the_global_model_and_never_a_local_one(federation):
     sites = [here.site(name, train, Plain, seed) for seed, name in enumerate(here.sites)]
     for site in sites:
         validated = site.result()["validated"]
-        assert len(validated) == 6
+        # Once a round although an epoch has passed twice: half-way the weights are the site's own.
+        assert len(validated) == 3
         for round in (1, 2, 3):
-            assert_same(validated[2 * round - 1], here.model(round))
+            assert_same(validated[round - 1], here.model(round))
     coordinator.result()
 
 
