@@ -2,8 +2,8 @@
 
 One value costs a 16-bit word and one look-up. The word picks a slot of a table of 65,536; a slot that lies wholly
 inside one value's interval of the inverse distribution function holds that value, and the few slots that a boundary
-cuts are decided with more bits of the same number, 64 and then 128. So a value v is drawn with probability ``w(v) / 2^128`` exactly,
-where ``w`` are integers made from the probabilities with 100 decimal digits.
+cuts are decided with more bits of the same number, 64 and then 128. So a value v is drawn with probability
+``w(v) / 2^128`` exactly, where ``w`` are integers made from the probabilities with 100 decimal digits.
 
 A table serves sigma up to ``_WIDEST``. A larger sigma is made of small ones, ``X = A + k B`` with A and B discrete
 Gaussian: for every x, ``P(X = x)`` is the discrete Gaussian's probability times ``1 + r`` with ``|r| <= 2^-124``, by
@@ -114,7 +114,8 @@ class DiscreteGaussianSampler:
     @property
     def statistical_distance(self) -> float:
         """Bound on the total variation distance of one value from the exact discrete Gaussian."""
-        rounding = sum((2 * table.largest + 1) * 2.0**-_BITS for table in self._tables)
+        # Each weight lost less than 1; the cut tails hold less than sigma, and that is less than the number of weights.
+        rounding = sum(2 * (2 * table.largest + 1) * 2.0**-_BITS for table in self._tables)
         # Twice: a relative error of every probability, in what is drawn and in its sum.
         ripple = (len(self._tables) - 1) * 4 * math.exp(-2 * math.pi**2 * _SMOOTH**2)
         return rounding + ripple
