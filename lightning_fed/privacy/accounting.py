@@ -51,7 +51,7 @@ class DpSgd(msgspec.Struct, frozen=True, tag="dp-sgd", tag_field="mechanism", fo
 
     def rdp(self, orders: Sequence[float]) -> NDArray[np.float64]:
         """Rényi divergence at each order, between data sets that differ in one example (added or removed)."""
-        return self.steps * np.array(_dp_sgd_step_rdp(self.sample_rate, self.noise_multiplier, tuple(orders)))
+        return float(self.steps) * np.array(_dp_sgd_step_rdp(self.sample_rate, self.noise_multiplier, tuple(orders)))
 
 
 Mechanism = DpSgd | CentralNoise | DistributedNoise
@@ -149,7 +149,7 @@ def site_noise_multiplier(
     def spent(noise_multiplier: float) -> float:
         return epsilon_from_rdp(rounds * mechanism(noise_multiplier).rdp(ORDERS), delta)
 
-    low, high = 1e-3, 1e6
+    low, high = 1e-2, 1e6
     if spent(high) > target_epsilon:
         raise PlanError(_unreachable(target_epsilon, delta, rounds))
     while high / low > 1.001:

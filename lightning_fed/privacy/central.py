@@ -50,11 +50,11 @@ class CentralNoise(msgspec.Struct, frozen=True, tag="central", tag_field="mechan
     unit: ClassVar[str] = "site"
 
     def __post_init__(self) -> None:
-        require_noise("privacy.site.noise_multiplier", self.sigma)
         if self.size < 1 or not self.sensitivity > 0 or not math.isfinite(self.sensitivity):
             raise PlanError(
                 f"central noise needs positive numbers, not size = {self.size}, sensitivity = {self.sensitivity}."
             )
+        require_noise("the noise multiplier of a sum", self.sigma / self.sensitivity)
         if (self.cohort is None) != (self.ready is None):
             raise PlanError(f"cohort = {self.cohort} and ready = {self.ready} must be given together, or neither.")
         if self.cohort is not None and self.ready is not None and not 1 <= self.cohort <= self.ready:

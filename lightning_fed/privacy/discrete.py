@@ -42,12 +42,12 @@ class DistributedNoise(
     unit: ClassVar[str] = "site"
 
     def __post_init__(self) -> None:
-        require_noise("privacy.site.noise_multiplier", self.sigma)
         if self.size < 1 or self.shares < 1 or not self.sensitivity > 0 or not math.isfinite(self.sensitivity):
             raise PlanError(
                 f"distributed noise needs positive numbers, not size = {self.size}, shares = {self.shares}, "
                 f"sensitivity = {self.sensitivity}. With no honest share left there is no privacy: raise the quorum."
             )
+        require_noise("the noise multiplier of a sum", math.sqrt(self.shares) * self.sigma / self.sensitivity)
         if self.sigma < 0.5:
             raise PlanError(
                 f"a share of sigma = {self.sigma:.3g} grid steps is below 0.5, where no guarantee of a sum is known. "
@@ -107,11 +107,15 @@ def largest_noise(sigma: float, shares: int, size: int) -> int:
     return math.ceil(sigma * math.sqrt(shares) * math.sqrt(2 * math.log(2 * size * 2.0**40)))
 
 
-def require_noise(name: str, value: float) -> None:
+def require_noise(name: str, noise_multiplier: float) -> None:
     """Refuse noise that protects nobody.
 
     Raises:
-        PlanError: ``value`` is not a positive, finite number.
+        PlanError: the noise multiplier is not a finite number of at least 0.01. Less means an epsilon in the thousands,
+            and numbers that the accountants cannot hold.
     """
-    if not (math.isfinite(value) and value > 0):
-        raise PlanError(f"{name} = {value} must be a positive, finite number: without noise there is no privacy.")
+    if not (math.isfinite(noise_multiplier) and noise_multiplier >= 0.01):
+        raise PlanError(
+            f"{name} = {noise_multiplier:g} must be a finite number of at least 0.01: without noise there is no "
+            "privacy."
+        )

@@ -166,7 +166,7 @@ def _read_line(line: bytes, previous: str) -> tuple[Entry, str] | None:
     """The entry of a line and its hash, if the line is whole, canonical and follows from the one before."""
     try:
         entry: Entry = msgspec.json.decode(msgspec.json.decode(line, type=_Line).entry, type=Entry)
-    except (msgspec.MsgspecError, PlanError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, PlanError):
         return None
     expected, digest = line_of(entry, previous)
     return (entry, digest) if expected == line + b"\n" else None

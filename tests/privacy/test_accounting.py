@@ -47,7 +47,7 @@ def test_dp_sgd_epsilon_is_dp_accountings_within_one_percent(rate, noise, steps,
     assert epsilon([DpSgd(rate, noise, steps)], delta) == pytest.approx(theirs, rel=0.01)
 
 
-@pytest.mark.parametrize(("rate", "noise", "steps", "delta"), SETTINGS[:2])
+@pytest.mark.parametrize(("rate", "noise", "steps", "delta"), SETTINGS[:1])
 def test_tight_epsilon_is_opacus_prv_and_dp_accountings_pld_within_one_percent(rate, noise, steps, delta):
     ours = tight_epsilon(DpSgd(rate, noise, steps), delta)
     opacus = PRVAccountant()
@@ -103,14 +103,14 @@ def test_examples_and_sites_are_not_added():
         epsilon([DpSgd(0.1, 1.0, 1), central_noise(1.0, 1.0, 0.01, 10)], 1e-5)
 
 
-@pytest.mark.parametrize("noise", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("noise", [0.0, -1.0, 0.009, float("nan"), float("inf")])
 def test_noise_that_protects_nobody_is_refused(noise):
     for mechanism in (
         lambda: DpSgd(0.1, noise, 10),
         lambda: central_noise(noise, 1.0, 0.01, 10),
         lambda: distributed_noise(noise, 1.0, 0.01, 10, 3),
     ):
-        with pytest.raises(PlanError, match=r"noise_multiplier = .* must be a positive, finite number"):
+        with pytest.raises(PlanError, match=r"noise_multiplier = .* must be a finite number of at least 0.01"):
             mechanism()
 
 

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import dp_accounting
@@ -58,7 +59,7 @@ def test_epsilon_approaches_the_gaussians_from_above_as_the_grid_grows_fine():
     gaussian = RdpAccountant(ORDERS).compose(dp_accounting.GaussianDpEvent(noise_multiplier), 10).get_epsilon(1e-5)
     steps = (1 / 16, 1 / 256, 1 / 2048, 1 / 16384, 1 / 2**20)
     spent = [epsilon([distributed_noise(noise_multiplier, 1.0, s, size, 4)] * 10, 1e-5) for s in steps]
-    assert all(coarse > fine for coarse, fine in zip(spent, spent[1:], strict=False))
+    assert all(coarse > fine for coarse, fine in itertools.pairwise(spent))
     assert gaussian < spent[-1] < 1.0001 * gaussian
     assert spent[0] > 2 * gaussian
 
@@ -98,9 +99,10 @@ def test_shares_of_two_sites_are_independent():
     assert abs(np.corrcoef(noise.share(), noise.share())[0, 1]) < 6 / math.sqrt(200_000)
 
 
-@given(st.integers(1, 30), st.floats(0.5, 5000), st.integers(1, 10**8), st.floats(1, 1e6))
+@given(st.integers(1, 30), st.floats(0.5, 5000), st.integers(1, 10**8), st.floats(0.02, 100))
 @settings(max_examples=200, deadline=None)
-def test_more_noise_or_less_sensitivity_never_costs_more(shares, sigma, size, sensitivity):
+def test_more_noise_or_less_sensitivity_never_costs_more(shares, sigma, size, noise_multiplier):
+    sensitivity = math.sqrt(shares) * sigma / noise_multiplier
     here = DistributedNoise(size, sensitivity, sigma, shares).rdp(ORDERS)
     assert (DistributedNoise(size, sensitivity, sigma * 1.1, shares).rdp(ORDERS) <= here).all()
     assert (DistributedNoise(size, sensitivity * 0.9, sigma, shares).rdp(ORDERS) <= here).all()
@@ -124,5 +126,5 @@ def test_a_quorum_of_colluding_sites_only_is_refused(shares):
 
 
 def test_a_grid_too_coarse_for_a_guarantee_is_refused():
-    with pytest.raises(PlanError, match="below 0.5"):
+    with pytest.raises(PlanError, match=r"below 0\.5"):
         distributed_noise(0.5, 1.0, 1.0, 10, 4)

@@ -54,7 +54,7 @@ def test_weights_are_the_probabilities_to_the_last_of_128_bits(sigma):
     assert weights == weights[::-1]
     with localcontext() as context:
         context.prec = 120
-        half = [(-Decimal(v) ** 2 / (2 * Decimal(sigma) ** 2)).exp() for v in range(20 * math.ceil(sigma))]
+        half = [(-(Decimal(v) ** 2) / (2 * Decimal(sigma) ** 2)).exp() for v in range(20 * math.ceil(sigma))]
         unit = Decimal(2**128) / (half[0] + 2 * sum(half[1:]))
         for value in range(1, m + 1):
             assert abs(weights[m + value] - half[value] * unit) <= 1
@@ -100,7 +100,7 @@ def test_a_sum_of_two_tables_has_the_exact_ratio_of_probabilities(sigma):
         context.prec = 80
         square = Decimal(drawn.sigmas[0]) ** 2 + factor**2 * Decimal(drawn.sigmas[1]) ** 2
         for x in (1, 2, factor, factor + 1, round(sigma), round(3.3 * sigma)):
-            expected = (-Decimal(x) ** 2 / (2 * square)).exp()
+            expected = (-(Decimal(x) ** 2) / (2 * square)).exp()
             assert abs(Decimal(weight(x)) / centre / expected - 1) < Decimal(2) ** -105
 
 
