@@ -21,6 +21,9 @@ from lightning_fed.errors import PlanError, UpdateRefusedError
 from lightning_fed.privacy.discrete import require_noise
 from lightning_fed.privacy.rounding import rounded_norm_bound
 from lightning_fed.privacy.sampler import DiscreteGaussianSampler
+from lightning_fed.privacy.stream import RandomStream
+
+_PIECE = 1 << 16
 
 
 class CentralNoise(msgspec.Struct, frozen=True, tag="central", tag_field="mechanism", forbid_unknown_fields=True):
@@ -144,12 +147,16 @@ def gradient_with_noise(total: NDArray[np.float32], noise_multiplier: float, max
     """
     require_noise("privacy.example.noise_multiplier", noise_multiplier)
     step = 2.0 ** math.floor(math.log2(max_norm / (1024 * math.sqrt(len(total)))))
-    scaled = np.rint(total / np.float64(step))
-    if not np.abs(scaled).max(initial=0.0) < 2.0**52:
-        raise UpdateRefusedError(
-            f"a sum of gradients holds a value beyond 2^52 grid steps of {step:.3g}, a NaN or an infinity. "
-            "Look for bad images, or raise the clipping norm."
-        )
-    widened = max_norm / step + math.sqrt(len(total))
-    noise = DiscreteGaussianSampler(noise_multiplier * widened).sample(len(total))
-    return ((scaled.astype(np.int64) + noise) * step).astype(np.float32)
+    sampler = DiscreteGaussianSampler(noise_multiplier * (max_norm / step + math.sqrt(len(total))))
+    stream = RandomStream()
+    released = np.empty(len(total), dtype=np.float32)
+    for start in range(0, len(total), _PIECE):
+        scaled = np.rint(total[start : start + _PIECE] / np.float64(step))
+        if not np.abs(scaled).max() < 2.0**52:
+            raise UpdateRefusedError(
+                f"a sum of gradients holds a value beyond 2^52 grid steps of {step:.3g}, a NaN or an infinity. "
+                "Look for bad images, or raise the clipping norm."
+            )
+        noisy = scaled.astype(np.int64) + sampler.sample(len(scaled), stream)
+        released[start : start + _PIECE] = noisy * step
+    return released
