@@ -82,12 +82,12 @@ def dp_sgd_scores(noise_multiplier, canary, runs, steps=4, size=50):
     return np.array(scores)
 
 
-def test_many_runs_of_dp_sgd_are_below_the_claim_and_above_it_with_a_quarter_of_the_noise():
-    claimed = epsilon([DpSgd(1.0, 2.0, 4)], DELTA)
-    honest = [dp_sgd_scores(2.0, canary, 600) for canary in (True, False)]
-    assert 0.3 < many_runs_epsilon(*honest, DELTA, confidence=0.9999) <= claimed
+def test_many_runs_of_dp_sgd_are_below_the_claim_and_above_it_with_a_twelfth_of_the_noise():
+    claimed = epsilon([DpSgd(1.0, 1.0, 4)], DELTA)
+    honest = [dp_sgd_scores(1.0, canary, 600) for canary in (True, False)]
+    assert 0.5 < many_runs_epsilon(*honest, DELTA, confidence=0.99) <= claimed
     claimed = epsilon([DpSgd(1.0, 6.0, 4)], DELTA)
-    cut = [dp_sgd_scores(1.0, canary, 600) for canary in (True, False)]
+    cut = [dp_sgd_scores(0.5, canary, 600) for canary in (True, False)]
     assert many_runs_epsilon(*cut, DELTA, confidence=0.99) > claimed
 
 
