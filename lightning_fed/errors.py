@@ -54,3 +54,7 @@ class BudgetExhaustedError(FederationError):
 
 class LedgerError(FederationError):
     """A privacy ledger was edited, belongs to another federation or site, is in use, or could not be written."""
+
+
+class ConfigError(FederationError):
+    """A configuration contradicts itself, or the run it is for."""
