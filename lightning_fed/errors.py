@@ -48,5 +48,13 @@ class DataError(FederationError):
     """A data set, table or image file cannot be used as it is."""
 
 
+class BudgetExhaustedError(FederationError):
+    """A release would bring epsilon above the site's maximum, so it does not happen."""
+
+
+class LedgerError(FederationError):
+    """A privacy ledger was edited, belongs to another federation or site, is in use, or could not be written."""
+
+
 class ConfigError(FederationError):
     """A configuration contradicts itself, or the run it is for."""

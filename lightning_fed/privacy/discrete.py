@@ -1,0 +1,121 @@
+"""Site-level noise that the sites add themselves: each a share, under the masks, exact on integers."""
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_fed.errors import PlanError
+from lightning_fed.privacy.rounding import rounded_norm_bound
+from lightning_fed.privacy.sampler import DiscreteGaussianSampler
+
+
+class DistributedNoise(
+    msgspec.Struct, frozen=True, tag="distributed", tag_field="mechanism", forbid_unknown_fields=True
+):
+    """One release of a sum in which every site has added a discrete Gaussian share.
+
+    The sum over n sites of independent discrete Gaussians is not one itself, but so close that the difference is a
+    number in the guarantee (``tau``), which vanishes once a share's sigma is a few grid steps.
+
+    Args:
+        size: number of coordinates P.
+        sensitivity: largest L2 norm, in grid steps, of one site's integers; see ``rounded_norm_bound``.
+        sigma: parameter of one share, in grid steps.
+        shares: fewest shares, of sites that do not collude with the reader, in any sum the plan lets be opened. With
+            more of them the guarantee can only grow, since the rest is added to a sum that is private already.
+
+    Raises:
+        PlanError: a value is out of range.
+
+    Source: Kairouz, Liu and Steinke 2021 (arXiv 2102.06387), proposition 14.
+    """
+
+    size: int
+    sensitivity: float
+    sigma: float
+    shares: int
+
+    unit: ClassVar[str] = "site"
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.shares < 1 or not self.sensitivity > 0 or not math.isfinite(self.sensitivity):
+            raise PlanError(
+                f"distributed noise needs positive numbers, not size = {self.size}, shares = {self.shares}, "
+                f"sensitivity = {self.sensitivity}. With no honest share left there is no privacy: raise the quorum."
+            )
+        require_noise("the noise multiplier of a sum", math.sqrt(self.shares) * self.sigma / self.sensitivity)
+        if self.sigma < 0.5:
+            raise PlanError(
+                f"a share of sigma = {self.sigma:.3g} grid steps is below 0.5, where no guarantee of a sum is known. "
+                "Use more bits a value (a finer grid) or a larger noise multiplier."
+            )
+
+    @property
+    def tau(self) -> float:
+        """How far the sum of ``shares`` shares is from a discrete Gaussian, per coordinate."""
+        return 10 * sum(math.exp(-2 * (math.pi * self.sigma) ** 2 * k / (k + 1)) for k in range(1, self.shares))
+
+    def rdp(self, orders: Sequence[float]) -> NDArray[np.float64]:
+        """Rényi divergence at each order, between a sum with a site's update and one with zeros in its place."""
+        alpha = np.asarray(orders, dtype=np.float64)
+        ratio = self.sensitivity / (math.sqrt(self.shares) * self.sigma)
+        added = alpha * ratio**2 / 2 + self.tau * self.size
+        squared = alpha / 2 * (ratio + self.tau * math.sqrt(self.size)) ** 2
+        return np.minimum(added, squared)
+
+    def share(self) -> NDArray[np.int64]:
+        """A site's share of the noise, in grid steps, shape ``(size,)``, fresh from a secure generator."""
+        return DiscreteGaussianSampler(self.sigma).sample(self.size)
+
+
+def distributed_noise(
+    noise_multiplier: float, max_norm: float, step: float, size: int, shares: int
+) -> DistributedNoise:
+    """Shares scaled so that the smallest sum still carries the whole noise.
+
+    Args:
+        noise_multiplier: z; the standard deviation of the noise in a sum of ``shares`` shares is z times ``max_norm``.
+        max_norm: clipping norm C, in units of the parameters.
+        step: distance of two grid points, in units of the parameters.
+        size: number of coordinates P.
+        shares: the quorum less the number of sites that may collude.
+
+    Raises:
+        PlanError: a value is out of range.
+    """
+    require_noise("privacy.site.noise_multiplier", noise_multiplier)
+    if shares < 1:
+        raise PlanError(
+            f"the quorum less the colluding sites leaves {shares} shares of noise; at least 1 is needed. "
+            "Raise the quorum."
+        )
+    norm = max_norm / step
+    return DistributedNoise(size, rounded_norm_bound(norm, size), noise_multiplier * norm / math.sqrt(shares), shares)
+
+
+def largest_noise(sigma: float, shares: int, size: int) -> int:
+    """Size, in grid steps, that the noise of a sum exceeds in no coordinate, but for a chance of 2^-40.
+
+    What a ring must hold beside the updates themselves. A wrapped sum costs accuracy, never privacy.
+
+    Source: the discrete Gaussian is sub-Gaussian with its sigma (Canonne, Kamath and Steinke 2020, arXiv 2004.00010).
+    """
+    return math.ceil(sigma * math.sqrt(shares) * math.sqrt(2 * math.log(2 * size * 2.0**40)))
+
+
+def require_noise(name: str, noise_multiplier: float) -> None:
+    """Refuse noise that protects nobody.
+
+    Raises:
+        PlanError: the noise multiplier is not a finite number of at least 0.01. Less means an epsilon in the thousands,
+            and numbers that the accountants cannot hold.
+    """
+    if not (math.isfinite(noise_multiplier) and noise_multiplier >= 0.01):
+        raise PlanError(
+            f"{name} = {noise_multiplier:g} must be a finite number of at least 0.01: without noise there is no "
+            "privacy."
+        )

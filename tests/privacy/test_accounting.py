@@ -1,0 +1,157 @@
+import dp_accounting
+import numpy as np
+import pytest
+from dp_accounting.pld import PLDAccountant
+from dp_accounting.rdp import RdpAccountant
+from opacus.accountants import PRVAccountant, RDPAccountant
+
+from lightning_fed.errors import PlanError
+from lightning_fed.privacy.accounting import (
+    ORDERS,
+    DpSgd,
+    dp_sgd_noise_multiplier,
+    epsilon,
+    require_delta_for,
+    sample_rate_of,
+    site_noise_multiplier,
+    tight_epsilon,
+)
+from lightning_fed.privacy.central import central_noise
+from lightning_fed.privacy.discrete import distributed_noise
+
+# Sampling rate, noise multiplier, steps, delta: small and large batches, strict and loose privacy.
+SETTINGS = [
+    (0.01, 1.1, 1_000, 1e-5),
+    (0.064, 0.7, 400, 1e-5),
+    (0.25, 4.0, 300, 1e-6),
+    (1.0, 8.0, 50, 1e-5),
+    (0.004, 0.6, 3_000, 1e-5),
+]
+
+
+def dp_sgd_event(rate, noise, steps):
+    step = dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(noise))
+    return dp_accounting.SelfComposedDpEvent(step, steps)
+
+
+@pytest.mark.parametrize(("rate", "noise", "steps", "delta"), SETTINGS)
+def test_dp_sgd_epsilon_is_opacus_epsilon(rate, noise, steps, delta):
+    opacus = RDPAccountant()
+    opacus.history = [(noise, rate, steps)]
+    assert epsilon([DpSgd(rate, noise, steps)], delta) == pytest.approx(opacus.get_epsilon(delta), rel=1e-12)
+
+
+@pytest.mark.parametrize(("rate", "noise", "steps", "delta"), SETTINGS)
+def test_dp_sgd_epsilon_is_dp_accountings_within_one_percent(rate, noise, steps, delta):
+    theirs = RdpAccountant().compose(dp_sgd_event(rate, noise, steps)).get_epsilon(delta)
+    assert epsilon([DpSgd(rate, noise, steps)], delta) == pytest.approx(theirs, rel=0.01)
+
+
+@pytest.mark.parametrize(("rate", "noise", "steps", "delta"), SETTINGS[:1])
+def test_tight_epsilon_is_opacus_prv_and_dp_accountings_pld_within_one_percent(rate, noise, steps, delta):
+    ours = tight_epsilon(DpSgd(rate, noise, steps), delta)
+    opacus = PRVAccountant()
+    opacus.history = [(noise, rate, steps)]
+    assert ours == opacus.get_epsilon(delta)
+    pld = PLDAccountant().compose(dp_sgd_event(rate, noise, steps)).get_epsilon(delta)
+    assert ours == pytest.approx(pld, rel=0.01)
+    assert ours < epsilon([DpSgd(rate, noise, steps)], delta)
+
+
+def test_steps_in_several_rounds_cost_what_they_cost_at_once():
+    at_once = epsilon([DpSgd(0.02, 1.0, 500)], 1e-5)
+    assert epsilon([DpSgd(0.02, 1.0, 50)] * 10, 1e-5) == pytest.approx(at_once, rel=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:Optimal order is the largest")
+@pytest.mark.parametrize(("target", "accountant"), [(0.5, "rdp"), (1.0, "rdp"), (8.0, "rdp"), (3.0, "prv")])
+def test_noise_for_a_target_epsilon_reaches_it_and_not_much_more(target, accountant):
+    noise = dp_sgd_noise_multiplier(target, 1e-5, 0.05, 300, accountant)
+    spent = tight_epsilon if accountant == "prv" else lambda m, delta: epsilon([m], delta)
+    reached = spent(DpSgd(0.05, noise, 300), 1e-5)
+    assert 0.98 * target <= reached <= target
+
+
+@pytest.mark.parametrize("target", [0.5, 8.0])
+@pytest.mark.parametrize("place", ["central", "distributed"])
+def test_noise_for_a_sites_target_epsilon_reaches_it_and_not_much_more(target, place):
+    def release(noise):
+        if place == "central":
+            return central_noise(noise, 1.0, 1e-4, 10_000)
+        return distributed_noise(noise, 1.0, 1e-4, 10_000, 3)
+
+    noise = site_noise_multiplier(target, 1e-5, 20, release)
+    assert 0.99 * target <= epsilon([release(noise)] * 20, 1e-5) <= target
+
+
+def test_composed_central_rounds_agree_with_dp_accounting():
+    rounds = [central_noise(z, 1.0, 1e-6, 10) for z in (1.0, 2.0, 2.0, 5.0)]
+    events = [dp_accounting.GaussianDpEvent(r.sigma / r.sensitivity) for r in rounds]
+    composed = dp_accounting.ComposedDpEvent(events)
+    rdp = RdpAccountant(ORDERS).compose(composed).get_epsilon(1e-5)
+    pld = PLDAccountant().compose(composed).get_epsilon(1e-5)
+    assert epsilon(rounds, 1e-5) == pytest.approx(rdp, rel=1e-9)
+    assert pld <= epsilon(rounds, 1e-5) <= 1.15 * pld
+
+
+def test_nothing_released_costs_nothing():
+    assert epsilon([], 1e-5) == 0.0
+
+
+def test_examples_and_sites_are_not_added():
+    with pytest.raises(PlanError, match="different promises"):
+        epsilon([DpSgd(0.1, 1.0, 1), central_noise(1.0, 1.0, 0.01, 10)], 1e-5)
+
+
+@pytest.mark.parametrize("noise", [0.0, -1.0, 0.009, float("nan"), float("inf")])
+def test_noise_that_protects_nobody_is_refused(noise):
+    for mechanism in (
+        lambda: DpSgd(0.1, noise, 10),
+        lambda: central_noise(noise, 1.0, 0.01, 10),
+        lambda: distributed_noise(noise, 1.0, 0.01, 10, 3),
+    ):
+        with pytest.raises(PlanError, match=r"noise_multiplier = .* must be a finite number of at least 0.01"):
+            mechanism()
+
+
+@pytest.mark.parametrize("rate", [0.0, -0.1, 1.5, float("nan")])
+def test_a_sampling_rate_that_is_no_chance_is_refused(rate):
+    with pytest.raises(PlanError, match="Is the batch larger than the data set"):
+        DpSgd(rate, 1.0, 10)
+
+
+@pytest.mark.parametrize("delta", [0.0, -1e-5, 1.0, float("nan")])
+def test_a_delta_that_is_no_chance_is_refused(delta):
+    with pytest.raises(PlanError, match="delta"):
+        epsilon([DpSgd(0.1, 1.0, 1)], delta)
+
+
+def test_a_delta_above_one_over_the_population_is_refused():
+    require_delta_for(1e-5, 5_000, "example")
+    with pytest.raises(PlanError, match="publishes one example at random"):
+        require_delta_for(1e-3, 5_000, "example")
+
+
+def test_a_batch_larger_than_the_data_set_is_refused():
+    assert sample_rate_of(32, 128) == 0.25
+    with pytest.raises(PlanError, match="a batch of 129 cannot be sampled from 128 examples"):
+        sample_rate_of(129, 128)
+
+
+@pytest.mark.parametrize("target", [0.0, -1.0, float("nan")])
+def test_a_target_epsilon_that_is_not_positive_is_refused(target):
+    with pytest.raises(PlanError, match="target epsilon"):
+        dp_sgd_noise_multiplier(target, 1e-5, 0.1, 10)
+
+
+@pytest.mark.filterwarnings("ignore:Optimal order is the largest")
+def test_a_target_that_no_noise_reaches_is_refused_and_not_searched_for_ever():
+    with pytest.raises(PlanError, match="no noise multiplier"):
+        dp_sgd_noise_multiplier(1e-9, 1e-5, 0.01, 10)
+    with pytest.raises(PlanError, match="no noise multiplier"):
+        site_noise_multiplier(1e-9, 1e-5, 10**7, lambda z: central_noise(z, 1.0, 0.01, 10))
+
+
+def test_divergences_grow_with_the_order():
+    for mechanism in (DpSgd(0.05, 0.8, 10), central_noise(1.0, 1.0, 1e-4, 100, 2, 9)):
+        assert (np.diff(mechanism.rdp(ORDERS)) > -1e-12).all()
