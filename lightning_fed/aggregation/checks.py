@@ -9,11 +9,17 @@ from torch import Tensor
 from lightning_fed.aggregation.contracts import RuleState
 from lightning_fed.errors import ModelMismatchError, PlanError, StoreError, UpdateRefusedError
 
+LARGEST_SETTING = 1e15
+"""Largest value of a setting; rules square some of them, and the square must fit float32."""
+
 
 def check_positive(setting: str, value: float) -> None:
-    """Raise ``PlanError`` unless ``value`` is finite and above zero."""
-    if not (math.isfinite(value) and value > 0.0):
-        raise PlanError(f"plan.algorithm.{setting} = {value} must be a finite number above 0. Change it in the plan.")
+    """Raise ``PlanError`` unless ``value`` is above zero and at most ``LARGEST_SETTING``."""
+    if not 0.0 < value <= LARGEST_SETTING:
+        raise PlanError(
+            f"plan.algorithm.{setting} = {value} must be above 0 and at most {LARGEST_SETTING:.0e}. "
+            "Change it in the plan."
+        )
 
 
 def check_fraction(setting: str, value: float) -> None:

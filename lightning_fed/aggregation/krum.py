@@ -92,8 +92,8 @@ def krum_order(updates: Tensor, hostile: int) -> list[int]:
 def _squared_distances(updates: Tensor) -> tuple[Tensor, Tensor]:
     """Squared distances between rows, float64, shape ``(n, n)``, and squared norms, shape ``(n,)``.
 
-    Differences are taken before squaring: the Gram matrix would be faster for many sites, but honest updates that lie
-    close together would drown in its rounding. float64 also holds the square of any float32.
+    Differences are taken before squaring: a Gram matrix would be a little faster, but loses digits by cancellation when
+    updates have much in common. float64 also holds the square of any float32.
     """
     n = updates.shape[0]
     distances = torch.zeros(n, n, dtype=torch.float64)

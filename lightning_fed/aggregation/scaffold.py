@@ -75,7 +75,7 @@ def next_site_control(site_control: Tensor, server_control: Tensor, update: Tens
             f"the local learning rates add up to {lr_sum}; scaffold divides by them. "
             "A site that did not train takes no part."
         )
-    control = torch.sub(site_control, server_control).sub_(update, alpha=1.0 / lr_sum)
+    control = torch.sub(site_control, server_control).sub_(update / lr_sum)
     if not math.isfinite(torch.linalg.vector_norm(control, dtype=torch.float64).item()):
         raise UpdateRefusedError(
             f"the control variate is not finite (learning rates add up to {lr_sum}). "
