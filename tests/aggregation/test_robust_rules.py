@@ -39,12 +39,13 @@ def test_trimmed_mean_matches_numbers_worked_out_by_hand() -> None:
     assert TrimmedMean(hostile=0).aggregate(updates[1:3]).tolist() == [4.0, 3.5]
 
 
-def test_krum_matches_scores_worked_out_by_hand() -> None:
+@pytest.mark.parametrize("unit", [2.0**-100, 1.0, 2.0**100], ids=["tiny", "one", "huge"])
+def test_krum_matches_scores_worked_out_by_hand_in_units_whose_squares_float32_cannot_hold(unit: float) -> None:
     """Points 0, 1, 3, 6 and 100; two neighbours each: scores 1+9, 1+4, 4+9, 9+25, 94^2+97^2."""
-    updates = torch.tensor([[100.0], [6.0], [3.0], [1.0], [0.0]])
+    updates = torch.tensor([[100.0], [6.0], [3.0], [1.0], [0.0]]) * unit
     assert krum_order(updates, hostile=1) == [3, 4, 2, 1, 0]
-    assert Krum(hostile=1).aggregate(updates).item() == 1.0
-    assert MultiKrum(hostile=1).aggregate(updates).item() == 0.5
+    assert Krum(hostile=1).aggregate(updates).item() == 1.0 * unit
+    assert MultiKrum(hostile=1).aggregate(updates).item() == 0.5 * unit
 
 
 def test_krum_sees_small_differences_on_top_of_a_large_common_part() -> None:
@@ -198,28 +199,25 @@ def test_krum_breaks_the_tie_of_mutual_neighbours_by_norm_and_not_by_arrival(see
 
 
 MEASURE = """
-import resource, sys, torch
+import pathlib, re, torch
 from lightning_fed.aggregation.registry import ALGORITHMS
 torch.set_num_threads(1)
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+# Not getrusage: its peak is inherited from the process that started this one.
+peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+) kB", pathlib.Path("/proc/self/status").read_text())[1]) / 1024
 rules = [ALGORITHMS[name]() for name in ("median", "trimmed_mean", "krum", "multi_krum", "norm_bounding")]
 for rule in rules:
     rule.aggregate(torch.randn(8, 1000))
 size = 2_000_000
-stack = torch.zeros(8, size)
-for row in stack:
-    row.copy_(torch.arange(size, dtype=torch.float32).sin_().mul_(0.001))
+stack = torch.empty(8, size).uniform_(-0.001, 0.001)
+before = peak()
 for rule in rules:
-    before = peak()
+    result = None
     result = rule.aggregate(stack)
-    print(rule.name, round(peak() - before - size * 4 / 2**20, 1))
-    del result
+print(peak() - before - size * 4 / 2**20)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of resident memory in Linux's unit")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of resident memory from Linux's /proc")
 def test_temporaries_stay_within_a_few_megabytes_beside_a_stack_of_61() -> None:
     output = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True, timeout=120)
-    beyond = {line.split()[0]: float(line.split()[1]) for line in output.stdout.splitlines()}
-    assert len(beyond) == 5
-    assert max(beyond.values()) < 8.0, beyond
+    assert -2.0 < float(output.stdout) < 8.0, "MiB beyond the stack and one result"

@@ -76,10 +76,10 @@ def test_scaffold_settles_at_the_true_optimum() -> None:
 
 def test_scaffold_settles_at_the_true_optimum_when_a_site_sits_out_every_round() -> None:
     federation = Federation(Scaffold())
-    for number in range(2000):
+    for number in range(600):
         federation.round(tuple(site for site in range(4) if site != number % 4))
-        torch.testing.assert_close(federation.server_control, federation.controls.mean(dim=0), rtol=0, atol=1e-3)
-    torch.testing.assert_close(federation.model, TRUE_OPTIMUM, rtol=0, atol=1e-3)
+    torch.testing.assert_close(federation.server_control, federation.controls.mean(dim=0), rtol=0, atol=1e-4)
+    torch.testing.assert_close(federation.model, TRUE_OPTIMUM, rtol=0, atol=1e-4)
 
 
 def test_with_zero_controls_a_scaffold_round_is_a_fedavg_round_bit_for_bit() -> None:

@@ -128,8 +128,9 @@ def test_a_rule_taken_back_to_an_earlier_state_repeats_its_steps(algorithm: Algo
         saved = rule.state_dict()
         first = rule.apply(model, update)
         rule.apply(first, -3 * update)
-        rule.load_state_dict(saved)
-        assert torch.equal(rule.apply(model, update), first)
+        for _ in range(2):  # twice, since the first time must not spoil what was saved
+            rule.load_state_dict(saved)
+            assert torch.equal(rule.apply(model, update), first)
 
 
 @pytest.mark.parametrize("algorithm", ALL, ids=named)
