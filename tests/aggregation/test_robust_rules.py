@@ -210,14 +210,13 @@ for rule in rules:
 size = 2_000_000
 stack = torch.empty(8, size).uniform_(-0.001, 0.001)
 before = peak()
-for rule in rules:
-    result = None
-    result = rule.aggregate(stack)
-print(peak() - before - size * 4 / 2**20)
+# All results are kept: a freed one would leave a gap that the allocator may or may not use again.
+results = [rule.aggregate(stack) for rule in rules]
+print(peak() - before - len(results) * size * 4 / 2**20)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of resident memory from Linux's /proc")
 def test_temporaries_stay_within_a_few_megabytes_beside_a_stack_of_61() -> None:
     output = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True, timeout=120)
-    assert -2.0 < float(output.stdout) < 8.0, "MiB beyond the stack and one result"
+    assert -2.0 < float(output.stdout) < 8.0, "MiB beyond the stack and the results"
