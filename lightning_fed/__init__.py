@@ -1,1 +1,10 @@
-"""Federated training for PyTorch Lightning."""
+"""Federated training for PyTorch Lightning: one changed line makes any LightningModule a federated participant."""
+
+from importlib.metadata import version
+
+from lightning_fed.plan import FederationPlan, LocalTraining
+from lightning_fed.policy import SitePolicy
+from lightning_fed.strategies.federated import FederatedStrategy
+
+__version__ = version("lightning_fed")
+__all__ = ["FederatedStrategy", "FederationPlan", "LocalTraining", "SitePolicy", "__version__"]

@@ -46,3 +46,7 @@ class StoreError(FederationError):
 
 class DataError(FederationError):
     """A data set, table or image file cannot be used as it is."""
+
+
+class ConfigError(FederationError):
+    """A configuration contradicts itself, or the run it is for."""

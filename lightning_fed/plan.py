@@ -50,6 +50,35 @@ class LocalTraining:
 
 
 @dataclass(frozen=True)
+class Masking:
+    """How updates are hidden from the coordinator, which then learns only their sum.
+
+    Args:
+        mode: ``required`` masks every update, ``off`` sends them so that the coordinator can read each (on the way
+            they are encrypted in both cases).
+        bits: width of the ring, and so of a value on the wire, 8 to 32.
+        bound: largest weighted value (an update's value times its examples) of the first round; later rounds take it
+            from the sites' privately summed orders of magnitude.
+        threshold: signatures and shares needed to open a sum; the smallest safe number when not given.
+        colluding: sites that may collude with the coordinator without learning another site's update.
+    """
+
+    mode: Literal["required", "off"] = "required"
+    bits: int = 16
+    bound: float = 1024.0
+    threshold: int | None = None
+    colluding: int = 0
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("required", "off"):
+            raise PlanError(f"plan.masking.mode = {self.mode!r} must be 'required' or 'off'.")
+        if not 8 <= self.bits <= 32:
+            raise PlanError(f"plan.masking.bits = {self.bits} must lie between 8 and 32.")
+        _at_least("masking.bound", self.bound, 1e-20)
+        object.__setattr__(self, "bound", float(self.bound))
+
+
+@dataclass(frozen=True)
 class FederationPlan:
     """The agreement all sites train under.
 
@@ -57,6 +86,7 @@ class FederationPlan:
         name: the federation's name; a run's store belongs to one name.
         rounds: number of rounds.
         local: what a site does within a round.
+        masking: how updates are hidden from the coordinator.
         quorum: fewest updates a round needs; fewer, and the round is tried again.
         cohort_size: how many of the ready sites are drawn at random for a round; all of them when not given.
         gather_s: seconds the coordinator waits for more than the quorum of sites before the first round (and again
@@ -72,6 +102,7 @@ class FederationPlan:
     name: str = "federation"
     rounds: int = 10
     local: LocalTraining = field(default_factory=LocalTraining)
+    masking: Masking = field(default_factory=Masking)
     quorum: int = 2
     cohort_size: int | None = None
     gather_s: float = 60.0
@@ -84,8 +115,10 @@ class FederationPlan:
             raise PlanError(f"plan.name = {self.name!r} must be made of letters, digits, '-', '_' and '.'.")
         for name in ("rounds", "quorum", "max_attempts"):
             _at_least(name, getattr(self, name), 1)
-        _at_least("gather_s", self.gather_s, 0.0)
-        _at_least("round_deadline_s", self.round_deadline_s, 0.001)
+        for name, limit in (("gather_s", 0.0), ("round_deadline_s", 0.001)):
+            _at_least(name, getattr(self, name), limit)
+            # The canonical bytes, and with them the hash, must not depend on whether somebody wrote 60 or 60.0.
+            object.__setattr__(self, name, float(getattr(self, name)))
         if self.cohort_size is not None and self.cohort_size < self.quorum:
             raise PlanError(
                 f"plan.cohort_size = {self.cohort_size} is below plan.quorum = {self.quorum}: "

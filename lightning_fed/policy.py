@@ -1,9 +1,11 @@
 """The site's own policy: what it accepts from a coordinator's plan, whatever the plan says."""
 
+import dataclasses
 import fnmatch
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 import msgspec
 
@@ -18,12 +20,14 @@ class SitePolicy:
     Args:
         smallest_quorum: the plan's quorum must be at least this many sites.
         metrics: names of metrics that may be reported; any when not given.
+        masking: ``required`` refuses every plan that does not mask updates.
         never_leaves: shell patterns of parameter or buffer names that must not be exchanged.
     """
 
     smallest_quorum: int = 1
     metrics: list[str] | None = None
     never_leaves: list[str] = field(default_factory=list)
+    masking: Literal["required", "any"] = "any"
 
     @classmethod
     def load(cls, path: str | Path) -> "SitePolicy":
@@ -32,20 +36,17 @@ class SitePolicy:
         Raises:
             PlanRefusedError: the file is not a policy.
         """
-        strict = msgspec.defstruct(
-            "SitePolicy",
-            [(f, t, d) for f, t, d in (
-                ("smallest_quorum", int, 1),
-                ("metrics", list[str] | None, None),
-                ("never_leaves", list[str], msgspec.field(default_factory=list)),
-            )],
-            forbid_unknown_fields=True,
-        )  # fmt: skip
+        name = Path(path).name
         try:
-            read = msgspec.yaml.decode(Path(path).read_bytes() or b"{}", type=strict)
+            settings = msgspec.yaml.decode(Path(path).read_bytes() or b"{}", type=dict[str, Any])
+            known = {field.name for field in dataclasses.fields(cls)}
+            if unknown := sorted(settings.keys() - known):
+                raise PlanRefusedError(
+                    f"the site policy {name} has settings nobody knows: {unknown}. Known: {sorted(known)}."
+                )
+            return msgspec.convert(settings, type=cls)
         except (OSError, msgspec.MsgspecError) as error:
-            raise PlanRefusedError(f"the site policy {Path(path).name} cannot be read: {error}. Mend the file.") from error
-        return cls(**msgspec.structs.asdict(read))
+            raise PlanRefusedError(f"the site policy {name} cannot be read: {error}. Mend the file.") from error
 
     def check_plan(self, plan: FederationPlan, site: str) -> None:
         """Accept the plan or raise.
@@ -56,7 +57,14 @@ class SitePolicy:
         if plan.quorum < self.smallest_quorum:
             raise PlanRefusedError(
                 f"site {site!r} refused the plan: quorum = {plan.quorum} is below this site's minimum of "
-                f"{self.smallest_quorum} (policy, smallest_quorum). Raise it in the plan or ask the site's privacy officer."
+                f"{self.smallest_quorum} (policy, smallest_quorum). Raise it in the plan or ask the site's privacy "
+                "officer."
+            )
+        if self.masking == "required" and plan.masking.mode != "required":
+            raise PlanRefusedError(
+                f"site {site!r} refused the plan: masking.mode = {plan.masking.mode!r} lets the coordinator see this "
+                "site's update, and this site requires masking (policy, masking). Set it to 'required' in the plan or "
+                "ask the site's privacy officer."
             )
         barred = [] if self.metrics is None else [name for name in plan.metrics if name not in self.metrics]
         if barred:
@@ -75,6 +83,7 @@ class SitePolicy:
             for pattern in self.never_leaves:
                 if fnmatch.fnmatchcase(name, pattern):
                     raise PlanRefusedError(
-                        f"site {site!r} refused to take part: tensor {name!r} would be exchanged, but this site's policy "
-                        f"says that {pattern!r} never leaves. Freeze it in the model or ask the site's privacy officer."
+                        f"site {site!r} refused to take part: tensor {name!r} would be exchanged, but this site's "
+                        f"policy says that {pattern!r} never leaves. Freeze it in the model or ask the site's privacy "
+                        "officer."
                     )

@@ -1,6 +1,6 @@
 """The messages: typed, versioned, bounded; encoded with MessagePack. Tensors follow as raw little-endian chunks."""
 
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -13,11 +13,14 @@ VERSION = 1
 CHUNK_BYTES = 1 << 20
 """Tensor bytes a chunk carries. One MiB halves the cost of an encrypted round against one frame a tensor."""
 
-WINDOW = 16
+WINDOW = 32
 """Chunks one side may have under way to the other: bounds memory, and is what back-pressure acts on."""
 
 MAX_MESSAGE_BYTES = 4 << 20
 """Largest message, its chunk apart: room for the layout of a model with tens of thousands of tensors."""
+
+MAX_REASON = 500
+"""Characters of a reason that a site gives and the coordinator writes down."""
 
 Stream = Literal["model", "frozen", "initial", "update"]
 """What a chunk is part of: a global model, the frozen parameters, the first site's initial state, a site's update."""
@@ -27,7 +30,7 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True)
     """Base of all messages."""
 
 
-class Hello(Message):
+class Hello(Message, frozen=True):
     """Site: first message on a connection. ``process`` tells a reconnection from a second process of the same name."""
 
     protocol: int
@@ -35,44 +38,73 @@ class Hello(Message):
     process: str
 
 
-class Welcome(Message):
+class Welcome(Message, frozen=True):
     """Coordinator: the run and the plan's canonical bytes."""
 
     run: str
     plan: bytes
 
 
-class Join(Message):
+class Join(Message, frozen=True):
     """Site: accepts the plan and describes its model."""
 
     layout: Layout
 
 
-class Joined(Message):
+class Joined(Message, frozen=True):
     """Coordinator: the site takes part. ``frozen_bytes`` (safetensors) can be fetched; 0 when nothing is frozen."""
 
     frozen_bytes: int
 
 
-class SendInitial(Message):
+class SendInitial(Message, frozen=True):
     """Coordinator: this site, being the first, gives the initial global model."""
 
 
-class Model(Message):
+class Model(Message, frozen=True):
     """Coordinator: the global model after round ``version`` (0: the initial one) can be fetched."""
 
     version: int
     nbytes: int
 
 
-class Begin(Message):
-    """Coordinator: train round ``round`` from the global model of version ``round - 1``."""
+class Begin(Message, frozen=True):
+    """Coordinator: train round ``round`` from the global model of version ``round - 1``.
+
+    ``bound`` is that of the fixed-point code when updates are masked, else 0.
+    """
 
     round: int
     attempt: int
+    bound: float = 0.0
 
 
-class Fetch(Message):
+Purpose = Literal["update", "metrics"]
+"""What a masked sum is over: the updates of a round, or the metrics of the global model of a version."""
+
+
+class BeginReport(Message, frozen=True):
+    """Coordinator: agree on keys for the masked metrics of the global model of ``version``."""
+
+    version: int
+    attempt: int
+
+
+class Masking(Message, frozen=True):
+    """Either side: a step of a masked sum, see ``lightning_fed.masking.messages``.
+
+    ``round`` is the round, for metrics the version; ``payload`` holds masked metrics, which are small enough to need no
+    stream of their own.
+    """
+
+    purpose: Purpose
+    round: int
+    attempt: int
+    data: bytes
+    payload: bytes = b""
+
+
+class Fetch(Message, frozen=True):
     """Site: send ``count`` chunks of a stream, from chunk ``first`` on."""
 
     stream: Stream
@@ -81,7 +113,7 @@ class Fetch(Message):
     count: int
 
 
-class Chunk(Message):
+class Chunk(Message, frozen=True):
     """Either side: the chunk ``index`` of a stream follows as a raw frame."""
 
     stream: Stream
@@ -89,7 +121,7 @@ class Chunk(Message):
     index: int
 
 
-class Offer(Message):
+class Offer(Message, frozen=True):
     """Site: an update (or the initial state) of ``nbytes`` is ready; ``examples`` is its weight."""
 
     stream: Stream
@@ -98,7 +130,7 @@ class Offer(Message):
     examples: int
 
 
-class Credit(Message):
+class Credit(Message, frozen=True):
     """Coordinator: ``count`` more chunks of the offered stream may be sent."""
 
     stream: Stream
@@ -106,63 +138,71 @@ class Credit(Message):
     count: int
 
 
-class Accepted(Message):
+class Accepted(Message, frozen=True):
     """Coordinator: the update of this round is in the sum."""
 
     round: int
 
 
-class Rejected(Message):
+class Rejected(Message, frozen=True):
     """Coordinator: the update of this round is not in the sum, and why."""
 
     round: int
     reason: str
 
 
-class Withdraw(Message):
+class Withdraw(Message, frozen=True):
     """Site: it has no update for this round, and why."""
 
     round: int
     reason: str
 
 
-class Report(Message):
+class Report(Message, frozen=True):
     """Site: the plan's metrics of the global model after round ``version``."""
 
     version: int
     metrics: dict[str, float]
 
 
-class Leave(Message):
+LeaveReason = Literal["done", "stopped", "failed", "refused"]
+
+
+class Leave(Message, frozen=True):
     """Site: goes for good. ``reason`` is one of a few fixed words, so that nothing local slips out."""
 
-    reason: Literal["done", "stopped", "failed", "refused"]
+    reason: LeaveReason
 
 
-class Finished(Message):
+class Finished(Message, frozen=True):
     """Coordinator: ``version`` is the last global model."""
 
     version: int
 
 
-class Refused(Message):
+RefusalKind = Literal["IdentityError", "ModelMismatchError", "ProtocolError"]
+
+
+class Refused(Message, frozen=True):
     """Coordinator: the site cannot take part. ``kind`` names the error class to raise at the site."""
 
-    kind: Literal["IdentityError", "ModelMismatchError", "ProtocolError"]
+    kind: RefusalKind
     reason: str
 
 
-class Ping(Message):
+class Ping(Message, frozen=True):
     """Coordinator: are you there? Needs no answer: that it can be sent is one."""
 
 
-FromSite = Hello | Join | Fetch | Offer | Chunk | Withdraw | Report | Leave
+FromSite = Hello | Join | Fetch | Offer | Chunk | Masking | Withdraw | Report | Leave
 FromCoordinator = (
     Welcome
     | Joined
     | SendInitial
     | Model
     | Begin
+    | BeginReport
+    | Masking
     | Chunk
     | Credit
     | Accepted
@@ -171,6 +211,8 @@ FromCoordinator = (
     | Refused
     | Ping
 )
+
+_T = TypeVar("_T")
 
 _encoder = msgspec.msgpack.Encoder()
 _from_site: "msgspec.msgpack.Decoder[FromSite]" = msgspec.msgpack.Decoder(FromSite)
@@ -210,10 +252,11 @@ def decode_from_coordinator(data: bytes) -> FromCoordinator:
     return _decode(_from_coordinator, data)
 
 
-def _decode(decoder: "msgspec.msgpack.Decoder[msgspec.Raw]", data: bytes) -> "msgspec.Raw":
+def _decode(decoder: "msgspec.msgpack.Decoder[_T]", data: bytes) -> _T:
     if len(data) > MAX_MESSAGE_BYTES:
         raise ProtocolError(f"a message of {len(data)} bytes is above the limit of {MAX_MESSAGE_BYTES}.")
     try:
         return decoder.decode(data)
-    except msgspec.MsgspecError as error:
+    # Text that is no UTF-8 is no MsgspecError.
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ProtocolError(f"a message cannot be read: {error}.") from error

@@ -1,22 +1,28 @@
 """The site's side of the exchange, as a state machine without I/O and without a clock.
 
-Theory of operation: the site is driven by three callers. The connection says ``connected()`` whenever a connection was made
-(also again, after one was lost) and ``receive()`` for every message. The trainer calls ``join()``, ``offer_initial()``,
-``submit()``, ``report()`` and ``leave()``, and reads the public attributes. Each call returns the messages to send.
+Theory of operation: the site is driven by three callers. The connection says ``connected()`` whenever a connection was
+made (also again, after one was lost) and ``receive()`` for every message. The trainer calls ``join()``,
+``offer_initial()``, ``submit()``, ``withdraw()``, ``report()`` and ``leave()``, and reads the public attributes. Each
+call returns the messages to send.
 
 Two rules hold the federation together:
 
-1. A submitted update is held until a newer global model exists, and offered again whenever its round is begun again: so a
-   lost connection, a retried round or a restarted coordinator costs no training, and nothing is applied twice.
+1. A submitted update is held until a newer global model exists, and offered again whenever its round is begun again: so
+   a lost connection, a retried round or a restarted coordinator costs no training, and nothing is applied twice.
 2. Whatever the coordinator says is checked against what the site agreed to; what does not fit is a ``ProtocolError``.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from lightning_fed import errors
 from lightning_fed.errors import FederationError, ProtocolError
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
+from lightning_fed.protocol.masked_site import MaskedSums
 from lightning_fed.protocol.streams import Assembly, chunk_count, chunk_of
 from lightning_fed.update.layout import Layout
 
@@ -45,8 +51,24 @@ class _Download:
     asked: int = 0
 
 
+@dataclass
+class _Held:
+    """A submitted update, kept until a newer global model exists; a view of the caller's memory."""
+
+    round: int
+    update: memoryview
+    examples: int
+
+
 class SiteSession:
     """State of one site in one federation.
+
+    Args:
+        site: the site's name.
+        process: tells this process from another one of the same site.
+        package: version of this package, for messages.
+        signing_key: the site's Ed25519 key; needed when the plan masks updates.
+        roster: signing keys (32 bytes) of all sites by name; likewise.
 
     Attributes:
         run: the coordinator's run, once welcomed.
@@ -60,7 +82,19 @@ class SiteSession:
         rejected: why the last update was not accepted, if so.
     """
 
-    def __init__(self, site: str, process: str, package: str) -> None:
+    def __init__(
+        self,
+        site: str,
+        process: str,
+        package: str,
+        signing_key: Ed25519PrivateKey | None = None,
+        roster: Mapping[str, bytes] | None = None,
+    ) -> None:
+        self._signing_key = signing_key
+        self._roster = roster or {}
+        self._masked: MaskedSums | None = None
+        self._held: _Held | None = None
+        self._report: tuple[int, dict[str, float]] | None = None
         self.site = site
         self._process = process
         self._package = package
@@ -69,12 +103,13 @@ class SiteSession:
         self.joined = False
         self.initial_wanted = False
         self.frozen: bytes | None = None
-        self.model: tuple[int, bytearray] | None = None
+        self.model: tuple[int, memoryview] | None = None
         self.begun = 0
         self.finished: int | None = None
         self.rejected: str | None = None
         self._layout: Layout | None = None
         self._upload: _Upload | None = None
+        self._withdrawn: m.Withdraw | None = None
         self._downloads: dict[m.Stream, _Download] = {}
         self._open = False
 
@@ -113,10 +148,14 @@ class SiteSession:
                 return self._offer() if self._upload and self._upload.stream == "initial" else []
             case m.Model(version, nbytes):
                 return self._announced(version, nbytes)
-            case m.Begin(round, _):
-                self.begun = max(self.begun, round)
-                held = self._upload
-                return self._offer() if held and held.stream == "update" and held.version == round else []
+            case m.Begin():
+                return self._begun(message)
+            case m.BeginReport():
+                if self._masked is None:
+                    raise ProtocolError("the coordinator began masked metrics, and the plan does not mask anything.")
+                return [(self._masked.begin_report(message), None)]
+            case m.Masking():
+                return self._masking_step(message)
             case m.Chunk(stream, version, index):
                 return self._chunk(stream, version, index, payload)
             case m.Credit(stream, version, count):
@@ -138,6 +177,10 @@ class SiteSession:
     def join(self, layout: Layout) -> list[Outgoing]:
         """Accept the plan and describe the model."""
         self._layout = layout
+        if self.plan and self.plan.masking.mode == "required" and self._masked is None:
+            if self._signing_key is None:
+                raise ProtocolError(f"site {self.site!r} has no signing key, and the plan masks updates.")
+            self._masked = MaskedSums(self.site, self._signing_key, self._roster, self.plan, layout.size)
         return [(m.Join(layout), None)] if self._open else []
 
     def offer_initial(self, state: bytes) -> list[Outgoing]:
@@ -148,16 +191,25 @@ class SiteSession:
     def submit(self, round: int, update: memoryview, examples: int) -> list[Outgoing]:
         """Offer the update of a round: float32 bytes, not changed by the caller afterwards."""
         self.rejected = None
-        self._upload = _Upload("update", round, update, examples)
-        return self._offer() if self.joined and self.begun == round else []
+        self._held = _Held(round, update, examples)
+        return self._offer_held()
 
     def withdraw(self, round: int, reason: str) -> list[Outgoing]:
-        """Say that there is no update for a round."""
-        return [(m.Withdraw(round, reason), None)] if self.joined else []
+        """Say that there is no update for a round, also if it is tried again."""
+        self._withdrawn = m.Withdraw(round, reason[: m.MAX_REASON])
+        return [(self._withdrawn, None)] if self.joined else []
 
     def report(self, version: int, metrics: dict[str, float]) -> list[Outgoing]:
-        """Report the plan's metrics of a global model."""
-        return [(m.Report(version, metrics), None)] if self.joined else []
+        """Report the plan's metrics of a global model; under masks, as soon as the keys are agreed on."""
+        if self._masked is None:
+            return [(m.Report(version, metrics), None)] if self.joined else []
+        self._report = (version, metrics)
+        return self._send_report()
+
+    @property
+    def reporting(self) -> bool:
+        """Whether masked metrics of this site are on their way and the sum needs it to stay."""
+        return self._masked is not None and (self._report is not None or self._masked.under_way("metrics"))
 
     def leave(self, message: m.Leave) -> list[Outgoing]:
         """Go for good."""
@@ -182,6 +234,8 @@ class SiteSession:
             raise ProtocolError(f"a global model of {nbytes} bytes was announced, which is not the size of this model.")
         if self._upload and version >= self._upload.version:
             self._upload = None
+        if self._held and version >= self._held.round:
+            self._held = None
         if self.model and self.model[0] == version:
             return []
         if self.model and version < self.model[0]:
@@ -220,6 +274,42 @@ class SiteSession:
         else:
             self.frozen = bytes(download.assembly.data)
         return []
+
+    def _begun(self, begin: m.Begin) -> list[Outgoing]:
+        self.begun = max(self.begun, begin.round)
+        if self._withdrawn and self._withdrawn.round == begin.round:
+            return [(self._withdrawn, None)]
+        if self._masked:
+            return [(self._masked.begin_round(begin), None)]
+        return self._offer_held()
+
+    def _masking_step(self, step: m.Masking) -> list[Outgoing]:
+        if self._masked is None:
+            raise ProtocolError("the coordinator sent a masking step, and the plan does not mask updates.")
+        answer = self._masked.receive(step)
+        return [(answer, None)] if answer else [*self._offer_held(), *self._send_report()]
+
+    def _send_report(self) -> list[Outgoing]:
+        """Send the held metrics, if their keys are agreed."""
+        if self._report is None or self._masked is None or not self._masked.ready("metrics", self._report[0]):
+            return []
+        metrics, self._report = self._report[1], None
+        return [(self._masked.masked_metrics(metrics), None)]
+
+    def _offer_held(self) -> list[Outgoing]:
+        """Offer the held update, if its round is on and, when masked, its keys are agreed."""
+        held = self._held
+        if held is None or not self.joined or self.begun != held.round:
+            return []
+        if self._masked is None:
+            self._upload = _Upload("update", held.round, held.update, held.examples)
+            return self._offer()
+        if not self._masked.ready("update", held.round):
+            return []
+        message, words = self._masked.masked_update(np.frombuffer(held.update, np.float32), held.examples)
+        # The count of examples is inside the masked words; outside it is the same for every site.
+        self._upload = _Upload("update", held.round, memoryview(words), 1)
+        return [(message, None), *self._offer()]
 
     def _offer(self) -> list[Outgoing]:
         upload = self._upload

@@ -1,5 +1,7 @@
 """A stream of bytes in chunks: cutting it and putting it together, with every bound checked."""
 
+import numpy as np
+
 from lightning_fed.errors import ProtocolError
 from lightning_fed.protocol.messages import CHUNK_BYTES
 
@@ -28,8 +30,8 @@ class Assembly:
     """
 
     def __init__(self, nbytes: int) -> None:
-        self.data = bytearray(nbytes)
-        self._view = memoryview(self.data)
+        # Not a bytearray, which would first be filled with zeros: every byte is written before it is read.
+        self.data = memoryview(np.empty(nbytes, np.uint8))  # type: ignore[arg-type]
         self._missing = set(range(chunk_count(nbytes)))
 
     @property
@@ -50,7 +52,7 @@ class Assembly:
         """
         if index not in self._missing:
             raise ProtocolError(f"chunk {index} is not expected: doubled, or outside of the stream.")
-        room = chunk_of(self._view, index)
+        room = chunk_of(self.data, index)
         if len(payload) != len(room):
             raise ProtocolError(f"chunk {index} has {len(payload)} bytes instead of {len(room)}.")
         room[:] = payload

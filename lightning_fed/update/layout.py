@@ -1,18 +1,21 @@
 """Which of a module's tensors are exchanged, in which order, and how they become one flat vector.
 
-Exchanged: trainable parameters and floating-point buffers (BatchNorm's running statistics). Sent once, when a site joins:
-frozen parameters, so that all sites share one backbone. Never exchanged: integer buffers such as ``num_batches_tracked``.
-A tensor that has several names (tied weights) counts once, under the first.
+Exchanged: trainable parameters and floating-point buffers (BatchNorm's running statistics). Sent once, when a site
+joins: frozen parameters, so that all sites share one backbone. Never exchanged: integer buffers such as
+``num_batches_tracked``. A tensor that has several names (tied weights) counts once, under the first.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import msgspec
 import torch
 from torch import Tensor, nn
 
 from lightning_fed.errors import FederationError, ModelMismatchError, UpdateRefusedError
+
+LARGEST_MODEL = 1 << 33
+"""Most exchanged values of a model: bounds what a layout can make the coordinator allocate."""
 
 
 class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
@@ -32,10 +35,14 @@ class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Layout(msgspec.Struct, frozen=True):
-    """The exchanged and the frozen tensors of a model, in the order of its ``state_dict``."""
+    """The exchanged and the frozen tensors of a model, in the order of its ``state_dict``.
+
+    ``tied`` lists further names of a tensor as pairs ``(name, first name)``.
+    """
 
     exchanged: tuple[TensorSpec, ...]
     frozen: tuple[TensorSpec, ...] = ()
+    tied: tuple[tuple[str, str], ...] = ()
 
     @property
     def size(self) -> int:
@@ -43,26 +50,35 @@ class Layout(msgspec.Struct, frozen=True):
         return sum(spec.size for spec in self.exchanged)
 
 
-def exchanged_and_frozen(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The live tensors behind a module's state, by name: those exchanged every round, and those frozen.
+def spec_of(name: str, tensor: Tensor) -> TensorSpec:
+    """The spec of a tensor."""
+    return TensorSpec(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+
+
+def layout_of(module: nn.Module) -> Layout:
+    """Layout of a module, from its state and from what is trainable now.
 
     Raises:
         FederationError: a trainable tensor is complex or quantised, or the module has nothing to exchange.
     """
-    parameters = {name: p for name, p in module.named_parameters(remove_duplicate=False)}
-    buffers = {name: b for name, b in module.named_buffers(remove_duplicate=False)}
-    exchanged: dict[str, Tensor] = {}
-    frozen: dict[str, Tensor] = {}
-    seen: set[int] = set()
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    buffers = dict(module.named_buffers(remove_duplicate=False))
+    exchanged: list[TensorSpec] = []
+    frozen: list[TensorSpec] = []
+    tied: list[tuple[str, str]] = []
+    first_names: dict[int, str] = {}
     for name in module.state_dict():
         tensor = parameters.get(name, buffers.get(name))
-        if tensor is None or id(tensor) in seen:
+        if tensor is None:
             continue
-        seen.add(id(tensor))
-        if name in parameters and not tensor.requires_grad:
-            frozen[name] = tensor
+        first = first_names.setdefault(id(tensor), name)
+        spec = spec_of(name, tensor)
+        if first != name:
+            tied.append((name, first))
+        elif name in parameters and not tensor.requires_grad:
+            frozen.append(spec)
         elif tensor.is_floating_point():
-            exchanged[name] = tensor
+            exchanged.append(spec)
         elif name in parameters:
             raise FederationError(
                 f"parameter {name!r} has dtype {tensor.dtype}; only real floating-point parameters can be averaged. "
@@ -70,18 +86,37 @@ def exchanged_and_frozen(module: nn.Module) -> tuple[dict[str, Tensor], dict[str
             )
     if not exchanged:
         raise FederationError("the model has no trainable parameter, so there is nothing to exchange.")
-    return exchanged, frozen
+    return Layout(tuple(exchanged), tuple(frozen), tuple(tied))
 
 
-def layout_of(module: nn.Module) -> Layout:
-    """Layout of a module, from its state as it is now."""
-    exchanged, frozen = exchanged_and_frozen(module)
-    return Layout(tuple(_specs(exchanged)), tuple(_specs(frozen)))
+def tensors_of(module: nn.Module, specs: Iterable[TensorSpec]) -> list[Tensor]:
+    """The live tensors of a module that some specs name, whether or not they are trainable at the moment.
+
+    Source of the names is the layout of the start, so that a training step that switches ``requires_grad`` for a while
+    (several optimisers, gradual unfreezing) does not change what is exchanged.
+    """
+    live = {
+        **dict(module.named_buffers(remove_duplicate=False)),
+        **dict(module.named_parameters(remove_duplicate=False)),
+    }
+    return [live[spec.name] for spec in specs]
 
 
-def _specs(tensors: dict[str, Tensor]) -> Iterator[TensorSpec]:
-    for name, tensor in tensors.items():
-        yield TensorSpec(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+def check_sound(layout: Layout) -> None:
+    """Check a layout that came from outside and is about to become the federation's.
+
+    Raises:
+        ModelMismatchError: an unknown dtype, an impossible shape, a name that occurs twice, or nothing to exchange.
+    """
+    specs = (*layout.exchanged, *layout.frozen)
+    names = [spec.name for spec in specs] + [name for name, _ in layout.tied]
+    if len(set(names)) != len(names) or not {first for _, first in layout.tied} <= {spec.name for spec in specs}:
+        raise ModelMismatchError("the model's layout names a tensor twice, or ties one to a tensor that is not there.")
+    for spec in specs:
+        if not isinstance(getattr(torch, spec.dtype, None), torch.dtype) or min(spec.shape, default=0) < 0:
+            raise ModelMismatchError(f"the model's layout holds an impossible tensor: {spec}.")
+    if not 0 < layout.size <= LARGEST_MODEL:
+        raise ModelMismatchError(f"the model has {layout.size} values to exchange; 1 to {LARGEST_MODEL} are possible.")
 
 
 def check_same_layout(expected: Layout, got: Layout, site: str) -> None:
@@ -101,6 +136,11 @@ def check_same_layout(expected: Layout, got: Layout, site: str) -> None:
                     f"{b or 'missing'} at the site and {a or 'missing'} in the federation. "
                     "Give the site the same LightningModule with the same arguments."
                 )
+    if expected.tied != got.tied:
+        raise ModelMismatchError(
+            f"site {site!r} ties other weights together than the federation: {list(got.tied)} at the site and "
+            f"{list(expected.tied)} in the federation. Give the site the same LightningModule with the same arguments."
+        )
 
 
 def flatten(tensors: Iterable[Tensor]) -> Tensor:
@@ -134,8 +174,8 @@ def check_finite(update: Tensor, layout: Layout) -> None:
     Raises:
         UpdateRefusedError: names the first tensor that holds a NaN or an infinity.
     """
-    # One pass and one scalar in the usual case: a sum of squares in float64 is finite if and only if every float32 is.
-    if math.isfinite(torch.linalg.vector_norm(update, dtype=torch.float64).item()):
+    # A NaN is both the least and the greatest, so one pass without a temporary tells.
+    if all(math.isfinite(extreme) for extreme in torch.aminmax(update)):
         return
     offset = 0
     for spec in layout.exchanged:

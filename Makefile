@@ -1,0 +1,33 @@
+VENV ?= .venv
+PYTHON ?= python3
+
+BIN = $(VENV)/bin
+INSTALLED = $(VENV)/.installed-for-development
+
+.PHONY: setup demo test lint bench
+
+setup: $(INSTALLED)
+
+# pip leaves satisfied requirements alone, so this is quick in an environment that has them.
+$(INSTALLED): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -e ".[dev]"
+	touch $@
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+demo: $(INSTALLED)
+	$(BIN)/python -m lightning_fed.radiology.synthetic data/wrists --images-per-site 400
+	$(BIN)/lightning-fed simulate --config configs/fracture.yaml
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/rounds.py --sites 4 --params 11200000

@@ -1,0 +1,82 @@
+"""Alone, together, or all in one place: the comparison on several synthetic studies.
+
+    python -m examples.fracture.study [--seeds 3] [--config configs/fracture.yaml]
+
+For each seed a study of its own is written (other patients, other fractures), a federation of real processes trains on
+it from that seed, and so do each site alone and one model on all data; every model is tested on the pooled test set.
+What was finished before is not done again.
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from lightning_fed.radiology.synthetic.study import write_study
+from lightning_fed.simulation.config import read_config
+from lightning_fed.simulation.expansion import deep_merge
+from lightning_fed.simulation.simulate import simulate
+
+IMAGES_PER_SITE = 400
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--config", default="configs/fracture.yaml")
+    options = parser.parse_args()
+    rows = [aurocs(options.config, seed) for seed in range(options.seeds)]
+    print_table(rows)
+
+
+def aurocs(config: str, seed: int) -> dict[str, float]:
+    """AUROC on the pooled test set: mean of the sites alone, federated, pooled."""
+    data, run = f"data/wrists-seed{seed}", Path(f"runs/study-seed{seed}")
+    write_study(data, images_per_site=IMAGES_PER_SITE, seed=seed)
+    simulation = read_config(["--config", config])
+    assert simulation.baselines is not None
+    roots = [f"{data}/{site}" for site in simulation.sites]
+    pooled = deep_merge(simulation.baselines.pooled, {"init_args": {"roots": roots}})
+    code = simulate(
+        dataclasses.replace(
+            simulation,
+            run=str(run),
+            seed=seed,
+            data=deep_merge(simulation.data, {"init_args": {"root": f"{data}/{{site}}"}}),
+            baselines=dataclasses.replace(simulation.baselines, pooled=pooled),
+        )
+    )
+    if code:
+        sys.exit(code)
+    return comparison(json.loads((run / "results.json").read_text()))
+
+
+def comparison(results: dict[str, Any]) -> dict[str, float]:
+    """The three numbers of one run, from its ``results.json``."""
+    baselines = results["baselines"]
+    return {"local": baselines["local_mean"], "federated": baselines["federated"], "pooled": baselines["pooled"]}
+
+
+def print_table(rows: list[dict[str, float]]) -> None:
+    print(
+        f"\n{'pooled-test AUROC':<20}{'each alone (mean)':>20}{'federated':>12}{'centralised':>14}{'gain':>8}{'gap':>8}"
+    )
+    for seed, row in enumerate(rows):
+        print(_line(f"seed {seed}", row))
+    mean = {name: statistics.fmean(row[name] for row in rows) for name in rows[0]}
+    print(_line("mean", mean))
+    if len(rows) > 1:
+        spread = {name: statistics.stdev(row[name] for row in rows) for name in rows[0]}
+        print(f"{'spread over seeds':<20}{spread['local']:20.3f}{spread['federated']:12.3f}{spread['pooled']:14.3f}")
+
+
+def _line(name: str, row: dict[str, float]) -> str:
+    gain, gap = row["federated"] - row["local"], row["pooled"] - row["federated"]
+    return f"{name:<20}{row['local']:20.3f}{row['federated']:12.3f}{row['pooled']:14.3f}{gain:8.3f}{gap:8.3f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Lightning callbacks: the round loop, and what a plan or a user adds to it."""

@@ -1,0 +1,309 @@
+"""The round loop: a Lightning fit as a sequence of federated rounds.
+
+The exchange happens in ``on_train_batch_end`` of the last batch of the round's last local epoch, which Lightning calls
+before it validates: so validation, checkpoints, early stopping and loggers see the new global model, never the site's
+own.
+"""
+
+import uuid
+from collections import defaultdict
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.data import extract_batch_size
+from safetensors.torch import load
+from torch import Tensor
+
+import lightning_fed
+from lightning_fed.errors import FederationError, PlanRefusedError, ProtocolError, UpdateRefusedError
+from lightning_fed.plan import FederationPlan
+from lightning_fed.policy import SitePolicy
+from lightning_fed.protocol import messages as m
+from lightning_fed.protocol.site import SiteSession
+from lightning_fed.transport.identity import Identity, Roster
+from lightning_fed.transport.site import SiteConnection
+from lightning_fed.update.global_model import state_bytes
+from lightning_fed.update.layout import Layout, check_finite, flatten, tensors_of, unflatten
+
+_LIGHTNINGS_DEFAULT_EPOCHS = 1000
+
+_LAST_METRICS_S = 60.0
+"""How long a site stays for the masked sum of the last metrics; a slower site costs the federation those, not more."""
+
+
+class RoundLoop(Callback):
+    """Trains round after round with the other sites; attached by ``FederatedStrategy``.
+
+    Args:
+        coordinator: the coordinator's address.
+        identity: this site's keys.
+        roster: the federation's roster.
+        policy: what this site accepts.
+        patience_s: seconds without a connection after which ``fit`` gives up.
+
+    Attributes:
+        layout: what is exchanged; set by the strategy before training.
+        plan: the federation plan, once received.
+        version: version of the global model that the local weights came from.
+    """
+
+    layout: Layout
+
+    def __init__(
+        self, coordinator: str, identity: Identity, roster: Roster, policy: SitePolicy, patience_s: float
+    ) -> None:
+        self._coordinator = coordinator
+        self._identity = identity
+        self._roster = roster
+        self._policy = policy
+        self._patience_s = patience_s
+        self._connection: SiteConnection | None = None
+        self.plan: FederationPlan | None = None
+        self.run: str | None = None
+        self.version = 0
+        self._start: Tensor | None = None
+        self._round = 0
+        self._examples = 0
+        self._epochs = 0
+        self._first_step = 0
+        self._reported = -1
+        self._finished = False
+
+    # Joining and leaving
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Join: agree on the plan and the model, and start from the global weights."""
+        self._finished, self._reported = False, -1
+        if trainer.is_global_zero:
+            session = SiteSession(
+                self._identity.name,
+                uuid.uuid4().hex,
+                lightning_fed.__version__,
+                self._identity.signing_key,
+                {name: card.signing_public for name, card in self._roster.sites.items()},
+            )
+            self._connection = SiteConnection(
+                self._coordinator, self._identity, self._roster.coordinator, session, self._patience_s, rank_zero_info
+            )
+        self.plan, self.run = self._from_first(trainer, "the federation plan", lambda s: s.plan and (s.plan, s.run))
+        self._policy.check_plan(self.plan, self._identity.name)
+        self._policy.check_names(
+            [spec.name for spec in (*self.layout.exchanged, *self.layout.frozen)], self._identity.name
+        )
+        self._tell(lambda session: session.join(self.layout))
+        wanted = self._from_first(
+            trainer, "the global model", lambda s: "initial" if s.initial_wanted else s.model and s.joined and "model"
+        )
+        if wanted == "initial":
+            state = state_bytes(pl_module.state_dict(), self.layout)
+            self._tell(lambda session: session.offer_initial(state))
+        frozen = self._from_first(trainer, "the frozen parameters", lambda s: None if s.frozen is None else (s.frozen,))
+        if frozen[0]:
+            self._load_frozen(pl_module, frozen[0])
+        self._load_newest(trainer, pl_module, at_least=0)
+        if self.plan.local.steps and trainer.val_check_interval == 1.0:
+            # Validate when a round ends and not when an epoch does: only then the weights are the global model's.
+            trainer.val_check_interval = self.plan.local.steps * trainer.accumulate_grad_batches
+            trainer.check_val_every_n_epoch = None
+        rank_zero_info(
+            f"site {self._identity.name!r} takes part in federation {self.plan.name!r} (run {self.run}): global model "
+            f"{self.version} of {self.plan.rounds} rounds, {self.layout.size:,} values exchanged a round."
+        )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Wait for the first round here, where there is still time to not train at all."""
+        assert self.plan is not None
+        self._adapt_limits(trainer, self.plan)
+        self._await_round(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say goodbye."""
+        self._leave("done" if self._finished else "stopped")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Say goodbye, without a word about why."""
+        self._leave("refused" if isinstance(exception, PlanRefusedError) else "failed")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Say goodbye if nothing else did: Lightning skips ``on_train_end`` when there is nothing to train."""
+        self._leave("done" if self._finished else "stopped")
+
+    # Rounds
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Wait for the coordinator to begin a round, if none is on."""
+        self._await_round(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Exchange at a round's end."""
+        assert self.plan is not None
+        if self._finished:
+            # Training was over before this batch: the site sat out the last round. Undo the batch.
+            self._load(trainer, pl_module, self._start)
+            return
+        self._examples += extract_batch_size(batch)
+        self._epochs += trainer.is_last_batch
+        local = self.plan.local
+        if (
+            self._epochs >= local.epochs
+            if local.epochs
+            else trainer.global_step - self._first_step >= (local.steps or 1)
+        ):
+            self._exchange(trainer, pl_module)
+
+    def _await_round(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._round > self.version or self._finished:
+            return
+        version = self.version
+
+        def begun_or_over(session: SiteSession) -> tuple[int, bool] | None:
+            newest = session.model[0] if session.model else version
+            if session.finished is not None and newest == session.finished:
+                return newest, True
+            return (session.begun, False) if session.begun == newest + 1 else None
+
+        round, over = self._from_first(trainer, f"the coordinator to begin round {version + 1}", begun_or_over)
+        if over or round - 1 > self.version:
+            self._load_newest(trainer, pl_module, at_least=round if over else round - 1)
+        if over:
+            self._finish(trainer)
+            return
+        self._round = round
+        self._examples = self._epochs = 0
+        self._first_step = trainer.global_step
+
+    def _exchange(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert self._start is not None
+        round, examples = self._round, self._examples
+        update = flatten(tensors_of(pl_module, self.layout.exchanged)).sub_(self._start)
+        try:
+            check_finite(update, self.layout)
+        except UpdateRefusedError as error:
+            reason = str(error)
+            rank_zero_warn(f"round {round}: {reason} The round goes on without this site's update.")
+            self._tell(lambda session: session.withdraw(round, reason))
+            refused = True
+        else:
+            refused = False
+            data = memoryview(update.numpy()).cast("B")  # type: ignore[arg-type]
+            self._tell(lambda session: session.submit(round, data, examples))
+        self._load_newest(trainer, pl_module, at_least=round)
+        # After a NaN the optimisers' moments hold it too and would spoil every later round.
+        if refused or (self.plan and self.plan.local.optimizer_state == "reset"):
+            for optimizer in trainer.optimizers:
+                optimizer.state = defaultdict(dict)
+        pl_module.log("federated_round", float(self.version), on_step=False, on_epoch=True, batch_size=1)
+        over = self._from_first(trainer, "the coordinator", lambda s: (s.finished == self.version,))
+        if over[0]:
+            self._finish(trainer)
+
+    def _finish(self, trainer: Trainer) -> None:
+        self._finished = True
+        trainer.should_stop = True
+        # A federation that has ended cannot train on, whatever least number of epochs the site had in mind.
+        trainer.fit_loop.min_epochs = None
+        trainer.fit_loop.epoch_loop.min_steps = None
+        rank_zero_info(f"the federation has ended with global model {self.version}.")
+
+    # What the coordinator may know of the global model's quality
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Report the plan's metrics if validation gave all of them."""
+        if self.plan and not trainer.sanity_checking and set(self.plan.metrics) <= trainer.callback_metrics.keys():
+            self._report(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Report those of the plan's metrics that there are."""
+        self._report(trainer)
+
+    def _report(self, trainer: Trainer) -> None:
+        plan, version = self.plan, self.version
+        if plan is None or not plan.metrics or version <= self._reported or self._round > version:
+            return
+        self._reported = version
+        metrics = {
+            name: float(trainer.callback_metrics[name]) for name in plan.metrics if name in trainer.callback_metrics
+        }
+        missing = sorted(set(plan.metrics) - metrics.keys())
+        if missing:
+            rank_zero_warn(
+                f"the plan asks for the metrics {missing}, which this model does not log; logged are "
+                f"{sorted(trainer.callback_metrics)}."
+            )
+        if metrics:
+            self._tell(lambda session: session.report(version, metrics))
+
+    # Checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the checkpoint's weights come from: run, plan hash and version of the global model."""
+        return {"run": self.run, "plan_hash": self.plan.hash if self.plan else None, "version": self.version}
+
+    # Inside
+
+    def _load_newest(self, trainer: Trainer, pl_module: LightningModule, at_least: int) -> None:
+        name = self._identity.name
+
+        def newest(session: SiteSession) -> tuple[int, Tensor, str | None] | None:
+            if session.model is None or session.model[0] < at_least:
+                return None
+            return session.model[0], torch.frombuffer(session.model[1], dtype=torch.float32), session.rejected
+
+        self.version, vector, rejected = self._from_first(trainer, f"global model {at_least}", newest)
+        if rejected:
+            rank_zero_warn(f"the coordinator did not take the last update of site {name!r}: {rejected}")
+        self._load(trainer, pl_module, vector)
+
+    def _load(self, trainer: Trainer, pl_module: LightningModule, vector: Tensor | None) -> None:
+        assert vector is not None
+        tensors = tensors_of(pl_module, self.layout.exchanged)
+        unflatten(vector, tensors)
+        # Read back: in a half-precision model the values were rounded, and the update must not contain that rounding.
+        self._start = flatten(tensors)
+
+    def _load_frozen(self, pl_module: LightningModule, data: bytes) -> None:
+        state = load(data)
+        for spec, tensor in zip(self.layout.frozen, tensors_of(pl_module, self.layout.frozen), strict=True):
+            if spec.name not in state or tuple(state[spec.name].shape) != spec.shape:
+                raise ProtocolError(f"the coordinator's frozen parameters do not hold {spec}.")
+            with torch.no_grad():
+                tensor.copy_(state[spec.name])
+
+    def _adapt_limits(self, trainer: Trainer, plan: FederationPlan) -> None:
+        loop, rounds = trainer.fit_loop, max(1, plan.rounds - self.version)
+        needed = rounds * (plan.local.epochs or 0)
+        if loop.max_epochs == _LIGHTNINGS_DEFAULT_EPOCHS and trainer.max_steps == -1:
+            # Enough and no more, so that progress bars show where it ends; an epoch has at least one step.
+            loop.max_epochs = trainer.current_epoch + rounds * (plan.local.epochs or plan.local.steps or 1)
+        elif loop.max_epochs is not None and 0 <= loop.max_epochs < trainer.current_epoch + needed:
+            rank_zero_warn(
+                f"Trainer(max_epochs={loop.max_epochs}) ends before the federation's {plan.rounds} rounds of "
+                f"{plan.local.epochs} local epochs; this site will leave then. Leave max_epochs out to stay to the end."
+            )
+
+    def _from_first(self, trainer: Trainer, reason: str, what: Any) -> Any:
+        """What the session holds, known to every process of this site; waits until it is there."""
+        found = self._connection.wait(what, reason) if self._connection else None
+        return trainer.strategy.broadcast(found)
+
+    def _tell(self, what: Any) -> None:
+        if self._connection:
+            self._connection.call(what)
+
+    def _leave(self, reason: m.LeaveReason) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        try:
+            if reason in ("done", "stopped"):
+                # The others need this site until the masked sum of the metrics is open.
+                connection.wait(lambda session: not session.reporting, "the last metrics", at_most_s=_LAST_METRICS_S)
+            connection.call(lambda session: session.leave(m.Leave(reason)))
+        except FederationError as error:
+            rank_zero_info(f"the coordinator was not told that this site leaves: {error}")
+        finally:
+            connection.close()

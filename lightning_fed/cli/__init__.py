@@ -1,0 +1,1 @@
+"""The ``lightning-fed`` command, one file a command group."""

@@ -1,0 +1,98 @@
+"""``lightning-fed coordinate``: the coordinator of one federation."""
+
+import logging
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import msgspec
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch import LightningModule
+
+from lightning_fed.cli.lightning_cli import Modules
+from lightning_fed.coordinator.service import Coordinator
+from lightning_fed.errors import ConfigError, ModelMismatchError, StoreError
+from lightning_fed.plan import FederationPlan
+from lightning_fed.transport.identity import Roster, load_identity
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Serve until the federation has finished.
+
+    Raises:
+        FederationError: the plan, a file or the address cannot be used, or too few sites are left.
+    """
+    config = _parser().parse_args(list(arguments[1:]))
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # Before the model is made, which can take long.
+    identity, roster = load_identity(config.identity), Roster.load(config.roster)
+    Coordinator(
+        msgspec.convert(config.plan.as_dict(), FederationPlan),
+        address=config.address,
+        identity=identity,
+        roster=roster,
+        store=config.store,
+        initial=_initial(config),
+    ).run()
+    return 0
+
+
+def _initial(config: Namespace) -> LightningModule | None:
+    if config.model is None:
+        if config.checkpoint is not None:
+            raise ConfigError(
+                f"checkpoint = {config.checkpoint} needs model: {{class_path: ...}}, the module that it belongs to."
+            )
+        return None
+    seed = False if config.seed is None else config.seed
+    model: LightningModule = Modules({"model": config.model.as_dict(), "seed_everything": seed}).model
+    if config.checkpoint is not None:
+        load_weights(model, config.checkpoint)
+    return model
+
+
+def load_weights(model: LightningModule, path: Path) -> None:
+    """Load the ``state_dict`` of a Lightning checkpoint into a module.
+
+    Raises:
+        StoreError: there is no such file, or it is no checkpoint that can be read without running code from it.
+        ModelMismatchError: it belongs to another module.
+    """
+    if not zipfile.is_zipfile(path):
+        raise StoreError(f"the checkpoint {path} is missing or is no checkpoint. Name a Lightning .ckpt file.")
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    except (OSError, RuntimeError, KeyError, TypeError, UnpicklingError) as error:
+        raise StoreError(f"the checkpoint {path} cannot be read: {error}. Name a Lightning .ckpt file.") from error
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ModelMismatchError(
+            f"the checkpoint {path} does not belong to {type(model).__name__}: {error} Name the right one, or change "
+            "the model's init_args."
+        ) from error
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="lightning-fed coordinate", description="Run the coordinator of a federation.")
+    parser.add_argument("--config", action="config", help="YAML file with the keys below")
+    parser.add_argument("--address", type=str, default="tcp://127.0.0.1:5790", help="where to listen")
+    parser.add_argument("--identity", type=Path, default=Path("keys/coordinator.key"), help="own secret key file")
+    parser.add_argument("--roster", type=Path, default=Path("keys/roster.yaml"), help="the members' public keys")
+    parser.add_argument("--store", type=Path, required=True, help="folder of the global models and the event log")
+    parser.add_argument("--plan", type=FederationPlan, default=FederationPlan(), help="what all sites agree on")
+    parser.add_argument(
+        "--model",
+        type=LightningModule | None,
+        default=None,
+        help="module whose weights are the initial global model; without one the first site's are",
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path | None, default=None, help="Lightning .ckpt with the initial weights of the model"
+    )
+    parser.add_argument("--seed", type=int | None, default=None, help="seed of the model's random weights")
+    return parser

@@ -1,0 +1,80 @@
+"""``lightning-fed``: finds the command's file, runs it, and turns what goes wrong into one line and an exit code."""
+
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from jsonargparse import ArgumentParser
+
+from lightning_fed.errors import FederationError
+
+# A module is imported when its command is called: only the commands that train need torch and Lightning.
+_COMMANDS = {
+    "keys": ("keys", "make identities and the roster, show fingerprints"),
+    "coordinate": ("coordinate", "run the coordinator of a federation"),
+    "simulate": ("simulate", "run a coordinator and all sites on this machine"),
+    "fit": ("site", "train as a site (Lightning CLI)"),
+    "validate": ("site", "validate a model (Lightning CLI)"),
+    "test": ("site", "test a model (Lightning CLI)"),
+    "predict": ("site", "predict with a model (Lightning CLI)"),
+}
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C or SIGTERM, as shells have it for SIGINT."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: the command line without the program's name; the process's own by default.
+
+    Returns:
+        The exit code: 0, 1 after a :class:`lightning_fed.errors.FederationError`, 130 after an interruption.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] not in _COMMANDS:
+        _explain(arguments)
+    # Classes named in a config are looked up where the command is called, before anything that is installed.
+    sys.path.insert(0, str(Path.cwd()))
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return int(import_module(f"lightning_fed.cli.{_COMMANDS[arguments[0]][0]}").run(arguments))
+    except FederationError as error:
+        print(f"lightning-fed {arguments[0]}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"lightning-fed {arguments[0]}: interrupted.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _explain(arguments: list[str]) -> NoReturn:
+    """Print help, the version or what is wrong with the command line, and exit."""
+    parser = ArgumentParser(
+        prog="lightning-fed",
+        description="Federated training for PyTorch Lightning. Each command has a --help of its own.",
+        version=_version() if arguments[:1] == ["--version"] else "",
+    )
+    commands = parser.add_subcommands()
+    for name, (_, description) in _COMMANDS.items():
+        commands.add_subcommand(name, ArgumentParser(description=description), help=description)
+    parser.parse_args(arguments or ["--help"])
+    raise AssertionError("a known command does not come here")
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("lightning_fed")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

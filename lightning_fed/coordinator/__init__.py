@@ -1,0 +1,1 @@
+"""The coordinator's service: rounds in time, the store of global models, the event log."""

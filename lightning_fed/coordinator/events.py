@@ -1,0 +1,52 @@
+"""The event log: what happened in a run, one JSON object a line, in order."""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lightning_fed.errors import StoreError
+
+
+class EventLog:
+    """Appends events to ``events.jsonl`` in the store's folder.
+
+    Holds names of sites, rounds, sizes and the plan's metrics; nothing else ever reaches the coordinator.
+
+    Args:
+        folder: the store's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "events.jsonl"
+        self._file = self._path.open("ab")
+        if self._path.stat().st_size and not self._ends_with_newline():
+            # The line that a crash cut short stays, closed, and does not swallow the next one.
+            self._file.write(b"\n")
+
+    def write(self, event: str, data: dict[str, Any]) -> None:
+        """Append one event with the time in UTC.
+
+        Raises:
+            StoreError: the disk is full.
+        """
+        entry = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **data}
+        try:
+            self._file.write(msgspec.json.encode(entry) + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise StoreError(
+                f"{self._path.name} cannot be written: {error.strerror}. Make room, then start again."
+            ) from error
+
+    def close(self) -> None:
+        """Flush to the disk and close."""
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def _ends_with_newline(self) -> bool:
+        with self._path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) == b"\n"

@@ -1,0 +1,37 @@
+"""Files that are there whole or not at all."""
+
+import os
+from pathlib import Path
+
+from lightning_fed.errors import StoreError
+
+
+def write_whole(path: Path, data: bytes | memoryview) -> None:
+    """Write a file next to its place, flush it to the disk, then put it in its place.
+
+    Args:
+        path: where the file shall be; its folder must exist.
+        data: the content.
+
+    Raises:
+        StoreError: the disk is full or the folder cannot be written; nothing is left behind and an older file stays.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise StoreError(
+            f"{path.name} cannot be written to {path.parent}: {error.strerror or error}. Nothing was lost: the newest "
+            "complete global model is there. Make room or mend the permissions, then start the same command again."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,160 @@
+"""The coordinator as a running service: puts the state machine on a socket, a clock and a disk."""
+
+import logging
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule
+
+from lightning_fed.coordinator.events import EventLog
+from lightning_fed.coordinator.store import Store
+from lightning_fed.errors import FederationError, ModelMismatchError, ProtocolError
+from lightning_fed.plan import FederationPlan
+from lightning_fed.protocol import messages as m
+from lightning_fed.protocol.actions import Action, Record, Save, Send, Wake
+from lightning_fed.protocol.coordinator import CoordinatorSession
+from lightning_fed.transport.hub import Hub, Traffic
+from lightning_fed.transport.identity import Identity, Roster
+from lightning_fed.update.global_model import GlobalModel
+from lightning_fed.update.layout import layout_of
+
+_log = logging.getLogger(__name__)
+
+_PULSE_S = 1.0
+"""How often it is looked whether the sites are still connected."""
+
+_RECONNECTION_S = 5.0
+"""How long a site may be away before its round goes on without it: longer than a reconnection takes."""
+
+
+class Coordinator:
+    """Runs one federation from the newest stored global model to the plan's last round.
+
+    Args:
+        plan: the federation plan.
+        address: where to listen, like ``tcp://*:5790``.
+        identity: the coordinator's keys.
+        roster: the sites' public cards.
+        store: folder of the global models and the event log.
+        initial: the module whose weights are the initial global model; None takes the first site's. Ignored when the
+            store holds a global model already.
+
+    Raises:
+        FederationError: one of its kinds, for what the message says.
+    """
+
+    def __init__(
+        self,
+        plan: FederationPlan,
+        *,
+        address: str,
+        identity: Identity,
+        roster: Roster,
+        store: Path | str,
+        initial: LightningModule | None = None,
+    ) -> None:
+        hyperparameters = dict(initial.hparams) if initial is not None else {}
+        self._store = Store(Path(store), plan, hyperparameters)
+        self._events = EventLog(self._store.folder)
+        model, fresh = self._store.model, False
+        if model is None and initial is not None:
+            model, fresh = GlobalModel.from_state(initial.state_dict(), layout_of(initial)), True
+        self._session = CoordinatorSession(
+            plan,
+            self._store.run,
+            {name: card.signing_public for name, card in roster.sites.items()},
+            model,
+            self._store.starts,
+        )
+        if model is not None and fresh:
+            self._store.save(model)
+        self._hub = Hub(address, identity, roster)
+        self.address = self._hub.address
+        self._timers: dict[str, float] = {}
+        self._away_since: dict[str, float] = {}
+        self._next_pulse = 0.0
+        self._round_began = 0.0
+
+    def run(self) -> None:
+        """Serve until the federation has finished.
+
+        Raises:
+            QuorumLostError: too few sites are left.
+            StoreError: a global model could not be stored; the newest complete one stays.
+        """
+        _log.info("listening at %s", self.address)
+        try:
+            self._perform(self._session.start())
+            while self._session.outcome is None:
+                self._turn()
+            if isinstance(self._session.outcome, FederationError):
+                self._events.write("stopped", {"reason": str(self._session.outcome)})
+                raise self._session.outcome
+        finally:
+            self._hub.close()
+            self._store.close()
+            self._events.close()
+
+    def _turn(self) -> None:
+        now = time.monotonic()
+        wake = min([self._next_pulse, *self._timers.values()])
+        for site, message, chunk in self._hub.receive(wake - now):
+            self._take(site, message, chunk)
+            if self._session.outcome is not None:
+                return
+        now = time.monotonic()
+        for timer in [timer for timer, due in self._timers.items() if due <= now]:
+            del self._timers[timer]
+            self._perform(self._session.expired(timer))
+        if now >= self._next_pulse:
+            self._next_pulse = now + _PULSE_S
+            self._look_after_sites(now)
+
+    def _take(self, site: str, message: m.FromSite | ProtocolError, chunk: memoryview | None) -> None:
+        try:
+            if isinstance(message, ProtocolError):
+                raise message
+            self._away_since.pop(site, None)
+            self._perform(self._session.receive(site, message, chunk))
+            if isinstance(message, m.Leave):
+                self._hub.forget(site)
+        except (ProtocolError, ModelMismatchError) as error:
+            reason = str(error)[: m.MAX_REASON]
+            kind: m.RefusalKind = "ModelMismatchError" if isinstance(error, ModelMismatchError) else "ProtocolError"
+            self._hub.send(site, m.Refused(kind, reason))
+            self._hub.forget(site)
+            self._perform(self._session.refused(site, reason))
+
+    def _look_after_sites(self, now: float) -> None:
+        for site in self._hub.connected():
+            if self._hub.reachable(site):
+                self._away_since.pop(site, None)
+            elif now - self._away_since.setdefault(site, now) >= _RECONNECTION_S:
+                del self._away_since[site]
+                self._hub.forget(site)
+                self._perform(self._session.lost(site))
+
+    def _perform(self, actions: Iterable[Action]) -> None:
+        for action in actions:
+            match action:
+                case Send(site, message, chunk):
+                    self._hub.send(site, message, chunk)
+                case Wake(timer, after_s):
+                    self._timers[timer] = time.monotonic() + after_s
+                case Save(model):
+                    self._store.save(model)
+                case Record(event, data):
+                    self._record(event, data)
+
+    def _record(self, event: str, data: dict[str, Any]) -> None:
+        if event == "round_started":
+            self._round_began = time.monotonic()
+            self._hub.traffic = Traffic()
+        elif event == "round_finished":
+            traffic = self._hub.traffic
+            seconds = round(time.monotonic() - self._round_began, 4)
+            data = {**data, "seconds": seconds, "bytes_up": traffic.up, "bytes_down": traffic.down}
+        self._events.write(event, data)
+        _log.info("%s %s", event, data)

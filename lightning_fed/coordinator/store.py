@@ -1,0 +1,172 @@
+"""The coordinator's store: every global model, and what is needed to go on from the newest.
+
+``run.json`` says whose store it is, ``models/000007.safetensors`` is the whole state after round 7, and
+``models/000007.ckpt`` the same as a Lightning checkpoint. The newest complete safetensors file is the state of the
+federation: there is no second record that could disagree with it.
+"""
+
+import dataclasses
+import io
+import secrets
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import lightning
+import msgspec
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from lightning_fed.coordinator.files import write_whole
+from lightning_fed.errors import FederationError, StoreError
+from lightning_fed.plan import FederationPlan
+from lightning_fed.update.global_model import GlobalModel
+from lightning_fed.update.layout import Layout
+
+
+class _Run(msgspec.Struct, frozen=True):
+    run: str
+    plan: FederationPlan
+    layout: Layout | None = None
+    starts: int = 0
+
+
+class Store:
+    """A folder that belongs to one federation.
+
+    Args:
+        folder: made if it is not there.
+        plan: the federation's plan; a folder of another plan is refused.
+        hyperparameters: of the LightningModule, written into the ``.ckpt`` files so that
+            ``MyModule.load_from_checkpoint`` needs no arguments; empty when the coordinator does not know them.
+
+    Attributes:
+        folder: the folder.
+        starts: how often the run was started before this time.
+        run: identifier of the run, the same for the life of the folder.
+        model: the newest global model found, None in a new folder.
+
+    Raises:
+        StoreError: the folder belongs to another plan, or cannot be read or written.
+    """
+
+    def __init__(self, folder: Path, plan: FederationPlan, hyperparameters: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self._plan = plan
+        self._hyperparameters = dict(hyperparameters)
+        self._models = folder / "models"
+        try:
+            self._models.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"the store {folder} cannot be made: {error.strerror}. Choose another folder.") from error
+        self._record = self._read_record()
+        self.run = self._record.run
+        self.starts = self._record.starts
+        # Durably before anything is sent: a restarted coordinator must not ask for an attempt's keys again.
+        self._record = msgspec.structs.replace(self._record, starts=self.starts + 1)
+        self._write_record()
+        self.model = self._newest()
+        self._exporter = ThreadPoolExecutor(1, "lightning_fed-export")
+        self._export: Future[None] | None = None
+
+    def save(self, model: GlobalModel) -> None:
+        """Store a global model durably.
+
+        Raises:
+            StoreError: it could not be written, or the Lightning checkpoint of the one before could not.
+        """
+        if self._record.layout != model.layout:
+            self._record = msgspec.structs.replace(self._record, layout=model.layout)
+            self._write_record()
+        state = model.state_dict()
+        path = self._models / f"{model.version:06d}.safetensors"
+        # Tied names are left out: safetensors holds each tensor once, and the layout knows the other names.
+        tied = {name for name, _ in model.layout.tied}
+        plain = {name: tensor.contiguous() for name, tensor in state.items() if name not in tied}
+        metadata = {"run": self.run, "plan_hash": self._plan.hash, "version": str(model.version)}
+        if model.bound is not None:
+            metadata["bound"] = repr(model.bound)
+        write_whole(path, save(plain, metadata))
+        self._wait_for_export()
+        # The checkpoint is a copy for people; sites need not wait for it.
+        self._export = self._exporter.submit(self._write_checkpoint, model.version, state)
+
+    def close(self) -> None:
+        """Finish what is being written.
+
+        Raises:
+            StoreError: it could not be written.
+        """
+        self._exporter.shutdown(wait=True)
+        self._wait_for_export()
+
+    def _wait_for_export(self) -> None:
+        export, self._export = self._export, None
+        if export:
+            export.result()
+
+    def _write_checkpoint(self, version: int, state: dict[str, torch.Tensor]) -> None:
+        checkpoint: dict[str, Any] = {
+            "state_dict": state,
+            "pytorch-lightning_version": lightning.__version__,
+            "epoch": 0,
+            "global_step": 0,
+            "federation": {"run": self.run, "plan_hash": self._plan.hash, "version": version},
+        }
+        if self._hyperparameters:
+            checkpoint["hyper_parameters"] = self._hyperparameters
+        # Through memory: torch reports a full disk as a RuntimeError without a reason.
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        write_whole(self._models / f"{version:06d}.ckpt", content.getbuffer())
+
+    def _read_record(self) -> _Run:
+        path = self.folder / "run.json"
+        if not path.exists():
+            self._record = _Run(secrets.token_hex(8), self._plan)
+            self._write_record()
+            return self._record
+        try:
+            record = msgspec.json.decode(path.read_bytes(), type=_Run)
+        except (OSError, msgspec.MsgspecError, FederationError) as error:
+            raise StoreError(
+                f"{path.name} in the store {self.folder} cannot be read: {error}. Restore it, or choose a new folder."
+            ) from error
+        if record.plan != self._plan:
+            raise StoreError(
+                f"the store {self.folder} belongs to another plan ({_first_difference(record.plan, self._plan)}). "
+                "Choose a new folder; to go on from this store's model, name its newest .ckpt as the checkpoint."
+            )
+        return record
+
+    def _write_record(self) -> None:
+        data = msgspec.json.format(msgspec.json.encode(self._record))
+        write_whole(self.folder / "run.json", data)
+
+    def _newest(self) -> GlobalModel | None:
+        versions = sorted(int(path.stem) for path in self._models.glob("[0-9]*.safetensors"))
+        if not versions or self._record.layout is None:
+            return None
+        path = self._models / f"{versions[-1]:06d}.safetensors"
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        except (OSError, SafetensorError) as error:
+            raise StoreError(f"global model {path.name} cannot be read: {error}. Restore it from a backup.") from error
+        if metadata.get("run") != self.run:
+            raise StoreError(
+                f"global model {path.name} belongs to another run. Restore the store, or choose a new folder."
+            )
+        model = GlobalModel.from_state(state, self._record.layout, versions[-1])
+        return dataclasses.replace(model, bound=float(metadata["bound"])) if "bound" in metadata else model
+
+
+def _first_difference(theirs: FederationPlan, ours: FederationPlan) -> str:
+    for field in dataclasses.fields(FederationPlan):
+        before, now = getattr(theirs, field.name), getattr(ours, field.name)
+        if before != now:
+            return f"{field.name} was {before} and is {now}"
+    raise AssertionError("the plans are equal")

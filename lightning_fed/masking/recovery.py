@@ -1,0 +1,90 @@
+"""From revealed shares to secrets, each checked against what its owner signed: a wrong share makes no wrong sum."""
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from lightning_fed.errors import ProtocolError, QuorumLostError
+from lightning_fed.masking import keys, shares
+from lightning_fed.masking.cohort import KeyedCohort
+from lightning_fed.masking.messages import Reveal
+
+
+class Recovery:
+    """The reveals of one sum.
+
+    Args:
+        cohort: the checked cohort.
+        sharers: the sites that shared their secrets.
+        survivors: those of them that are in the sum.
+    """
+
+    def __init__(self, cohort: KeyedCohort, sharers: set[str], survivors: set[str]) -> None:
+        self._cohort = cohort
+        self._survivors = survivors
+        self._dropped = sharers - survivors
+        self._reveals: dict[str, Reveal] = {}
+
+    @property
+    def sites(self) -> set[str]:
+        """The sites that have revealed."""
+        return set(self._reveals)
+
+    def add(self, site: str, message: Reveal) -> None:
+        """Take one site's shares.
+
+        Raises:
+            ProtocolError: not one share of each site it holds shares of, the wrong kind, or a wrong length.
+        """
+        held = set(self._cohort.graph.holders(site))
+        if message.self_shares.keys() != held & self._survivors or message.key_shares.keys() != held & self._dropped:
+            raise ProtocolError(
+                f"site {site!r} did not reveal one share of each site it holds shares of: it is left out."
+            )
+        for share in (*message.self_shares.values(), *message.key_shares.values()):
+            if len(share) != shares.SHARE_BYTES:
+                raise ProtocolError(
+                    f"site {site!r} revealed a share of {len(share)} bytes instead of {shares.SHARE_BYTES}. It is "
+                    "left out."
+                )
+        self._reveals[site] = message
+
+    def self_seed(self, site: str) -> bytes:
+        """The self-mask seed of a survivor, 16 bytes.
+
+        Raises:
+            QuorumLostError: too few shares.
+            ProtocolError: the shares do not give the seed the site has committed to.
+        """
+        seed = self._combine(site, {peer: reveal.self_shares for peer, reveal in self._reveals.items()})
+        commitment = keys.seed_commitment(seed, self._cohort.context.to_bytes(), site)
+        self._check(site, commitment, self._cohort.by_site[site].commitment)
+        return seed
+
+    def mask_key(self, site: str) -> X25519PrivateKey:
+        """The mask key of a site that dropped out.
+
+        Raises:
+            QuorumLostError: too few shares.
+            ProtocolError: the shares do not give the key the site has advertised.
+        """
+        seed = self._combine(site, {peer: reveal.key_shares for peer, reveal in self._reveals.items()})
+        private = keys.mask_key(seed, self._cohort.context.to_bytes(), site)
+        self._check(site, private.public_key().public_bytes_raw(), self._cohort.by_site[site].mask_key)
+        return private
+
+    def _combine(self, site: str, revealed: dict[str, dict[str, bytes]]) -> bytes:
+        graph = self._cohort.graph
+        holders = enumerate(graph.holders(site), start=1)
+        numbered = {number: revealed[holder][site] for number, holder in holders if holder in revealed}
+        if len(numbered) < graph.share_threshold:
+            raise QuorumLostError(
+                f"masking: {len(numbered)} shares of site {site!r} were revealed, {graph.share_threshold} are needed. "
+                "Wait for more sites, or go on with the next round."
+            )
+        return shares.combine(numbered, graph.share_threshold)
+
+    def _check(self, site: str, public: bytes, signed: bytes) -> None:
+        if public != signed:
+            raise ProtocolError(
+                f"masking: the shares revealed of site {site!r} do not give the secret it has signed: a site made or "
+                "revealed wrong shares. The sum cannot be opened; go on with the next round."
+            )

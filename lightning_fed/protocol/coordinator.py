@@ -1,0 +1,446 @@
+"""The coordinator's side of the exchange, as a state machine without I/O and without a clock.
+
+Theory of operation: the service calls ``start()`` once, then ``receive()`` for every message of a known site,
+``lost()`` when a site's connection is gone for good, and ``expired()`` when a timer that was asked for runs out. Each
+call returns the actions to perform, in their order. ``outcome`` tells when to stop.
+
+Three phases follow each other, and the first two repeat: *gathering* sites until a round can begin, *collecting* the
+cohort's updates (``Collection``), and *closing* once the last global model is out.
+
+Two rules hold:
+
+1. A new global model is stored before any site hears of it, so a coordinator that dies goes on from a model that no
+   site is ahead of.
+2. A round's sum holds each site's update once or not at all: an attempt that fails is forgotten whole, and the sites,
+   which hold their updates until a newer model exists, offer them again.
+"""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from lightning_fed.errors import FederationError, ProtocolError, QuorumLostError
+from lightning_fed.plan import FederationPlan
+from lightning_fed.protocol import messages as m
+from lightning_fed.protocol.actions import Action, Record, Save, Send, Wake
+from lightning_fed.protocol.collection import Collection, Upload
+from lightning_fed.protocol.masked_collection import MaskedCollection
+from lightning_fed.protocol.masked_reports import MaskedReports
+from lightning_fed.protocol.masked_site import terms_of
+from lightning_fed.protocol.reports import Reports
+from lightning_fed.protocol.streams import chunk_count, chunk_of
+from lightning_fed.update.global_model import GlobalModel, largest_state_bytes
+from lightning_fed.update.layout import Layout, check_same_layout, check_sound
+
+GATHER = "gather"
+DEADLINE = "deadline"
+
+_ATTEMPTS_A_START = 10_000
+"""Attempts are numbered on across restarts: keys of an attempt must never be asked for twice."""
+
+Phase = Literal["gathering", "collecting", "closing"]
+
+
+@dataclass
+class _Site:
+    """What is known of a site; ``ready`` once its model was found to be the federation's."""
+
+    ready: bool = False
+    left: m.LeaveReason | None = None
+    upload: Upload | None = field(default=None, repr=False)
+
+
+class CoordinatorSession:
+    """State of one federation at its coordinator.
+
+    Args:
+        plan: the plan.
+        run: identifier of this run; the same after a restart.
+        sites: signing keys (32 bytes) of all sites of the roster by name.
+        starts: how often this run was started before; keeps attempts apart across restarts.
+        model: the newest global model, from the store or the configured module; None asks the first site for it.
+        draw: random source for cohorts, from the operating system unless a test gives one.
+
+    Attributes:
+        model: the newest global model.
+        phase: what is going on.
+        outcome: None while running, then ``finished`` or the error to stop with.
+    """
+
+    def __init__(
+        self,
+        plan: FederationPlan,
+        run: str,
+        sites: Mapping[str, bytes],
+        model: GlobalModel | None,
+        starts: int = 0,
+        draw: random.Random | None = None,
+    ) -> None:
+        self.plan = plan
+        self.run = run
+        self.model = model
+        self.phase: Phase = "gathering"
+        self.outcome: FederationError | Literal["finished"] | None = None
+        self._sites = {site: _Site() for site in sorted(sites)}
+        self._layout: Layout | None = model.layout if model else None
+        self._frozen = model.frozen_bytes() if model else b""
+        self._initial_from: str | None = None
+        self._draw = draw or random.SystemRandom()
+        self._collection: Collection | MaskedCollection | None = None
+        self._signing_keys = dict(sites)
+        self._attempt = starts * _ATTEMPTS_A_START
+        self._failures = 0
+        self._gathered = False
+        self._paused = False
+        self._reports = Reports(plan.metrics)
+        self._masked_reports: MaskedReports | None = None
+        self._awaited: set[str] = set()
+
+    # What the service calls
+
+    def start(self) -> list[Action]:
+        """Begin; the first actions."""
+        if len(self._sites) < self.plan.quorum:
+            self.outcome = QuorumLostError(
+                f"the plan's quorum is {self.plan.quorum} and the roster names {len(self._sites)} sites. "
+                "Add sites to the roster or lower plan.quorum."
+            )
+            return []
+        if self.plan.masking.mode == "required":
+            terms_of(self.plan, len(self._sites))
+        version = self.model.version if self.model else None
+        record = Record(
+            "started",
+            {"run": self.run, "plan_hash": self.plan.hash, "version": version, "rounds": self.plan.rounds},
+        )
+        actions: list[Action] = [record, Wake(GATHER, self.plan.gather_s)]
+        if self.model and self.model.version >= self.plan.rounds:
+            return [*actions, *self._close()]
+        return actions
+
+    def receive(self, site: str, message: m.FromSite, payload: memoryview | None = None) -> list[Action]:
+        """Take one message of a site.
+
+        Raises:
+            ProtocolError: the message does not fit; the service refuses the site.
+            ModelMismatchError: the site has another model; the service refuses the site.
+        """
+        state = self._sites[site]
+        match message:
+            case m.Masking() if not state.ready:
+                return []  # of an attempt that is over
+            case m.Masking(purpose="metrics"):
+                return self._masked_reports.step(site, message) if self._masked_reports else []
+            case m.Masking():
+                return self._after_collection(self._collection.step(site, message) if self._collection else [])
+            case m.Hello(protocol, package, _):
+                if protocol != m.VERSION:
+                    raise ProtocolError(
+                        f"site {site!r} speaks protocol {protocol} (lightning_fed {package[:32]}) and the coordinator "
+                        f"protocol {m.VERSION}. Install the same version of lightning_fed on both sides."
+                    )
+                state.ready = False
+                state.upload = None
+                return [Send(site, m.Welcome(self.run, self.plan.to_bytes()))]
+            case m.Join(layout):
+                return self._joining(site, layout)
+            case m.Leave():
+                return self._left(site, message.reason)
+        if not state.ready:
+            raise ProtocolError(f"site {site!r} sent {type(message).__name__} before it joined.")
+        match message:
+            case m.Fetch():
+                return self._fetched(site, message)
+            case m.Offer(stream="initial"):
+                return self._initial_offered(site, message)
+            case m.Offer():
+                return self._after_collection(self._collection.offer(site, message) if self._collection else [])
+            case m.Chunk(stream="initial"):
+                return self._initial_chunk(site, message, payload)
+            case m.Chunk():
+                return self._after_collection(
+                    self._collection.chunk(site, message, payload) if self._collection else []
+                )
+            case m.Withdraw(round, reason):
+                return self._withdrawn(site, round, reason)
+            case m.Report() if self.plan.masking.mode == "required":
+                raise ProtocolError(f"site {site!r} reported metrics in the clear, and the plan masks them.")
+            case m.Report(version, metrics):
+                ready = self._ready() if self.phase != "closing" else [*self._ready(), *self._done_sites()]
+                return self._reports.add(site, version, metrics, expected=set(ready))
+
+    def lost(self, site: str) -> list[Action]:
+        """A site's connection is gone, for longer than a reconnection takes."""
+        state = self._sites[site]
+        if state.left is not None:
+            return []
+        state.ready = False
+        state.upload = None
+        return [Record("site_lost", {"site": site}), *self._without(site)]
+
+    def refused(self, site: str, reason: str) -> list[Action]:
+        """The service refused a site because of what it sent."""
+        state = self._sites[site]
+        state.ready = False
+        state.upload = None
+        state.left = "refused"
+        return [Record("site_refused", {"site": site, "reason": reason}), *self._without(site)]
+
+    def expired(self, timer: str) -> list[Action]:
+        """A timer ran out."""
+        if timer == GATHER:
+            self._gathered = True
+            if self.phase == "closing":
+                self.outcome = "finished"
+                return self._reports.close()
+            return self._begin_if_possible()
+        if timer == DEADLINE and self._collection:
+            return self._after_collection(self._collection.close())
+        if isinstance(self._collection, MaskedCollection) and timer == self._collection.timer:
+            return self._after_collection(self._collection.expired())
+        if self._masked_reports and timer == self._masked_reports.timer:
+            return [*self._masked_reports.expired(), *self._masked_reports.outcome()]
+        return []
+
+    # Joining
+
+    def _joining(self, site: str, layout: Layout) -> list[Action]:
+        state = self._sites[site]
+        if self._layout is None:
+            check_sound(layout)
+            self._layout = layout
+        check_same_layout(self._layout, layout, site)
+        state.ready, state.left = True, None
+        actions: list[Action] = [Record("site_joined", {"site": site})]
+        if self.model is None:
+            if self._initial_from is None:
+                self._initial_from = site
+                actions.append(Send(site, m.SendInitial()))
+            return actions
+        actions += self._admitted(site, self.model)
+        if self.phase == "closing":
+            return [*actions, Send(site, m.Finished(self.model.version))]
+        collection = self._collection
+        if collection and site in collection.cohort:
+            actions += self._after_collection(collection.rejoin(site))
+        return [*actions, *self._begin_if_possible()]
+
+    def _admitted(self, site: str, model: GlobalModel) -> list[Action]:
+        return [
+            Send(site, m.Joined(len(self._frozen))),
+            Send(site, m.Model(model.version, 4 * model.layout.size)),
+        ]
+
+    def _initial_offered(self, site: str, offer: m.Offer) -> list[Action]:
+        if self.model or site != self._initial_from or self._layout is None:
+            return []
+        limit = largest_state_bytes(self._layout)
+        if not 0 < offer.nbytes <= limit:
+            raise ProtocolError(
+                f"an initial state of {offer.nbytes} bytes was offered; this model's has at most {limit}."
+            )
+        upload = self._sites[site].upload = Upload("initial", 0, offer.nbytes)
+        return [Send(site, upload.first_credit())]
+
+    def _initial_chunk(self, site: str, chunk: m.Chunk, payload: memoryview | None) -> list[Action]:
+        state = self._sites[site]
+        if state.upload is None or self._layout is None:
+            return []
+        credit = state.upload.add(chunk, payload)
+        if not state.upload.assembly.complete:
+            return [Send(site, credit)] if credit else []
+        data = bytes(state.upload.assembly.data)
+        state.upload = None
+        self.model = GlobalModel.from_bytes(data, self._layout)
+        self._frozen = self.model.frozen_bytes()
+        actions: list[Action] = [Save(self.model)]
+        for other in self._ready():
+            actions += self._admitted(other, self.model)
+        return [*actions, *self._begin_if_possible()]
+
+    def _fetched(self, site: str, fetch: m.Fetch) -> list[Action]:
+        if self.model is None or not 0 < fetch.count <= m.WINDOW:
+            raise ProtocolError(f"site {site!r} asked for {fetch.count} chunks at once; the limit is {m.WINDOW}.")
+        if fetch.stream == "model" and fetch.version == self.model.version:
+            data = self.model.exchanged_bytes()
+        elif fetch.stream == "frozen":
+            data = memoryview(self._frozen)
+        else:
+            return []  # of an older model: the newer one was announced meanwhile
+        if not 0 <= fetch.first <= fetch.first + fetch.count <= chunk_count(len(data)):
+            raise ProtocolError(f"site {site!r} asked for chunks beyond the end of {fetch.stream}.")
+        return [
+            Send(site, m.Chunk(fetch.stream, fetch.version, index), chunk_of(data, index))
+            for index in range(fetch.first, fetch.first + fetch.count)
+        ]
+
+    # Rounds
+
+    def _ready(self) -> list[str]:
+        return [site for site, state in self._sites.items() if state.ready]
+
+    def _begin_if_possible(self) -> list[Action]:
+        if self.phase != "gathering" or self.model is None:
+            return []
+        ready = self._ready()
+        missing = [site for site, state in self._sites.items() if not state.ready and state.left is None]
+        if len(ready) < self._fewest or (missing and not self._gathered):
+            return []
+        self.phase, self._paused = "collecting", False
+        self._attempt += 1
+        size = min(self.plan.cohort_size or len(ready), len(ready))
+        cohort = frozenset(self._draw.sample(ready, size))
+        self._collection = self._new_collection(self.model, cohort)
+        started = {"round": self._collection.round, "attempt": self._failures + 1, "cohort": sorted(cohort)}
+        return [
+            Record("round_started", started),
+            Wake(DEADLINE, self.plan.round_deadline_s),
+            *self._collection.begin(),
+        ]
+
+    @property
+    def _fewest(self) -> int:
+        """Fewest sites that a round can begin with."""
+        masked = self.plan.masking.mode == "required"
+        return terms_of(self.plan, len(self._sites)).smallest_cohort if masked else self.plan.quorum
+
+    def _new_collection(self, model: GlobalModel, cohort: frozenset[str]) -> Collection | MaskedCollection:
+        if self.plan.masking.mode == "off":
+            return Collection(model.version + 1, self._attempt, model.layout, cohort)
+        return MaskedCollection(
+            self.plan,
+            model.version + 1,
+            self._attempt,
+            self._signing_keys,
+            cohort,
+            model.layout.size,
+            model.bound or self.plan.masking.bound,
+        )
+
+    def _after_collection(self, actions: list[Action]) -> list[Action]:
+        collection = self._collection
+        if collection is None or collection.open:
+            return actions
+        summed = collection.failure is None or isinstance(collection, Collection)
+        if summed and len(collection.participants) >= self.plan.quorum:
+            return [*actions, *self._complete()]
+        return [*actions, *self._failed(collection.failure or "too few updates came")]
+
+    def _withdrawn(self, site: str, round: int, reason: str) -> list[Action]:
+        if self._collection is None or round != self._collection.round or site not in self._collection.cohort:
+            return []
+        record = Record("update_refused", {"round": round, "site": site, "reason": reason[: m.MAX_REASON]})
+        return self._after_collection([record, *self._collection.drop(site)])
+
+    def _complete(self) -> list[Action]:
+        collection, self._collection = self._collection, None
+        assert collection is not None and self.model is not None
+        self.model = self.model.next(collection.next_vector(self.model.vector))
+        self._failures = 0
+        finished: dict[str, Any] = {"round": self.model.version, "participants": collection.participants}
+        if isinstance(collection, MaskedCollection) and collection.result:
+            self.model = replace(self.model, bound=collection.result.next_bound)
+            finished["saturated"] = collection.result.saturated
+        actions: list[Action] = [
+            Save(self.model),
+            Record("round_finished", finished),
+            *self._reports.next_version(self.model.version),
+        ]
+        announcement = m.Model(self.model.version, 4 * self.model.layout.size)
+        actions += [Send(site, announcement) for site in self._ready()]
+        if isinstance(collection, MaskedCollection) and self.plan.metrics:
+            actions += self._begin_reports(self.model.version, frozenset(collection.participants))
+        if self.model.version >= self.plan.rounds:
+            return [*actions, *self._close()]
+        self.phase = "gathering"
+        self._gathered = True
+        return [*actions, *self._begin_if_possible(), *self._pause_if_needed()]
+
+    def _begin_reports(self, version: int, participants: frozenset[str]) -> list[Action]:
+        """Ask those who trained, and so validate the model next, for its metrics."""
+        cohort = participants & set(self._ready())
+        if len(cohort) < self._fewest:
+            return []
+        self._masked_reports = MaskedReports(self.plan, version, self._attempt, self._signing_keys, cohort)
+        return self._masked_reports.begin()
+
+    def _failed(self, why: str) -> list[Action]:
+        collection, self._collection = self._collection, None
+        assert collection is not None
+        reason = f"{why}: {len(collection.participants)} of {self.plan.quorum} updates needed (plan.quorum)"
+        actions: list[Action] = [
+            Record("round_failed", {"round": collection.round, "attempt": self._failures + 1, "reason": reason})
+        ]
+        self.phase = "gathering"
+        self._failures += 1
+        if self._failures >= self.plan.max_attempts:
+            self.outcome = QuorumLostError(
+                f"round {collection.round} failed {self._failures} times; the last time {reason}. Global model "
+                f"{collection.round - 1} is stored. See to the sites, then start the coordinator again with the same "
+                "command."
+            )
+            return actions
+        return [*actions, *self._begin_if_possible(), *self._pause_if_needed()]
+
+    def _pause_if_needed(self) -> list[Action]:
+        if self.phase != "gathering" or self._paused or self._too_few_left():
+            return []
+        self._paused, self._gathered = True, False
+        reason = f"{len(self._ready())} sites are ready and {self._fewest} are needed; waiting for more"
+        return [Record("paused", {"reason": reason}), Wake(GATHER, self.plan.gather_s)]
+
+    # Leaving
+
+    def _left(self, site: str, reason: m.LeaveReason) -> list[Action]:
+        state = self._sites[site]
+        state.ready, state.left, state.upload = False, reason, None
+        return [Record("site_left", {"site": site, "reason": reason}), *self._without(site)]
+
+    def _without(self, site: str) -> list[Action]:
+        actions: list[Action] = []
+        if self._masked_reports and site in self._masked_reports.cohort:
+            actions += [*self._masked_reports.drop(site), *self._masked_reports.outcome()]
+        if site == self._initial_from and self.model is None:
+            self._initial_from = next(iter(self._ready()), None)
+            if self._initial_from:
+                actions.append(Send(self._initial_from, m.SendInitial()))
+        if self._collection:
+            actions += self._after_collection(self._collection.drop(site))
+        self._awaited.discard(site)
+        actions += self._finish_if_all_gone()
+        if self._too_few_left():
+            return actions
+        return [*actions, *self._begin_if_possible()]
+
+    def _too_few_left(self) -> bool:
+        gone = {site: state.left for site, state in self._sites.items() if state.left is not None}
+        if self.phase != "gathering" or self.outcome or len(self._sites) - len(gone) >= self._fewest:
+            return False
+        stored = f" Global model {self.model.version} is stored." if self.model else ""
+        self.outcome = QuorumLostError(
+            f"too few sites are left, {self._fewest} are needed: "
+            + ", ".join(f"{site} ({reason})" for site, reason in gone.items())
+            + f" went for good.{stored} See to the sites, then start the coordinator again with the same command."
+        )
+        return True
+
+    def _close(self) -> list[Action]:
+        assert self.model is not None
+        self.phase = "closing"
+        # Right after a restart nobody is here yet: everybody may come back for the final model.
+        self._awaited = set(self._ready() or self._sites)
+        return [
+            Record("finished", {"version": self.model.version}),
+            *(Send(site, m.Finished(self.model.version)) for site in self._ready()),
+            Wake(GATHER, self.plan.gather_s),
+        ]
+
+    def _done_sites(self) -> list[str]:
+        return [site for site, state in self._sites.items() if state.left == "done"]
+
+    def _finish_if_all_gone(self) -> list[Action]:
+        if self.phase == "closing" and not self._awaited and not self._ready():
+            self.outcome = "finished"
+            return self._reports.close()
+        return []

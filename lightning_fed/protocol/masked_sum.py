@@ -1,0 +1,155 @@
+"""The coordinator's part in one masked sum, whatever is summed: moves from step to step with those who answer."""
+
+from collections.abc import Mapping
+
+from lightning_fed.errors import FederationError, QuorumLostError
+from lightning_fed.masking import Context, MaskingCoordinator
+from lightning_fed.masking import messages as masking
+from lightning_fed.masking.coordinator import Stage
+from lightning_fed.plan import FederationPlan
+from lightning_fed.protocol import messages as m
+from lightning_fed.protocol.actions import Action, Send, Wake
+from lightning_fed.protocol.masked_site import terms_of
+from lightning_fed.update.vectors import RingVector
+
+STEP_S = 30.0
+"""How long a step that needs no training may take before the sum goes on without those who have not answered."""
+
+
+class MaskedSum:
+    """One attempt at one masked sum.
+
+    A site that is lost stays out of it, also if it comes back: its masks belong to the keys of this attempt, and the
+    others recover what is needed of them.
+
+    Args:
+        plan: the plan.
+        purpose: what is summed.
+        round: the round whose update, or the version whose metrics are summed.
+        attempt: later than every attempt before, also across restarts of the coordinator.
+        roster: signing keys (32 bytes) of all sites of the federation by name.
+        cohort: the sites that take part.
+        length: ring words of a contribution.
+        bits: width of the ring.
+
+    Attributes:
+        open: whether something is still to come.
+        failure: why it failed, if it did.
+    """
+
+    def __init__(
+        self,
+        plan: FederationPlan,
+        purpose: m.Purpose,
+        round: int,
+        attempt: int,
+        roster: Mapping[str, bytes],
+        cohort: frozenset[str],
+        length: int,
+        bits: int,
+    ) -> None:
+        self.purpose: m.Purpose = purpose
+        self.round = round
+        self.attempt = attempt
+        self.cohort = cohort
+        self.open = True
+        self.failure: str | None = None
+        self._machine = MaskingCoordinator(
+            Context(plan.name, plan.hash, round, attempt, purpose),
+            terms_of(plan, len(roster)),
+            {site: roster[site] for site in cohort},
+            length,
+            bits,
+        )
+        self._dropped: set[str] = set()
+
+    @property
+    def timer(self) -> str:
+        """The timer to wake this sum with."""
+        return f"masked {self.purpose}"
+
+    @property
+    def participants(self) -> list[str]:
+        """Sites whose vector is in the sum."""
+        return list(self._machine.survivors)
+
+    def belongs(self, site: str, step: m.Masking) -> bool:
+        """Whether a step is of this attempt and of a site that still takes part."""
+        mine = (step.purpose, step.round, step.attempt) == (self.purpose, self.round, self.attempt)
+        return mine and self.open and site not in self._dropped
+
+    def receive(
+        self, site: str, message: masking.Advertise | masking.Shares | masking.Signed | masking.Reveal
+    ) -> list[Action]:
+        """Take a site's answer.
+
+        Raises:
+            ProtocolError, IdentityError: it does not fit; the site is refused.
+        """
+        self._machine.receive(site, message)
+        return self.advance()
+
+    @property
+    def takes_vectors(self) -> bool:
+        """Whether masked vectors are what is waited for."""
+        return self._machine.stage is Stage.VECTORS
+
+    def add(self, site: str, message: masking.Masked, words: RingVector) -> list[Action]:
+        """Take a site's masked vector.
+
+        Raises:
+            ProtocolError: it does not fit; the site is refused.
+        """
+        self._machine.add(site, message, words)
+        return self.advance()
+
+    def drop(self, site: str) -> list[Action]:
+        """Go on without a site."""
+        self._dropped.add(site)
+        return self.advance()
+
+    def close(self) -> list[Action]:
+        """Go on without those who have not answered."""
+        self._dropped |= self._machine.waiting_for()
+        return self.advance()
+
+    def expired(self) -> list[Action]:
+        """The timer ran out: a step that needs no training took too long."""
+        return [] if self.takes_vectors else self.close()
+
+    def advance(self) -> list[Action]:
+        """Take every step for which all answers are there."""
+        actions: list[Action] = []
+        try:
+            while self.open and not self._machine.waiting_for() - self._dropped:
+                if self._machine.stage is Stage.REVEALS:
+                    self._unmask()
+                    break
+                messages = self._machine.close()
+                actions += [
+                    Send(site, m.Masking(self.purpose, self.round, self.attempt, masking.encode(message)))
+                    for site, message in messages.items()
+                    if site not in self._dropped
+                ]
+                if not self.takes_vectors:
+                    actions.append(Wake(self.timer, STEP_S))
+        except QuorumLostError as error:
+            self.open, self.failure = False, str(error)
+        return actions
+
+    def opened(self, words: RingVector, survivors: int) -> None:
+        """Take the opened sum.
+
+        Raises:
+            ProtocolError: numbers that so many sites cannot have summed to.
+        """
+        raise NotImplementedError("each subclass knows what it sums")
+
+    def _unmask(self) -> None:
+        self.open = False
+        try:
+            self.opened(self._machine.unmask(), len(self._machine.survivors))
+        except QuorumLostError:
+            raise
+        except FederationError as error:
+            self.failure = str(error)

@@ -1,0 +1,50 @@
+"""The sites' metrics of a global model, averaged."""
+
+import math
+
+from lightning_fed.errors import ProtocolError
+from lightning_fed.protocol.actions import Action, Record
+
+
+class Reports:
+    """Collects what sites report of the newest global model and records its mean over sites, once.
+
+    Args:
+        names: the plan's metrics; no other is taken.
+    """
+
+    def __init__(self, names: list[str]) -> None:
+        self._names = frozenset(names)
+        self._version = 0
+        self._values: dict[str, dict[str, float]] = {}
+
+    def add(self, site: str, version: int, metrics: dict[str, float], expected: set[str]) -> list[Action]:
+        """Take one site's report; records the mean once all ``expected`` sites have reported.
+
+        Raises:
+            ProtocolError: a metric that the plan does not name.
+        """
+        if not self._names.issuperset(metrics):
+            raise ProtocolError(f"the metrics {sorted(set(metrics) - self._names)} are not in the plan.")
+        if version != self._version:
+            return []  # a report that was overtaken by the next round
+        self._values[site] = metrics
+        return self.close() if expected <= self._values.keys() else []
+
+    def next_version(self, version: int) -> list[Action]:
+        """A newer global model exists: record what came of the one before."""
+        actions = self.close()
+        self._version = version
+        return actions
+
+    def close(self) -> list[Action]:
+        """Record what came so far, if anything did."""
+        values, self._values = self._values, {}
+        means: dict[str, float] = {}
+        for name in sorted(self._names):
+            finite = [m[name] for m in values.values() if math.isfinite(m.get(name, math.nan))]
+            if finite:
+                means[name] = sum(finite) / len(finite)
+        if not means:
+            return []
+        return [Record("metrics", {"version": self._version, "sites": len(values), "metrics": means})]

@@ -1,0 +1,1 @@
+"""Whole federations on one machine: real processes, real sockets, one configuration file."""

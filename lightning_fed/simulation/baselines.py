@@ -1,0 +1,96 @@
+"""The comparison: each site alone, federated, and all data in one place, every model tested on the pooled data."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from lightning_fed.errors import ConfigError
+from lightning_fed.simulation.config import Simulation
+from lightning_fed.simulation.display import Display
+from lightning_fed.simulation.expansion import alone_config, cores, threads_each
+from lightning_fed.simulation.folder import RunFolder
+from lightning_fed.simulation.job import Job
+from lightning_fed.simulation.processes import Child, stop
+from lightning_fed.simulation.results import Comparison
+
+_FEDERATED, _POOLED = "federated", "pooled"
+_LOOK_S = 0.2
+
+
+def compare(simulation: Simulation, folder: RunFolder, display: Display, lock: int) -> Comparison:
+    """Train what the federated model is compared with and test all of them; results that are there are kept.
+
+    Raises:
+        ConfigError: the models do not log the metric.
+    """
+    assert simulation.baselines is not None
+    jobs = jobs_of(simulation, folder)
+    metric = simulation.baselines.metric
+    results = run_jobs(jobs, folder, display, lock)
+    values: dict[str, float | None] = {}
+    for name in jobs:
+        if name in results and metric not in results[name]:
+            raise ConfigError(
+                f"baselines.metric = {metric!r} is not among the test metrics that the model logs: "
+                f"{sorted(results[name])}. Name one of them."
+            )
+        values[name] = results.get(name, {}).get(metric)
+    local = {site: values[f"site-{site}"] for site in simulation.sites}
+    return Comparison(metric, local, values[_FEDERATED], values[_POOLED])
+
+
+def jobs_of(simulation: Simulation, folder: RunFolder) -> dict[str, Job]:
+    """The jobs by name, the longest first."""
+    assert simulation.baselines is not None
+    trainings = {_POOLED: None, **{f"site-{site}": site for site in simulation.sites}, _FEDERATED: None}
+    jobs = {}
+    for name, site in trainings.items():
+        place = folder.baseline(name)
+        jobs[name] = Job(
+            settings=alone_config(simulation, site, place),
+            checkpoint=str(folder.checkpoint(simulation.plan.rounds)) if name == _FEDERATED else None,
+            test_data=simulation.baselines.pooled,
+            result=str(place / "result.json"),
+        )
+    return jobs
+
+
+def run_jobs(jobs: Mapping[str, Job], folder: RunFolder, display: Display, lock: int) -> dict[str, dict[str, float]]:
+    """Run jobs, as many at a time as there are cores, and give the test metrics of those that succeeded."""
+    waiting = [name for name, job in jobs.items() if not _done(folder.baseline(name), job)]
+    at_a_time = min(cores(), max(1, len(waiting)))
+    running: list[Child] = []
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_a_time:
+                running.append(_start(waiting.pop(0), jobs, folder, threads_each(at_a_time), lock))
+                display.say(f"{running[-1].name}: {'tests' if jobs[running[-1].name].checkpoint else 'trains'}")
+            for child in [child for child in running if child.exit_code is not None]:
+                running.remove(child)
+                if child.exit_code != 0:
+                    display.failed(child)
+            time.sleep(_LOOK_S)
+    finally:
+        stop(running)
+    return {
+        name: msgspec.json.decode(Path(job.result).read_bytes(), type=dict[str, float])
+        for name, job in jobs.items()
+        if Path(job.result).exists()
+    }
+
+
+def _start(name: str, jobs: Mapping[str, Job], folder: RunFolder, threads: int, lock: int) -> Child:
+    place = folder.baseline(name)
+    place.mkdir(parents=True, exist_ok=True)
+    Path(jobs[name].result).unlink(missing_ok=True)
+    (place / "job.json").write_bytes(msgspec.json.encode(jobs[name]))
+    command = ["-m", "lightning_fed.simulation.job", str(place / "job.json")]
+    return Child(name, command, folder.log(name), threads=threads, keep_open=[lock])
+
+
+def _done(place: Path, job: Job) -> bool:
+    """Whether the very same job has left its result."""
+    file = place / "job.json"
+    return Path(job.result).exists() and file.exists() and file.read_bytes() == msgspec.json.encode(job)

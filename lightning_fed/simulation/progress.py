@@ -1,0 +1,162 @@
+"""What happened so far, folded out of the coordinator's event log."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.filesize import decimal
+
+Event = dict[str, Any]
+
+
+class EventTail:
+    """Reads a growing event log from its beginning.
+
+    Args:
+        path: the log; need not be there yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._position = 0
+
+    def new(self) -> list[Event]:
+        """Events that were written since the last call; a line that a crash cut short is passed over."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._position)
+            data = file.read()
+        # A last line without its end is still being written.
+        data = data[: data.rfind(b"\n") + 1]
+        self._position += len(data)
+        return [event for line in data.splitlines() if (event := _event(line)) is not None]
+
+
+@dataclass
+class Round:
+    """One finished round.
+
+    Attributes:
+        number: from 1.
+        participants: names of the sites whose updates are in its global model.
+        seconds: wall-clock time from its beginning to its global model.
+        bytes_up: bytes that the sites sent.
+        bytes_down: bytes that the coordinator sent.
+        metrics: the plan's metrics of its global model, mean over the sites.
+    """
+
+    number: int
+    participants: list[str] = field(default_factory=list)
+    seconds: float | None = None
+    bytes_up: int | None = None
+    bytes_down: int | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class Progress:
+    """The state of a run as its events tell it.
+
+    Attributes:
+        rounds: by number, in order.
+        sites: what each site does, in words.
+        planned: number of rounds of the plan, None before the coordinator has started.
+        failing: sites that have left with an error since the coordinator started.
+        status: what the federation does, in words.
+        finished: whether the last round is done.
+
+    Args:
+        sites: the sites' names.
+    """
+
+    def __init__(self, sites: list[str]) -> None:
+        self.rounds: dict[int, Round] = {}
+        self.sites = dict.fromkeys(sites, "starting")
+        self.planned: int | None = None
+        self.failing: set[str] = set()
+        self.status = "the coordinator is starting"
+        self.finished = False
+
+    def take(self, event: Event) -> None:
+        """Take one event in; kinds that a newer coordinator may have are passed over."""
+        match event:
+            case {"event": "started", "rounds": planned}:
+                self.sites = dict.fromkeys(self.sites, "starting")
+                self.planned, self.finished = planned, False
+                self.failing = set()
+                self.status = "waiting for sites"
+            case {"event": "round_started", "round": number, "cohort": cohort}:
+                self.status = f"round {number} of {self.planned}"
+                self._set(cohort, f"trains round {number}")
+            case {"event": "round_finished", "round": number, "participants": participants}:
+                row = self._round(number)
+                row.participants = participants
+                row.seconds, row.bytes_up, row.bytes_down = (
+                    event.get(key) for key in ("seconds", "bytes_up", "bytes_down")
+                )
+                self._set(participants, f"has global model {number}")
+            case {"event": "round_failed", "round": number, "reason": reason}:
+                self.status = f"round {number} failed: {reason}"
+            case {"event": "metrics", "version": number, "metrics": metrics}:
+                self._round(number).metrics = metrics
+            case {"event": "paused", "reason": reason}:
+                self.status = f"paused: {reason}"
+            case {"event": "finished"}:
+                self.status, self.finished = "finished", True
+            case {"event": "stopped", "reason": reason}:
+                self.status = f"stopped: {reason}"
+            case {"event": kind, "site": site}:
+                if kind == "site_left" and event.get("reason") != "done":
+                    self.failing.add(site)
+                self._set([site], _SITE_STATES.get(kind, self.sites.get(site, "")).format(**event))
+
+    def _round(self, number: int) -> Round:
+        if number not in self.rounds:
+            self.rounds[number] = Round(number)
+            self.rounds = dict(sorted(self.rounds.items()))
+        return self.rounds[number]
+
+    def _set(self, sites: list[str], state: str) -> None:
+        self.sites.update({site: state for site in sites if site in self.sites})
+
+
+_SITE_STATES = {
+    "site_joined": "waits for a round",
+    "site_lost": "lost",
+    "site_left": "left ({reason})",
+    "site_refused": "refused: {reason}",
+    "update_accepted": "sent its update of round {round}",
+    "update_refused": "its update of round {round} was refused: {reason}",
+}
+
+
+def line_of(event: Event) -> str | None:
+    """One line for a person, None for events that say nothing new."""
+    match event:
+        case {"event": "started", "run": run, "version": version, "rounds": rounds}:
+            return f"run {run}: global model {version} of {rounds} rounds"
+        case {"event": "round_started", "round": round, "attempt": attempt, "cohort": cohort}:
+            again = f", attempt {attempt}" if attempt > 1 else ""
+            return f"round {round} begins{again}: {', '.join(cohort)}"
+        case {"event": "round_finished", "round": round, "participants": participants}:
+            traffic = f"{decimal(event.get('bytes_up', 0))} up, {decimal(event.get('bytes_down', 0))} down"
+            return f"round {round} done by {', '.join(participants)} in {event.get('seconds', 0):.1f} s, {traffic}"
+        case {"event": "round_failed", "round": round, "reason": reason}:
+            return f"round {round} failed: {reason}"
+        case {"event": "metrics", "version": version, "metrics": metrics}:
+            return f"global model {version}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        case {"event": "paused" | "stopped" as kind, "reason": reason}:
+            return f"{kind}: {reason}"
+        case {"event": "finished", "version": version}:
+            return f"finished with global model {version}"
+        case {"event": kind, "site": site} if kind in _SITE_STATES and kind != "update_accepted":
+            return f"{site}: {_SITE_STATES[kind].format(**event)}"
+    return None
+
+
+def _event(line: bytes) -> Event | None:
+    try:
+        return msgspec.json.decode(line, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None

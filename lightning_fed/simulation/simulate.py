@@ -1,0 +1,96 @@
+"""One simulation from its configuration to its tables."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from lightning_fed.errors import ConfigError
+from lightning_fed.simulation.baselines import compare
+from lightning_fed.simulation.config import Simulation
+from lightning_fed.simulation.display import Display
+from lightning_fed.simulation.expansion import alone_config, site_config
+from lightning_fed.simulation.federation import federate, progress_of
+from lightning_fed.simulation.folder import RunFolder
+from lightning_fed.simulation.results import Comparison, write_results
+from lightning_fed.simulation.tables import comparison_table, rounds_table
+
+
+def simulate(simulation: Simulation, display: Display | None = None) -> int:
+    """Run the federation and the baselines; go on where an earlier call was interrupted.
+
+    Args:
+        simulation: what to run.
+        display: shows what happens; standard output when not given.
+
+    Returns:
+        0, or 1 if a process failed or the last round was not reached.
+
+    Raises:
+        ConfigError: a setting is misspelt, or the folder holds another run.
+        FederationError: one of its other kinds, for what the message says.
+    """
+    check(simulation)
+    display = display or Display(simulation.plan.metrics)
+    folder = RunFolder(Path(simulation.run))
+    comparison: Comparison | None = None
+    with folder.locked() as lock, _hang_up_interrupts():
+        folder.claim(simulation)
+        if progress_of(simulation, folder).finished:
+            display.say(f"The run in {folder.path} is finished; remove the folder to train again.")
+            succeeded = True
+        else:
+            succeeded = federate(simulation, folder, display, lock)
+        progress = progress_of(simulation, folder)
+        if simulation.baselines is not None and progress.finished:
+            comparison = compare(simulation, folder, display, lock)
+            succeeded &= None not in (*comparison.local.values(), comparison.federated, comparison.pooled)
+        rounds = list(progress.rounds.values())
+        write_results(folder.results, simulation, rounds, comparison)
+    display.console.print(rounds_table(rounds, simulation.plan.metrics, len(simulation.sites)))
+    if comparison is not None:
+        display.console.print(comparison_table(comparison))
+    display.say(f"Results: {folder.results}; global models: {folder.store / 'models'}; logs: {folder.path / 'logs'}")
+    return 0 if succeeded else 1
+
+
+def check(simulation: Simulation) -> None:
+    """Look for mistakes in what the sites' processes will be given, before any of them starts.
+
+    Raises:
+        ConfigError: a class does not exist, a key is misspelt or a value has the wrong type; names it.
+    """
+    # Here, because it takes seconds: what is wrong in the file itself is said at once.
+    from jsonargparse import ArgumentError
+
+    from lightning_fed.cli.lightning_cli import Modules
+
+    nowhere = Path()
+    configs = {
+        f"site {site}": site_config(simulation, site, "tcp://127.0.0.1:1", nowhere, nowhere)
+        for site in simulation.sites
+    }
+    if simulation.baselines is not None:
+        configs["baselines.pooled"] = alone_config(simulation, None, nowhere)
+    for name, settings in configs.items():
+        del settings["seed_everything"]
+        try:
+            Modules(settings, check_only=True)
+        except ArgumentError as error:
+            raise ConfigError(f"{name}: {error}") from error
+
+
+@contextmanager
+def _hang_up_interrupts() -> Iterator[None]:
+    """Treat a closed terminal like Ctrl-C: the processes of this run are in groups of their own and would go on."""
+    before = signal.signal(signal.SIGHUP, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt

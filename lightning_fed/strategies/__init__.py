@@ -1,0 +1,1 @@
+"""Lightning strategies that make a Trainer a federated participant."""

@@ -1,0 +1,137 @@
+"""The one changed line: a strategy that makes any LightningModule a federated participant.
+
+Shape: ``Federated`` holds everything that has to do with federation and nothing that has to do with devices; it is
+mixed into the Lightning strategy that moves tensors at this site. So a site with several devices gets its form by
+mixing the same class into ``DDPStrategy`` or ``FSDPStrategy``; the round loop uses only what every strategy has
+(``is_global_zero``, ``broadcast``), talks to the coordinator from the first process alone, and needs no second code
+path. A wrapper around another strategy was the alternative: it would have to forward some fifty methods, and Lightning
+asks for types (``isinstance(strategy, DDPStrategy)``) in a dozen places.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import SingleDeviceStrategy, Strategy, StrategyRegistry
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lightning_fed.callbacks.round_loop import RoundLoop
+from lightning_fed.errors import FederationError
+from lightning_fed.policy import SitePolicy
+from lightning_fed.transport.identity import Roster, load_identity
+from lightning_fed.update.layout import layout_of
+
+
+class Federated(Strategy):
+    """Mixed into a strategy: joins the federation for ``fit`` and stays out of the way for everything else."""
+
+    def __init__(
+        self,
+        coordinator: str | None,
+        site: str | None,
+        identity: str | Path | None,
+        roster: str | Path | None,
+        policy: SitePolicy | str | Path | None,
+        patience_s: float,
+        **strategy: Any,
+    ) -> None:
+        super().__init__(**strategy)
+        self.coordinator = _setting("coordinator", coordinator, "like tcp://coordinator.example:5790")
+        self.site = _setting("site", site, "the site's name in the roster")
+        self._identity = Path(identity or os.environ.get("LIGHTNING_FED_IDENTITY") or f"keys/{self.site}.key")
+        self._roster = Path(roster or os.environ.get("LIGHTNING_FED_ROSTER") or "keys/roster.yaml")
+        self._policy = policy if isinstance(policy, SitePolicy | None) else SitePolicy.load(policy)
+        self._patience_s = patience_s
+        self._loop: RoundLoop | None = None
+
+    def connect(self, model: LightningModule) -> None:
+        """Attach the round loop in front of the user's callbacks, so that they all see the global model."""
+        super().connect(model)
+        trainer = model.trainer
+        if trainer.state.fn == TrainerFn.FITTING and self._loop is None:
+            identity = load_identity(self._identity)
+            if identity.name != self.site:
+                raise FederationError(
+                    f"{self._identity.name} is the identity of {identity.name!r} and the strategy is for site "
+                    f"{self.site!r}. Name the site's own key file (identity=...) or the other site (site=...)."
+                )
+            self._loop = RoundLoop(
+                self.coordinator, identity, Roster.load(self._roster), self._policy or SitePolicy(), self._patience_s
+            )
+            trainer.callbacks.insert(0, self._loop)  # type: ignore[attr-defined]
+
+    def setup(self, trainer: Trainer) -> None:
+        """Take the model's layout before the Trainer's precision changes dtypes: sites may differ in precision."""
+        if trainer.state.fn == TrainerFn.FITTING and self._loop and self.lightning_module:
+            self._loop.layout = layout_of(self.lightning_module)
+        super().setup(trainer)
+
+
+class FederatedStrategy(Federated, SingleDeviceStrategy):
+    """Trains on one device and takes part in a federation.
+
+    Give it to a Trainer and call ``fit`` as ever: the site joins, receives the plan and the global model, trains local
+    epochs, exchanges updates, and sees the global model in validation, checkpoints, early stopping and loggers at the
+    end of every round. ``fit`` ends when the federation ends, or earlier by the Trainer's own ``max_epochs`` and the
+    like. ``strategy="federated"`` works too; arguments then come from the environment.
+
+    Args:
+        coordinator: address like ``tcp://coordinator.example:5790``; else ``LIGHTNING_FED_COORDINATOR``.
+        site: this site's name in the roster; else ``LIGHTNING_FED_SITE``.
+        identity: the site's secret key file; else ``LIGHTNING_FED_IDENTITY``; else ``keys/<site>.key``.
+        roster: the federation's roster; else ``LIGHTNING_FED_ROSTER``; else ``keys/roster.yaml``.
+        policy: what this site accepts from a plan, or the YAML file that says so; without one everything is accepted.
+        patience_s: seconds without a connection to the coordinator after which ``fit`` gives up with an error.
+
+    Raises:
+        FederationError: an argument is missing, a key file is not this site's, or the policy cannot be read.
+
+    Source: McMahan et al. 2017, Communication-Efficient Learning of Deep Networks from Decentralized Data.
+    """
+
+    strategy_name = "federated"
+
+    def __init__(
+        self,
+        coordinator: str | None = None,
+        site: str | None = None,
+        identity: str | Path | None = None,
+        roster: str | Path | None = None,
+        policy: SitePolicy | str | Path | None = None,
+        patience_s: float = 600.0,
+    ) -> None:
+        super().__init__(coordinator, site, identity, roster, policy, patience_s)
+        self._parallel_devices: list[torch.device] = []
+
+    @property
+    def parallel_devices(self) -> list[torch.device]:
+        """The site's device, as Lightning's connector hands it over."""
+        return self._parallel_devices
+
+    @parallel_devices.setter
+    def parallel_devices(self, devices: Sequence[torch.device]) -> None:
+        self._root_device, self._parallel_devices = devices[0], [devices[0]]
+        if len(devices) > 1:
+            rank_zero_warn(
+                f"FederatedStrategy trains on one device: {devices[0]} of the {len(devices)} that Trainer(devices=...) "
+                "names. Set devices=1 to be rid of this warning."
+            )
+
+
+def _setting(name: str, value: str | None, hint: str) -> str:
+    variable = f"LIGHTNING_FED_{name.upper()}"
+    found = value or os.environ.get(variable)
+    if not found:
+        raise FederationError(f"FederatedStrategy needs {name}=... ({hint}), or the environment variable {variable}.")
+    return found
+
+
+StrategyRegistry.register(
+    FederatedStrategy.strategy_name,
+    FederatedStrategy,
+    description="Federated training on one device; settings come from LIGHTNING_FED_* environment variables.",
+)

@@ -1,0 +1,1 @@
+"""ZeroMQ: sockets, CURVE identities, the connection of a site, the hub of the coordinator."""

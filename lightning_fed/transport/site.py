@@ -1,0 +1,247 @@
+"""A site's connection to the coordinator: a thread owns the socket, so that training need not look after it."""
+
+import contextlib
+import math
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from lightning_fed.errors import ConnectionLostError, IdentityError
+from lightning_fed.protocol.messages import decode_from_coordinator
+from lightning_fed.protocol.site import Outgoing, SiteSession
+from lightning_fed.transport.identity import Identity, PublicCard
+from lightning_fed.transport.sockets import frames_of, message_and_chunk, prepare
+
+_RECONNECT_MS = 200
+_RECONNECT_MAX_MS = 5_000
+_HANDSHAKES = 10
+"""Failed handshakes in a row after which the keys, and not a coordinator that is just starting, must be the reason."""
+
+_NOTICE_S, _NO_CONNECTION_NOTICE_S = 30.0, 5.0
+"""Seconds between two notices to a waiting user, with a connection and without one."""
+
+_GOODBYE_S = 5.0
+"""How long ``close`` waits for the last messages to get out."""
+
+_T = TypeVar("_T")
+
+
+class SiteConnection:
+    """Keeps a ``SiteSession`` connected, from its own thread.
+
+    The session is only touched under a lock: by the thread for what arrives, by the trainer's thread in ``call``.
+
+    Args:
+        address: where the coordinator listens, like ``tcp://host:port``.
+        identity: the site's own keys.
+        coordinator: the coordinator's public card, from the roster.
+        session: the state machine to drive.
+        patience_s: seconds without a connection after which waiting is given up.
+        notice: called with a line for the user when waiting takes long.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        identity: Identity,
+        coordinator: PublicCard,
+        session: SiteSession,
+        patience_s: float,
+        notice: Callable[[str], None],
+    ) -> None:
+        self._address = address
+        self._identity = identity
+        self._coordinator = coordinator
+        self._session = session
+        self._patience_s = patience_s
+        self._notice = notice
+        self._changed = threading.Condition()
+        self._error: Exception | None = None
+        self._connected = False
+        self._unconnected_since = time.monotonic()
+        self._failed_handshakes = 0
+        self._outgoing: list[Outgoing] = []
+        self._closing = False
+        # Without this context of its own, a process that forks data loader workers would share sockets with them.
+        self._context = zmq.Context()
+        self._bell, self._ear = socket.socketpair()
+        self._bell.setblocking(False)
+        self._ear.setblocking(False)
+        self._thread = threading.Thread(target=self._run, name="lightning_fed-connection", daemon=True)
+        self._thread.start()
+
+    # The trainer's thread
+
+    def call(self, what: Callable[[SiteSession], list[Outgoing]]) -> None:
+        """Do something with the session and send what comes of it.
+
+        Raises:
+            FederationError: the connection or the protocol failed meanwhile.
+        """
+        with self._changed:
+            self._raise_error()
+            self._outgoing += what(self._session)
+        self._ring()
+
+    def wait(self, until: Callable[[SiteSession], _T | None], reason: str, *, at_most_s: float = math.inf) -> _T | None:
+        """Wait until ``until`` returns something other than None or False, and return that.
+
+        Args:
+            until: looks at the session; called with the lock held after every message.
+            reason: what is waited for, for the notices.
+            at_most_s: seconds after which None is returned instead.
+
+        Raises:
+            ConnectionLostError: there was no connection for longer than ``patience_s``.
+            FederationError: the protocol failed.
+        """
+        began = noticed = time.monotonic()
+        with self._changed:
+            while True:
+                self._raise_error()
+                found = until(self._session)
+                if found is not None and found is not False:
+                    return found
+                now = time.monotonic()
+                away_s = 0.0 if self._connected else now - self._unconnected_since
+                if away_s > self._patience_s:
+                    raise ConnectionLostError(
+                        f"site {self._identity.name!r} could not reach the coordinator at {self._address} for "
+                        f"{away_s:.0f} s. Check the address, the firewall and that the coordinator runs; or wait "
+                        f"longer (FederatedStrategy(patience_s={self._patience_s:g}))."
+                    )
+                if now - began >= at_most_s:
+                    return None
+                if now - noticed >= (_NOTICE_S if self._connected else _NO_CONNECTION_NOTICE_S):
+                    noticed = now
+                    where = "" if self._connected else f" No connection to {self._address} yet: trying until "
+                    until_s = "" if self._connected else f"{self._patience_s:.0f} s have passed."
+                    self._notice(f"waiting for {reason} for {now - began:.0f} s.{where}{until_s}")
+                self._changed.wait(timeout=1.0)
+
+    def close(self) -> None:
+        """Send what is left and close; also after an error. Safe to call twice."""
+        if self._closing:
+            return
+        with self._changed:
+            self._closing = True
+        self._ring()
+        self._thread.join(timeout=_GOODBYE_S + 5.0)
+        self._bell.close()
+        self._ear.close()
+        self._context.term()
+
+    def _ring(self) -> None:
+        # A full pipe means that the thread has been woken already.
+        with contextlib.suppress(BlockingIOError):
+            self._bell.send(b"\0")
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    # The connection's thread
+
+    def _run(self) -> None:
+        try:
+            while not self._closing:
+                self._one_connection()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the trainer's thread raises it
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        with self._changed:
+            self._error = error
+            self._changed.notify_all()
+
+    def _one_connection(self) -> None:
+        """Serve one socket until its connection is lost; a fresh one for each, so that no stale message is sent."""
+        dealer = self._context.socket(zmq.DEALER)
+        prepare(dealer)
+        dealer.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
+        dealer.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS)
+        dealer.curve_secretkey = self._identity.curve_secret
+        dealer.curve_publickey = self._identity.curve_public
+        dealer.curve_serverkey = self._coordinator.curve_public
+        monitor = dealer.get_monitor_socket()
+        poller = zmq.Poller()
+        for one in (dealer, monitor, self._ear):
+            poller.register(one, zmq.POLLIN)
+        try:
+            dealer.connect(self._address)
+            while True:
+                ready = dict(poller.poll())
+                if monitor in ready and not self._watch(monitor):
+                    return
+                if dealer in ready:
+                    self._receive(dealer)
+                if self._ear.fileno() in ready:
+                    self._ear.recv(4096)
+                self._send(dealer)
+                if self._closing:
+                    # Lingering lets the goodbye out, if there is somebody to hear it.
+                    dealer.setsockopt(zmq.LINGER, int(_GOODBYE_S * 1000) if self._connected else 0)
+                    return
+        except zmq.ZMQError as error:
+            raise ConnectionLostError(
+                f"the coordinator's address {self._address!r} cannot be used: {error}. Write it like tcp://host:5790."
+            ) from error
+        finally:
+            dealer.disable_monitor()
+            monitor.close(linger=0)
+            dealer.close()
+
+    def _watch(self, monitor: "zmq.Socket[bytes]") -> bool:
+        """Follow one event of the connection; False when it was lost."""
+        event = recv_monitor_message(monitor)
+        kind = event["event"]
+        if kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            with self._changed:
+                self._connected, self._failed_handshakes = True, 0
+                self._outgoing = self._session.connected()
+                self._changed.notify_all()
+        elif kind == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            raise IdentityError(
+                f"the coordinator at {self._address} does not know the key of site {self._identity.name!r}. Send it "
+                "the site's .pub file, so that the roster names it, and have the coordinator started again."
+            )
+        elif kind in (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL):
+            self._failed_handshakes += 1
+            if self._failed_handshakes >= _HANDSHAKES:
+                raise IdentityError(
+                    f"whoever listens at {self._address} does not have the coordinator's key "
+                    f"({self._coordinator.name!r} in the roster). Check the address, and that the roster is the newest."
+                )
+        elif kind == zmq.EVENT_DISCONNECTED and self._connected:
+            with self._changed:
+                self._connected, self._unconnected_since = False, time.monotonic()
+                self._session.disconnected()
+                self._outgoing = []
+                self._changed.notify_all()
+            return False
+        return True
+
+    def _receive(self, dealer: "zmq.Socket[bytes]") -> None:
+        while True:
+            try:
+                frames = dealer.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            data, chunk = message_and_chunk(frames)
+            message = decode_from_coordinator(data)
+            with self._changed:
+                self._outgoing += self._session.receive(message, chunk)
+                self._changed.notify_all()
+
+    def _send(self, dealer: "zmq.Socket[bytes]") -> None:
+        if not self._connected:
+            return
+        with self._changed:
+            outgoing, self._outgoing = self._outgoing, []
+        for message, chunk in outgoing:
+            dealer.send_multipart(frames_of(message, chunk), copy=chunk is None)

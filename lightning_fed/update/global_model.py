@@ -1,0 +1,108 @@
+"""The global model: what the coordinator keeps from round to round and hands to the sites."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from lightning_fed.errors import ModelMismatchError
+from lightning_fed.update.layout import Layout, flatten, spec_of
+
+_ROOM_FOR_A_NAME = 512
+"""Bytes of a safetensors header per tensor that an initial state may take beside its values."""
+
+
+@dataclass(frozen=True)
+class GlobalModel:
+    """A global model at one version, immutable.
+
+    Attributes:
+        version: rounds that went into it; 0 is the initial model.
+        layout: names, shapes and dtypes.
+        vector: the exchanged values, flat float32, shape ``(P,)``, on the CPU; not to be changed in place.
+        fixed: every other tensor of the state: frozen parameters and integer buffers, as they were at the start.
+        bound: of the next masked round's fixed-point code; None before the first.
+    """
+
+    version: int
+    layout: Layout
+    vector: Tensor
+    fixed: Mapping[str, Tensor]
+    bound: float | None = None
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor], layout: Layout, version: int = 0) -> "GlobalModel":
+        """Take a module's state apart.
+
+        Args:
+            state: ``module.state_dict()``; names of tied tensors may be there or not.
+            layout: ``layout_of(module)``.
+            version: the model's version.
+
+        Raises:
+            ModelMismatchError: a tensor is missing, or has another shape or dtype than the layout says.
+        """
+        for spec in (*layout.exchanged, *layout.frozen):
+            got = state.get(spec.name)
+            if got is None or spec_of(spec.name, got) != spec:
+                found = "missing" if got is None else spec_of(spec.name, got)
+                raise ModelMismatchError(
+                    f"the initial state does not fit the model: {spec} is expected, {found} found."
+                )
+        names = {spec.name for spec in layout.exchanged} | {name for name, _ in layout.tied}
+        fixed = {name: tensor.detach().cpu().clone() for name, tensor in state.items() if name not in names}
+        return cls(version, layout, flatten(state[spec.name] for spec in layout.exchanged), fixed)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, layout: Layout) -> "GlobalModel":
+        """Read a state that a site sent as safetensors.
+
+        Raises:
+            ModelMismatchError: the bytes are no safetensors, or do not fit the layout.
+        """
+        try:
+            state = load(data)
+        except SafetensorError as error:
+            raise ModelMismatchError(f"the initial state cannot be read: {error}.") from error
+        return cls.from_state(state, layout)
+
+    def next(self, vector: Tensor) -> "GlobalModel":
+        """The model of the following version."""
+        return replace(self, version=self.version + 1, vector=vector)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The whole state under the module's own names and dtypes, tied names included; views where dtypes allow."""
+        sizes = [spec.size for spec in self.layout.exchanged]
+        parts = zip(self.layout.exchanged, torch.split(self.vector, sizes), strict=True)
+        state = {spec.name: part.view(spec.shape).to(getattr(torch, spec.dtype)) for spec, part in parts}
+        state.update(self.fixed)
+        state.update({name: state[first] for name, first in self.layout.tied})
+        return state
+
+    def exchanged_bytes(self) -> memoryview:
+        """The exchanged values as little-endian float32, without a copy."""
+        return memoryview(self.vector.numpy()).cast("B")  # type: ignore[arg-type]
+
+    def frozen_bytes(self) -> bytes:
+        """The frozen parameters as safetensors; empty when nothing is frozen."""
+        return bytes(save({s.name: self.fixed[s.name] for s in self.layout.frozen})) if self.layout.frozen else b""
+
+
+def state_bytes(state: Mapping[str, Tensor], layout: Layout) -> bytes:
+    """A module's state as safetensors, each tied tensor once under its first name."""
+    tied = {name for name, _ in layout.tied}
+    # Clones: safetensors refuses tensors that share memory, as views of one flat buffer do.
+    return bytes(save({name: t.detach().cpu().clone().contiguous() for name, t in state.items() if name not in tied}))
+
+
+def largest_state_bytes(layout: Layout) -> int:
+    """Most bytes that an initial state of this layout may take; integer buffers count as headroom.
+
+    Bounds what a site can make the coordinator allocate.
+    """
+    specs = (*layout.exchanged, *layout.frozen)
+    values: int = sum(spec.size * getattr(torch, spec.dtype).itemsize for spec in specs)
+    return 2 * values + _ROOM_FOR_A_NAME * (len(specs) + 64) + (1 << 20)

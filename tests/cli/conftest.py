@@ -1,0 +1,28 @@
+"""The command line, called in this process."""
+
+import signal
+import sys
+
+import pytest
+
+from lightning_fed.cli.main import main
+
+
+@pytest.fixture
+def lightning_fed(tmp_path, monkeypatch, capsys):
+    """Call a command in an empty folder; gives exit code, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = signal.getsignal(signal.SIGTERM)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["lightning-fed", *map(str, arguments)])
+        try:
+            code = main()
+        except SystemExit as end:
+            code = end.code
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    yield call
+    signal.signal(signal.SIGTERM, before)

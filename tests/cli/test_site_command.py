@@ -1,0 +1,101 @@
+"""``lightning-fed fit | test``: Lightning's own CLI, with modules of the current folder."""
+
+import pytest
+import torch
+import yaml
+from small_modules import Small
+
+from lightning_fed.cli.lightning_cli import Modules
+from lightning_fed.coordinator.store import Store
+from lightning_fed.plan import FederationPlan
+from lightning_fed.update.global_model import GlobalModel
+from lightning_fed.update.layout import layout_of
+
+TRAINER = {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
+CONFIG = {
+    "seed_everything": 1,
+    "trainer": TRAINER,
+    "model": {"class_path": "small_modules.Small", "init_args": {"width": 3}},
+    "data": {"class_path": "small_modules.Numbers", "init_args": {"width": 3}},
+}
+
+
+def write(path, config=None, **sections):
+    path.write_text(yaml.safe_dump({**CONFIG, **sections}))
+    return path.name
+
+
+def test_fit_trains_a_module_of_the_current_folder_and_can_be_started_again(lightning_fed, tmp_path):
+    (tmp_path / "only_here.py").write_text("from small_modules import Small\nclass Here(Small): pass\n")
+    config = write(tmp_path / "site.yaml", model={"class_path": "only_here.Here", "init_args": {"width": 3}})
+    arguments = ("fit", "--config", config, "--trainer.logger", "false")
+    assert lightning_fed(*arguments)[0] == 0
+    assert lightning_fed(*arguments)[0] == 0
+    saved = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert saved["model"]["class_path"] == "only_here.Here"
+
+
+def test_test_takes_a_global_model_of_the_coordinators_store(lightning_fed, tmp_path):
+    model = Modules({"model": CONFIG["model"], "seed_everything": 3}).model
+    store = Store(tmp_path / "store", FederationPlan(), dict(model.hparams))
+    store.save(GlobalModel.from_state(model.state_dict(), layout_of(model)))
+    store.close()
+    checkpoint = tmp_path / "store" / "models" / "000000.ckpt"
+    loaded = Small.load_from_checkpoint(checkpoint)
+    assert loaded.hparams.width == 3
+    assert torch.equal(loaded.layer.weight, model.layer.weight)
+    config = write(tmp_path / "site.yaml")
+    code, out, _ = lightning_fed("test", "--config", config, "--ckpt_path", checkpoint, "--trainer.logger", "false")
+    assert code == 0
+    assert "test_loss" in out
+
+
+@pytest.mark.parametrize(
+    ("section", "named"),
+    [
+        ({"trainer": {"max_epoch": 1}}, "max_epoch"),
+        ({"model": {"class_path": "small_modules.Small", "init_args": {"widht": 1}}}, "widht"),
+        ({"data": {"class_path": "small_modules.Nmbers"}}, "Nmbers"),
+        ({"trianer": {"max_epochs": 1}}, "trianer"),
+    ],
+)
+def test_a_misspelt_key_is_named(lightning_fed, tmp_path, section, named):
+    code, _, err = lightning_fed("fit", "--config", write(tmp_path / "site.yaml", **section))
+    assert code == 2
+    assert named in err[err.index("error:") :]
+
+
+def test_a_missing_identity_is_one_line_and_exit_code_1(lightning_fed, tmp_path):
+    strategy = {
+        "class_path": "lightning_fed.FederatedStrategy",
+        "init_args": {"coordinator": "tcp://127.0.0.1:5790", "site": "north"},
+    }
+    config = write(tmp_path / "site.yaml", trainer={**TRAINER, "strategy": strategy, "logger": False})
+    code, _, err = lightning_fed("fit", "--config", config)
+    assert code == 1
+    assert "lightning-fed fit: the key file keys/north.key does not exist" in err
+    assert "Traceback" not in err
+
+
+def test_the_modules_of_a_config_are_checked_without_making_them():
+    made = Modules({**CONFIG, "data": {"class_path": "small_modules.Numbers"}}, check_only=True)
+    assert not hasattr(made, "model")
+    with pytest.raises(Exception, match="widht"):
+        Modules({"model": {"class_path": "small_modules.Small", "init_args": {"widht": 1}}}, check_only=True)
+
+
+def test_modules_of_equal_seed_start_from_equal_weights():
+    first, second, other = (Modules({"model": CONFIG["model"], "seed_everything": s}).model for s in (5, 5, 6))
+    assert torch.equal(first.layer.weight, second.layer.weight)
+    assert not torch.equal(first.layer.weight, other.layer.weight)
+
+
+def test_a_setting_that_the_strategy_needs_is_named_in_one_line(lightning_fed, tmp_path, monkeypatch):
+    monkeypatch.delenv("LIGHTNING_FED_COORDINATOR", raising=False)
+    strategy = {"class_path": "lightning_fed.FederatedStrategy", "init_args": {"site": "north"}}
+    config = write(tmp_path / "site.yaml", trainer={**TRAINER, "strategy": strategy})
+    code, _, err = lightning_fed("fit", "--config", config)
+    assert code == 1
+    assert "lightning-fed fit: FederatedStrategy needs coordinator=..." in err
+    assert "Traceback" not in err
+    assert "Subtypes" not in err

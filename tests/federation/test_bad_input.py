@@ -1,0 +1,233 @@
+"""What goes wrong at a hospital: each gets a clear error, and nothing is lost."""
+
+import resource
+import shutil
+import signal
+
+import pytest
+import zmq
+from modules import Plain, WithBuffers, train
+from processes import Program
+
+from lightning_fed import FederatedStrategy, FederationPlan, SitePolicy
+from lightning_fed.coordinator.service import Coordinator
+from lightning_fed.errors import (
+    ConnectionLostError,
+    FederationError,
+    IdentityError,
+    PlanError,
+    PlanRefusedError,
+    StoreError,
+)
+from lightning_fed.transport.hub import Hub
+from lightning_fed.transport.identity import Roster, load_identity, new_identity, write_identity
+
+
+def test_a_site_with_an_unknown_key_is_told_so(federation):
+    here = federation(sites=2, rounds=1)
+    coordinator = here.coordinate(Plain)
+    (here.keys / "site-0.key").unlink()
+    (here.keys / "site-0.pub").unlink()
+    write_identity(new_identity("site-0"), here.keys)
+    error = here.site("site-0", train, Plain).error()
+    assert error.startswith("IdentityError: the coordinator at tcp://127.0.0.1:")
+    assert "does not know the key of site 'site-0'" in error
+    coordinator.kill()
+
+
+def test_a_coordinator_with_another_key_is_not_believed(federation):
+    here = federation(sites=2, rounds=1)
+    other = federation(name="other", sites=2, rounds=1)
+    other.address = here.address
+    coordinator = here.coordinate(Plain)
+    error = other.site("site-0", train, Plain).error()
+    assert error.startswith("IdentityError: whoever listens at")
+    coordinator.kill()
+
+
+def test_another_model_is_refused_with_the_first_tensor_that_differs(federation):
+    here = federation(sites=3, rounds=1, quorum=2)
+    coordinator = here.coordinate(Plain)
+    wrong = here.site("site-0", train, Plain, 1, 24, 8, None, 0.0, {"width": 9})
+    others = [here.site(name, train, Plain, seed) for seed, name in enumerate(here.sites[1:])]
+    error = wrong.error()
+    assert error.startswith("ModelMismatchError: site 'site-0' has another model")
+    assert "net.0.weight [9, 4] float32 at the site and net.0.weight [8, 4] float32 in the federation" in error
+    for other in others:
+        other.result()
+    assert coordinator.result() == "finished"
+    assert here.events("site_refused")[0]["site"] == "site-0"
+
+
+def test_an_additional_tensor_is_a_mismatch_as_well(federation):
+    here = federation(sites=2, rounds=1)
+    coordinator = here.coordinate(Plain)
+    error = here.site("site-0", train, WithBuffers).error()
+    assert "ModelMismatchError" in error
+    assert "net.1.weight" in error
+    assert "site-0 (refused)" in coordinator.error()
+
+
+def test_waiting_for_a_coordinator_that_is_not_there_ends(federation):
+    here = federation(sites=2)
+    program = Program(train, here.strategy_arguments("site-0") | {"patience_s": 2.0}, here.folder, Plain)
+    error = program.error()
+    assert error.startswith("ConnectionLostError: site 'site-0' could not reach the coordinator at tcp://127.0.0.1:")
+    assert "patience_s=2" in error
+
+
+def test_a_site_refuses_a_plan_that_its_policy_does_not_allow(federation):
+    here = federation(sites=3, rounds=1, quorum=2)
+    coordinator = here.coordinate(Plain)
+    policy = SitePolicy(smallest_quorum=3)
+    programs = [
+        Program(train, here.strategy_arguments(name) | {"policy": policy}, here.folder, Plain)
+        for name in here.sites[:2]
+    ]
+    for program in programs:
+        assert "PlanRefusedError: site 'site-" in program.error()
+    stopped = coordinator.error()
+    assert "QuorumLostError: too few sites are left" in stopped
+    assert "site-0 (refused)" in stopped
+
+
+def test_a_tensor_that_never_leaves_keeps_the_site_out(federation):
+    here = federation(sites=2, rounds=1)
+    coordinator = here.coordinate(Plain)
+    arguments = here.strategy_arguments("site-0") | {"policy": SitePolicy(never_leaves=["net.2.*"])}
+    assert "tensor 'net.2.weight' would be exchanged" in Program(train, arguments, here.folder, Plain).error()
+    coordinator.kill()
+
+
+def test_two_processes_as_one_site_are_told_apart(federation):
+    here = federation(sites=2, rounds=1)
+    coordinator = here.coordinate(Plain)
+    first = here.site("site-0", train, Plain)
+    here.wait_for("site_joined")
+    assert "a process of site 'site-0' is connected already" in here.site("site-0", train, Plain).error()
+    other = here.site("site-1", train, Plain)
+    first.result()
+    other.result()
+    coordinator.result()
+
+
+def test_a_port_in_use_is_named(federation):
+    here = federation(sites=2)
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as taken:
+        taken.bind(here.address)
+        with pytest.raises(ConnectionLostError, match=r"cannot listen at tcp://127.0.0.1:\d+: Address already in use"):
+            Hub(here.address, load_identity(here.keys / "coordinator.key"), here.roster)
+
+
+def _coordinate_with_little_room(here_plan, address, keys, store, limit):
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    coordinator = Coordinator(
+        here_plan,
+        address=address,
+        identity=load_identity(keys / "coordinator.key"),
+        roster=Roster.load(keys / "roster.yaml"),
+        store=store,
+        initial=Plain(),
+    )
+    # The kernel then refuses every write beyond this size, as a full disk does.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    coordinator.run()
+
+
+def test_a_full_disk_stops_the_coordinator_and_the_restarted_one_goes_on(federation):
+    here = federation(sites=2, rounds=2)
+    full = Program(_coordinate_with_little_room, here.plan, here.address, here.keys, here.store, 400)
+    sites = [here.site(name, train, Plain, seed) for seed, name in enumerate(here.sites)]
+    error = full.error()
+    assert error.startswith("StoreError")
+    assert "Nothing was lost" in error or "Make room" in error
+    assert [path.name for path in (here.store / "models").iterdir() if path.name.startswith(".")] == []
+    assert sorted(path.name for path in (here.store / "models").glob("*.safetensors")) == ["000000.safetensors"]
+    again = here.coordinate(Plain)
+    for site in sites:
+        site.result()
+    assert again.result() == "finished"
+    assert here.model(2)
+
+
+def test_a_store_of_another_plan_is_refused_with_the_difference(federation):
+    here = federation(sites=2, rounds=2)
+    arguments = {
+        "address": here.address,
+        "identity": load_identity(here.keys / "coordinator.key"),
+        "roster": here.roster,
+        "store": here.store,
+    }
+    Coordinator(here.plan, **arguments)._hub.close()
+    with pytest.raises(StoreError, match=r"rounds was 2 and is 5"):
+        Coordinator(FederationPlan(rounds=5, gather_s=30.0), **arguments)
+
+
+def test_a_damaged_global_model_is_named(federation):
+    here = federation(sites=2, rounds=1)
+    coordinator = here.coordinate(Plain)
+    for site in [here.site(name, train, Plain, seed) for seed, name in enumerate(here.sites)]:
+        site.result()
+    coordinator.result()
+    path = here.store / "models" / "000001.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    error = here.coordinate(Plain).error()
+    assert "StoreError: global model 000001.safetensors cannot be read" in error
+
+
+def test_arguments_of_the_strategy_are_checked(federation, monkeypatch, tmp_path):
+    here = federation(sites=2)
+    for name in ("COORDINATOR", "SITE", "IDENTITY", "ROSTER"):
+        monkeypatch.delenv(f"LIGHTNING_FED_{name}", raising=False)
+    with pytest.raises(FederationError, match="needs coordinator="):
+        FederatedStrategy(site="site-0")
+    with pytest.raises(FederationError, match="LIGHTNING_FED_SITE"):
+        FederatedStrategy("tcp://127.0.0.1:1")
+    wrong = here.strategy_arguments("site-0") | {"identity": here.keys / "site-1.key"}
+    assert "is the identity of 'site-1'" in Program(train, wrong, here.folder, Plain).error()
+    missing = here.strategy_arguments("site-0") | {"identity": here.keys / "nobody.key"}
+    assert "does not exist" in Program(train, missing, here.folder, Plain).error()
+    bad = here.strategy_arguments("site-0") | {"coordinator": "coordinator.example"}
+    assert "Write it like tcp://host:5790" in Program(train, bad, here.folder, Plain).error()
+    shutil.copy(here.keys / "site-0.key", tmp_path / "open.key")
+    (tmp_path / "open.key").chmod(0o644)
+    with pytest.raises(IdentityError, match="chmod 600"):
+        load_identity(tmp_path / "open.key")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rounds": 0}, "plan.rounds = 0 must be"),
+        ({"quorum": 0}, "plan.quorum"),
+        ({"cohort_size": 1, "quorum": 2}, "no round could ever complete"),
+        ({"round_deadline_s": float("nan")}, "plan.round_deadline_s"),
+        ({"name": "a b"}, "plan.name"),
+    ],
+)
+def test_impossible_plans_are_refused(settings, message):
+    with pytest.raises(PlanError, match=message):
+        FederationPlan(**settings)
+
+
+def test_a_policy_names_what_it_does_not_accept(tmp_path):
+    plan = FederationPlan(metrics=["val_loss", "age"])
+    with pytest.raises(PlanRefusedError, match=r"\['age'\]"):
+        SitePolicy(metrics=["val_loss"]).check_plan(plan, "st-marys")
+    path = tmp_path / "policy.yaml"
+    path.write_text("smallest_quorun: 3\n")
+    with pytest.raises(PlanRefusedError, match="smallest_quorun"):
+        SitePolicy.load(path)
+    path.write_text("smallest_quorum: 3\nmetrics: [val_loss]\n")
+    assert SitePolicy.load(path) == SitePolicy(3, ["val_loss"])
+
+
+def test_a_plan_written_with_whole_seconds_is_the_same_plan():
+    assert FederationPlan(gather_s=30).hash == FederationPlan(gather_s=30.0).hash
+    assert FederationPlan.from_bytes(FederationPlan(gather_s=30, round_deadline_s=5).to_bytes()).gather_s == 30.0
+
+
+def test_a_plan_with_a_setting_of_a_newer_version_is_refused():
+    newer = FederationPlan().to_bytes()[:-1] + b',"zeta":1}'
+    with pytest.raises(PlanError, match="does not know"):
+        FederationPlan.from_bytes(newer)

@@ -1,0 +1,28 @@
+import re
+from pathlib import Path
+
+from lightning_fed.masking.graph import sparse_reach
+
+HERE = Path(__file__).parent
+PAGE = (HERE.parents[1] / "docs" / "masking.md").read_text()
+
+
+def test_every_test_that_the_page_names_exists():
+    named = set(re.findall(r"`(test_[a-z0-9_]+)`", PAGE))
+    written = set(re.findall(r"def (test_\w+)\(", "".join(path.read_text() for path in HERE.glob("test_*.py"))))
+    assert len(named) > 8
+    assert named <= written
+
+
+def test_the_page_s_table_of_sparse_graphs_is_what_the_code_chooses():
+    rows = re.findall(r"^\| (\d+) % \| (\d+) % \| (.*) \| (\d+) \|$", PAGE, flags=re.MULTILINE)
+    assert len(rows) == 8
+    for colluding, dropped, cells, first in rows:
+        share = (int(colluding), int(dropped))
+        for n, cell in zip((101, 200, 500, 1000, 2000, 4000), cells.split(" | "), strict=True):
+            found = sparse_reach(n, *(n * part // 100 for part in share))
+            assert cell == (f"{2 * found[0]} / {2 * found[1]}" if found else "full")
+        n = int(first)
+        assert sparse_reach(n, *(n * part // 100 for part in share)) is not None
+        if n > 101:
+            assert sparse_reach(n - 1, *((n - 1) * part // 100 for part in share)) is None

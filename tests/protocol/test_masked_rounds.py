@@ -1,0 +1,291 @@
+"""Masked rounds over the whole protocol, without sockets."""
+
+import pytest
+import torch
+from test_federation_without_sockets import assert_every_model_is_the_mean_of_its_participants
+from wire import Wire
+
+from lightning_fed.errors import IdentityError, PlanError, PlanRefusedError, ProtocolError, QuorumLostError
+from lightning_fed.masking import messages as masking
+from lightning_fed.plan import FederationPlan, Masking
+from lightning_fed.policy import SitePolicy
+from lightning_fed.protocol import messages as m
+from lightning_fed.protocol.coordinator import DEADLINE
+
+
+@pytest.fixture
+def masked(wire):
+    def make(**plan):
+        settings = {"bits": 32, "bound": 64.0, **plan.pop("settings", {})}
+        made = wire(masking="required", **plan)
+        names = made.names
+        return Wire(
+            FederationPlan(rounds=made.plan.rounds, quorum=made.plan.quorum, masking=Masking("required", **settings)),
+            names,
+            size=made.size,
+            model=made.model,
+        )
+
+    return make
+
+
+def test_masked_rounds_give_the_weighted_mean_although_no_weight_is_sent(masked):
+    w = masked(rounds=3, sites=4)
+    offers = []
+    receive = w.coordinator.receive
+    w.coordinator.receive = lambda site, message, chunk=None: (
+        offers.append(message) if isinstance(message, m.Offer) else None,
+        receive(site, message, chunk),
+    )[1]
+    for name in w.names:
+        w.connect(name)
+    w.settle()
+    assert [model.version for model in w.saved] == [1, 2, 3]
+    assert_every_model_is_the_mean_of_its_participants(w)
+    assert {offer.examples for offer in offers} == {1}
+    assert all(event["saturated"] == 0 for event in w.events("round_finished"))
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16, 20, 24, 32])
+def test_the_error_is_that_of_the_rings_step(masked, bits):
+    w = masked(rounds=4, sites=3, size=400, settings={"bits": bits})
+    for name in w.names:
+        w.connect(name)
+    w.settle()
+    assert len(w.saved) == 4
+    wanted, got, before = torch.zeros(400), w.saved[-1], w.saved[-2]
+    total = sum(w.update_of(name, 4).double() * w.examples_of(name) for name in w.names)
+    wanted = before.vector.double() + total / sum(w.examples_of(name) for name in w.names)
+    step = before.bound / ((2 ** (bits - 1) - 1) // 3)
+    error = (got.vector.double() - wanted).abs().max()
+    # Three sites' roundings, each less than a step, over 33 examples.
+    assert error <= 3 * step / 33 + 1e-6
+
+
+def test_the_bound_follows_the_updates_after_one_round(masked):
+    w = masked(rounds=2, sites=3, settings={"bits": 16, "bound": 1e9})
+    for name in w.names:
+        w.connect(name)
+    w.settle()
+    largest = max(float((w.update_of(name, 1) * w.examples_of(name)).abs().max()) for name in w.names)
+    assert largest <= w.saved[0].bound <= 3 * largest
+
+
+def test_values_beyond_the_bound_are_cut_and_counted(masked):
+    w = masked(rounds=1, sites=3, settings={"bound": 1.0})
+    for name in w.names:
+        w.connect(name)
+    w.settle()
+    beyond = sum(int(((w.update_of(name, 1) * w.examples_of(name)).abs() > 1.0).sum()) for name in w.names)
+    assert w.events("round_finished")[0]["saturated"] == beyond > 0
+
+
+def test_a_site_lost_after_sharing_is_recovered_from_and_not_in_the_sum(masked):
+    w = masked(rounds=1, sites=4, quorum=3)
+    for name in w.names:
+        w.connect(name)
+    original = Wire.train
+    w.train = lambda name: False if name == "site-3" and w.sites[name].joined else original(w, name)
+    w.settle()
+    assert w.saved == []
+    w.disconnect("site-3")
+    w.perform(w.coordinator.lost("site-3"))
+    w.settle()
+    assert w.events("round_finished")[0]["participants"] == w.names[:3]
+    assert_every_model_is_the_mean_of_its_participants(w)
+
+
+def test_a_silent_site_costs_no_more_than_the_deadline(masked):
+    w = masked(rounds=1, sites=4, quorum=3)
+    for name in w.names:
+        w.connect(name)
+    original = Wire.train
+    w.train = lambda name: False if name == "site-3" and w.sites[name].joined else original(w, name)
+    w.settle()
+    w.expire(DEADLINE)
+    w.settle()
+    assert w.events("round_finished")[0]["participants"] == w.names[:3]
+
+
+def test_a_site_that_never_advertises_is_left_out_after_the_stages_time(masked):
+    w = masked(rounds=1, sites=4, quorum=3)
+    for name in w.names:
+        w.connect(name)
+    while not any(isinstance(message, m.Masking) for message, _ in w.up["site-3"]):
+        for name in w.names:
+            if name != "site-3" or not any(isinstance(message, m.Begin) for message, _ in w.down[name]):
+                _ = w.deliver_up(name) or w.deliver_down(name) or w.train(name)
+            else:
+                w.deliver_down(name)
+    w.up["site-3"].clear()
+    w.sites.pop("site-3")
+    w.settle()
+    assert w.saved == []
+    w.expire("masked update")
+    w.settle()
+    assert w.events("round_finished")[0]["participants"] == w.names[:3]
+    assert_every_model_is_the_mean_of_its_participants(w)
+
+
+def test_below_the_threshold_the_round_fails_and_is_tried_again_with_fresh_keys(masked):
+    w = masked(rounds=1, sites=4, quorum=3)
+    for name in w.names:
+        w.connect(name)
+    original = Wire.train
+    w.train = lambda name: False if name in w.names[2:] and w.sites[name].joined else original(w, name)
+    w.settle()
+    first = {name: w.sites[name]._masked._machines["update"] for name in w.names}
+    w.expire(DEADLINE)
+    assert "2 sites sent a masked vector" in w.events("round_failed")[0]["reason"]
+    w.train = original.__get__(w)
+    w.settle()
+    assert w.events("round_finished")[0]["participants"] == w.names
+    assert_every_model_is_the_mean_of_its_participants(w)
+    assert all(w.sites[name]._masked._machines["update"] is not first[name] for name in w.names)
+
+
+def test_a_coordinator_that_dies_after_the_reveal_may_open_the_same_sum_again_and_no_other(masked):
+    w = masked(rounds=1, sites=4, quorum=3)
+    for name in w.names:
+        w.connect(name)
+    w.coordinator._complete = lambda: []  # it dies here: the sum is opened, and nothing is stored
+    w.settle()
+    assert w.saved == []
+    w.start()
+    for name in w.names[:3]:
+        w.disconnect(name)
+        w.connect(name)
+    w.disconnect(w.names[3])
+    lost = w.sites.pop(w.names[3])
+    w.expire("gather")
+    with pytest.raises(ProtocolError, match="was opened before over other sites"):
+        w.settle()
+    assert w.saved == []
+    w.start()
+    w.sites[w.names[3]] = lost
+    for name in w.names:
+        w.disconnect(name)
+        w.connect(name)
+    w.settle()
+    assert w.events("round_finished")[0]["participants"] == w.names
+    assert_every_model_is_the_mean_of_its_participants(w)
+
+
+def test_a_substituted_key_stops_the_site_that_sees_it(masked):
+    w = masked(rounds=1, sites=3)
+    for name in w.names:
+        w.connect(name)
+    perform = w.perform
+
+    def substitute(actions):
+        changed = []
+        for action in actions:
+            if type(action).__name__ == "Send" and isinstance(action.message, m.Masking):
+                step = masking.decode_from_coordinator(action.message.data)
+                if isinstance(step, masking.Cohort):
+                    first, *rest = step.advertisements
+                    forged = type(first)(
+                        *first.__struct_fields__
+                        and [
+                            getattr(first, field) if field != "mask_key" else bytes(31) + b"\x09"
+                            for field in first.__struct_fields__
+                        ]
+                    )
+                    step = masking.Cohort(step.round, step.attempt, step.purpose, (forged, *rest))
+                    message = m.Masking("update", action.message.round, action.message.attempt, masking.encode(step))
+                    action = type(action)(action.site, message)
+            changed.append(action)
+        perform(changed)
+
+    w.perform = substitute
+    with pytest.raises(IdentityError):
+        w.settle()
+
+
+def test_an_impossible_threshold_is_refused_before_anything_starts(masked):
+    with pytest.raises(PlanError, match="threshold"):
+        masked(sites=6, settings={"threshold": 3})
+
+
+def test_a_policy_that_requires_masking_refuses_a_plan_without():
+    with pytest.raises(PlanRefusedError, match=r"masking\.mode = 'off'"):
+        SitePolicy(masking="required").check_plan(FederationPlan(masking=Masking("off")), "st-marys")
+    SitePolicy(masking="required").check_plan(FederationPlan(), "st-marys")
+
+
+def test_too_few_sites_for_the_threshold_is_a_lost_quorum(masked):
+    w = masked(rounds=1, sites=4, quorum=2)
+    for name in w.names[:2]:
+        w.connect(name)
+        w.settle()
+    w.expire("gather")
+    w.settle()
+    assert w.saved == []
+    for name in w.names[:2]:
+        w.up[name].extend(w.sites[name].leave(m.Leave("stopped")))
+    w.settle()
+    assert isinstance(w.coordinator.outcome, QuorumLostError)
+    assert "3 are needed" in str(w.coordinator.outcome)
+
+
+def reporting(wire_, rounds, metrics):
+    """Let every site report ``metrics[name]`` of each version as soon as it has it."""
+    original = Wire.train
+    reported = set()
+
+    def train(name):
+        site = wire_.sites[name]
+        if site.model and site.model[0] > 0 and (name, site.model[0]) not in reported:
+            reported.add((name, site.model[0]))
+            wire_.up[name].extend(site.report(site.model[0], metrics[name]))
+            return True
+        return original(wire_, name)
+
+    wire_.train = train
+
+
+def test_masked_metrics_give_the_mean_and_no_site_sends_its_own(wire):
+    w = wire(rounds=2, sites=3, quorum=3, metrics=["auroc", "loss"], masking="required")
+    values = [{"auroc": 0.5, "loss": -2.5}, {"auroc": 0.75, "loss": 1e3}, {"auroc": 0.9, "loss": float("nan")}]
+    reporting(w, 2, dict(zip(w.names, values, strict=True)))
+    sent = []
+    receive = w.coordinator.receive
+    w.coordinator.receive = lambda site, message, chunk=None: (sent.append(message), receive(site, message, chunk))[1]
+    for name in w.names:
+        w.connect(name)
+    w.settle()
+    events = w.events("metrics")
+    assert [event["version"] for event in events] == [1, 2]
+    for event in events:
+        assert event["sites"] == 3
+        assert event["metrics"]["auroc"] == pytest.approx((0.5 + 0.75 + 0.9) / 3, abs=1e-6)
+        assert event["metrics"]["loss"] == pytest.approx((1e3 - 2.5) / 2, abs=1e-6)
+    assert not any(isinstance(message, m.Report) for message in sent)
+    assert not any(site.reporting for site in w.sites.values())
+
+
+def test_masked_metrics_survive_a_site_that_goes_before_it_reports(wire):
+    w = wire(rounds=1, sites=4, quorum=3, metrics=["auroc"], masking="required")
+    reporting(w, 1, {name: {"auroc": 0.5} for name in w.names})
+    train = w.train
+    w.train = lambda name: (
+        False if name == "site-3" and w.sites[name].model and w.sites[name].model[0] == 1 else train(name)
+    )
+    for name in w.names:
+        w.connect(name)
+    w.settle()
+    assert w.events("metrics") == []
+    w.up["site-3"].extend(w.sites["site-3"].leave(m.Leave("failed")))
+    w.settle()
+    (event,) = w.events("metrics")
+    assert event["sites"] == 3
+    assert event["metrics"]["auroc"] == pytest.approx(0.5, abs=1e-6)
+
+
+def test_metrics_in_the_clear_are_refused_when_the_plan_masks(wire):
+    w = wire(rounds=1, sites=3, quorum=3, metrics=["auroc"], masking="required")
+    for name in w.names:
+        w.connect(name)
+    w.settle()
+    with pytest.raises(ProtocolError, match="in the clear"):
+        w.coordinator.receive("site-0", m.Report(1, {"auroc": 0.5}))

@@ -1,0 +1,70 @@
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NEXT_TO_PYTHON = Path(sys.executable).parent
+
+
+def lint_imports(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Check the contracts of the project in ``folder``, in a process that has not imported this package yet."""
+    command = [str(NEXT_TO_PYTHON / "lint-imports"), "--no-cache", *options]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture
+def copy(tmp_path):
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    shutil.copytree(ROOT / "lightning_fed", tmp_path / "lightning_fed", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def test_no_room_imports_what_it_must_not():
+    result = lint_imports(ROOT)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert " 0 broken" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "contract"),
+    [
+        ("errors.py", "import lightning_fed.plan", "layers"),
+        ("plan.py", "import lightning_fed.update.layout", "layers"),
+        ("update/layout.py", "import lightning_fed.protocol.messages", "layers"),
+        ("privacy/__init__.py", "import lightning_fed.protocol.messages", "layers"),
+        ("protocol/streams.py", "import lightning_fed.transport.sockets", "layers"),
+        ("protocol/streams.py", "import lightning_fed.simulation", "layers"),
+        ("callbacks/round_loop.py", "import lightning_fed.cli.main", "layers"),
+        # The package's root brings the strategies with it.
+        ("transport/sockets.py", "import lightning_fed", "layers"),
+        ("update/layout.py", "import zmq", "pure"),
+        ("masking/__init__.py", "import zmq", "pure"),
+        ("aggregation/mean.py", "from lightning.pytorch import Trainer", "pure"),
+        ("protocol/streams.py", "def late():\n    import lightning", "pure"),
+        # The protocol imports the plan.
+        ("plan.py", "import zmq", "pure"),
+        ("strategies/federated.py", "import lightning_fed.coordinator.events", "strategies-coordinator"),
+        ("coordinator/events.py", "import lightning_fed.strategies.federated", "strategies-coordinator"),
+        ("callbacks/__init__.py", "import lightning_fed.coordinator.events", "callbacks-coordinator"),
+        ("coordinator/events.py", "import lightning_fed.callbacks.round_loop", "callbacks-coordinator"),
+        ("radiology/canvas.py", "import lightning_fed.plan", "radiology-alone"),
+        ("radiology/canvas.py", "import lightning_fed", "radiology-alone"),
+        ("errors.py", "import lightning_fed.radiology.canvas", "federation-alone"),
+        ("cli/main.py", "import lightning_fed.radiology.canvas", "federation-alone"),
+    ],
+)
+def test_a_forbidden_import_is_caught(copy, module, line, contract):
+    for room in (module, "simulation/__init__.py"):  # rooms that may not be written yet
+        path = copy / "lightning_fed" / room
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    with (copy / "lightning_fed" / module).open("a") as source:
+        source.write(f"\n{line}\n")
+
+    result = lint_imports(copy, "--contract", contract)
+
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert " 0 kept, 1 broken" in result.stdout
