@@ -1,0 +1,53 @@
+"""FedAvg: the global model becomes itself plus the mean update.
+
+McMahan, Moore, Ramage, Hampson and Aguera y Arcas 2017, Communication-Efficient Learning of Deep Networks from
+Decentralized Data, AISTATS, arXiv 1602.05629, algorithm 1.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lightning_fed.aggregation.checks import check_no_state, check_vectors
+from lightning_fed.aggregation.contracts import Aggregation, Algorithm, RuleState, Spans
+from lightning_fed.aggregation.weightings import ByExamples
+
+
+class PlainStep:
+    """``model + server_lr * mean_update``: a server rule without memory.
+
+    Args:
+        size: number of values P.
+        server_lr: step length; 1 is FedAvg.
+    """
+
+    def __init__(self, size: int, server_lr: float = 1.0) -> None:
+        self._size = size
+        self._server_lr = server_lr
+
+    def apply(self, model: Tensor, mean_update: Tensor) -> Tensor:
+        """See ``ServerRule.apply``."""
+        check_vectors(self._size, model, mean_update)
+        return torch.add(model, mean_update, alpha=self._server_lr)
+
+    def state_dict(self) -> RuleState:
+        """Empty: the next step depends on nothing."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor | float]) -> None:
+        """See ``ServerRule.load_state_dict``."""
+        check_no_state(state)
+
+
+@dataclass(frozen=True)
+class FedAvg(Algorithm):
+    """Federated averaging, weighted by examples; has no parameters."""
+
+    name: ClassVar[str] = "fedavg"
+
+    def build(self, size: int, statistics: Spans = ()) -> Aggregation:
+        """See ``Algorithm.build``."""
+        return Aggregation(ByExamples(), PlainStep(size))

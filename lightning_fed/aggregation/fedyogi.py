@@ -1,0 +1,83 @@
+"""FedYogi: Yogi at the server; its second moment can grow only as fast as it can shrink.
+
+Reddi et al. 2021, Adaptive Federated Optimization, ICLR, arXiv 2003.00295, algorithm 2 (after Zaheer et al. 2018,
+Adaptive Methods for Nonconvex Optimization): m <- beta1 * m + (1 - beta1) * d; v <- v - (1 - beta2) * d^2 * sign(v -
+d^2); model <- model + server_lr * m / (sqrt(v) + tau), where d is the mean update, m starts at 0 and v at tau^2.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lightning_fed.aggregation.checks import check_fraction, check_positive, check_state, check_vectors
+from lightning_fed.aggregation.contracts import Aggregation, Algorithm, RuleState, Spans
+from lightning_fed.aggregation.statistics import beside_statistics
+from lightning_fed.aggregation.weightings import ByExamples
+
+
+@dataclass(frozen=True)
+class FedYogi(Algorithm):
+    """Server Yogi.
+
+    Args:
+        server_lr: server learning rate, above 0.
+        beta1: decay of the mean of updates, in [0, 1).
+        beta2: inertia of the second moment, in [0, 1).
+        tau: adaptivity, above 0, in units of the parameters; updates well below it are not scaled up to full steps.
+
+    Raises:
+        PlanError: a value out of its range.
+    """
+
+    name: ClassVar[str] = "fedyogi"
+    server_lr: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.99
+    tau: float = 1e-3
+
+    def __post_init__(self) -> None:
+        check_positive("server_lr", self.server_lr)
+        check_fraction("beta1", self.beta1)
+        check_fraction("beta2", self.beta2)
+        check_positive("tau", self.tau)
+
+    def build(self, size: int, statistics: Spans = ()) -> Aggregation:
+        """See ``Algorithm.build``."""
+        return Aggregation(ByExamples(), beside_statistics(lambda n: YogiRule(n, self), size, statistics))
+
+
+class YogiRule:
+    """The Yogi step; ``torch.optim`` has none.
+
+    Args:
+        size: number of values P.
+        settings: the step's parameters.
+    """
+
+    def __init__(self, size: int, settings: FedYogi) -> None:
+        self._size = size
+        self._settings = settings
+        self._first = torch.zeros(size)
+        self._second = torch.full((size,), settings.tau**2)
+
+    def apply(self, model: Tensor, mean_update: Tensor) -> Tensor:
+        """See ``ServerRule.apply``."""
+        check_vectors(self._size, model, mean_update)
+        s = self._settings
+        self._first.mul_(s.beta1).add_(mean_update, alpha=1.0 - s.beta1)
+        square = mean_update.square()
+        self._second.sub_(torch.sign(self._second - square).mul_(square), alpha=1.0 - s.beta2)
+        return torch.addcdiv(model, self._first, self._second.sqrt().add_(s.tau), value=s.server_lr)
+
+    def state_dict(self) -> RuleState:
+        """Copies of the two moments."""
+        return {"first_moment": self._first.clone(), "second_moment": self._second.clone()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor | float]) -> None:
+        """See ``ServerRule.load_state_dict``."""
+        check_state(state, ("first_moment", "second_moment"), (), self._size)
+        self._first = torch.as_tensor(state["first_moment"]).clone()
+        self._second = torch.as_tensor(state["second_moment"]).clone()
