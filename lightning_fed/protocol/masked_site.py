@@ -1,9 +1,9 @@
 """A site's part in the federation's masked sums, and the codes that both sides share."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 
 import msgspec
+from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from lightning_fed.errors import PlanError, ProtocolError
@@ -234,7 +234,7 @@ class MaskedSums:
         return msgspec.structs.replace(message, payload=pack(words, RING_BITS))
 
     def _check_model(self, purpose: m.Purpose, model: memoryview) -> None:
-        if hashlib.sha256(model).digest() != self._models[purpose]:
+        if blake3(model).digest() != self._models[purpose]:
             raise ProtocolError(
                 "the coordinator named another global model to the federation than it sent to this site. Nothing was "
                 "sent. Leave the federation and tell the other sites."

@@ -72,8 +72,8 @@ class Model(Message, frozen=True):
 class Begin(Message, frozen=True):
     """Coordinator: train round ``round`` from the global model of version ``round - 1``.
 
-    When updates are masked, ``bound`` is that of the fixed-point code and ``model`` the SHA-256 of the global model's
-    float32 bytes; every site signs both, so that a coordinator cannot tell sites different ones.
+    When updates are masked, ``bound`` is that of the fixed-point code and ``model`` the BLAKE3 hash of the global
+    model's float32 bytes; every site signs both, so that a coordinator cannot tell sites different ones.
     """
 
     round: int
@@ -89,7 +89,7 @@ Purpose = Literal["update", "metrics"]
 class BeginReport(Message, frozen=True):
     """Coordinator: agree on keys for the masked metrics of the global model of ``version``.
 
-    ``model`` is its SHA-256; ``sizes`` the numbers of each metric's state, 0 where a plain value is summed.
+    ``model`` is its BLAKE3 hash; ``sizes`` the numbers of each metric's state, 0 where a plain value is summed.
     """
 
     version: int
