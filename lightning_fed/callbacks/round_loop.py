@@ -15,6 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.data import extract_batch_size
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
@@ -95,7 +96,13 @@ class RoundLoop(Callback):
                 {name: card.signing_public for name, card in self._roster.sites.items()},
             )
             self._connection = SiteConnection(
-                self._coordinator, self._identity, self._roster.coordinator, session, self._patience_s, rank_zero_info
+                self._coordinator,
+                self._identity,
+                self._roster.coordinator,
+                session,
+                self._patience_s,
+                rank_zero_info,
+                lambda: _heed_sigterm(trainer),
             )
         self.plan, self.run = self._from_first(trainer, "the federation plan", lambda s: s.plan and (s.plan, s.run))
         self._policy.check_plan(self.plan, self._identity.name)
@@ -350,3 +357,9 @@ def _examples_of(batch: Any) -> int:
         return extract_batch_size(batch)
     except MisconfigurationException:
         return 1
+
+
+def _heed_sigterm(trainer: Trainer) -> None:
+    # Lightning looks at its own flag between batches only, and a site may wait for hours.
+    if trainer.received_sigterm:
+        raise SIGTERMException

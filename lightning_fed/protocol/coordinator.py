@@ -16,7 +16,7 @@ Two rules hold:
 """
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -42,6 +42,10 @@ from lightning_fed.update.metric_sum import LARGEST_STATE
 
 GATHER = "gather"
 DEADLINE = "deadline"
+
+_FOR_GOOD = frozenset({"done", "stopped"})
+_REPAIRABLE = frozenset({"failed", "refused"})
+"""Somebody will mend it and start the site again, or will not within ``gather_s``."""
 
 _ATTEMPTS_A_START = 10_000
 """Attempts are numbered on across restarts: keys of an attempt must never be asked for twice."""
@@ -211,7 +215,7 @@ class CoordinatorSession:
             if self.phase == "closing":
                 self.outcome = "finished"
                 return self._last_metrics()
-            return self._begin_if_possible()
+            return [] if self._too_few_left(_FOR_GOOD | _REPAIRABLE) else self._begin_if_possible()
         if timer == DEADLINE and self._collection:
             return self._after_collection(self._collection.close())
         if isinstance(self._collection, MaskedCollection) and timer == self._collection.timer:
@@ -435,10 +439,14 @@ class CoordinatorSession:
         return [*actions, *self._begin_if_possible(), *self._pause_if_needed()]
 
     def _pause_if_needed(self) -> list[Action]:
-        if self.phase != "gathering" or self._paused or self._too_few_left():
+        ready = len(self._ready())
+        if self.phase != "gathering" or self._paused or ready >= self._fewest or self._too_few_left(_FOR_GOOD):
             return []
         self._paused, self._gathered = True, False
-        reason = f"{len(self._ready())} sites are ready and {self._fewest} are needed; waiting for more"
+        left = "".join(f"; {site} left ({state.left})" for site, state in self._sites.items() if state.left)
+        reason = (
+            f"{ready} sites are ready and {self._fewest} are needed; waiting for more, also for restarted ones{left}"
+        )
         return [Record("paused", {"reason": reason}), Wake(GATHER, self.plan.gather_s)]
 
     # Leaving
@@ -462,19 +470,20 @@ class CoordinatorSession:
             actions += self._after_collection(self._collection.drop(site))
         self._awaited.discard(site)
         actions += self._finish_if_all_gone()
-        if self._too_few_left():
+        if self._too_few_left(_FOR_GOOD):
             return actions
-        return [*actions, *self._begin_if_possible()]
+        actions += self._begin_if_possible()
+        return [*actions, *self._pause_if_needed()] if self._sites[site].left else actions
 
-    def _too_few_left(self) -> bool:
-        gone = {site: state.left for site, state in self._sites.items() if state.left is not None}
+    def _too_few_left(self, reasons: Set[str]) -> bool:
+        gone = {site: state.left for site, state in self._sites.items() if state.left in reasons}
         if self.phase != "gathering" or self.outcome or len(self._sites) - len(gone) >= self._fewest:
             return False
         stored = f" Global model {self.model.version} is stored." if self.model else ""
         self.outcome = QuorumLostError(
             f"too few sites are left, {self._fewest} are needed: "
             + ", ".join(f"{site} ({reason})" for site, reason in gone.items())
-            + f" went for good.{stored} See to the sites, then start the coordinator again with the same command."
+            + f" left.{stored} See to the sites, then start the coordinator again with the same command."
         )
         return True
 

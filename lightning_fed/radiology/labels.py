@@ -81,6 +81,8 @@ def salter_harris_from_ao(codes: str) -> int:
 
 
 def _table_rows(path: Path, table: str) -> list[tuple[int, dict[str, str]]]:
+    if not path.parent.is_dir():
+        raise DataError(f"the data folder '{path.parent}' does not exist; check root.")
     if not path.is_file():
         raise DataError(f"the table of labels '{table}' does not exist in the data folder; check root and labels.")
     try:

@@ -22,8 +22,8 @@ _RECONNECT_MAX_MS = 5_000
 _HANDSHAKES = 10
 """Failed handshakes in a row after which the keys, and not a coordinator that is just starting, must be the reason."""
 
-_NOTICE_S, _NO_CONNECTION_NOTICE_S = 30.0, 5.0
-"""Seconds between two notices to a waiting user, with a connection and without one."""
+_FIRST_NOTICE_S, _NOTICE_S = 5.0, 60.0
+"""Seconds until a waiting user hears why, and at most between two notices."""
 
 _GOODBYE_S = 5.0
 """How long ``close`` waits for the last messages to get out."""
@@ -43,6 +43,7 @@ class SiteConnection:
         session: the state machine to drive.
         patience_s: seconds without a connection after which waiting is given up.
         notice: called with a line for the user when waiting takes long.
+        pulse: called about once a second while waiting; raises to end the wait.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class SiteConnection:
         session: SiteSession,
         patience_s: float,
         notice: Callable[[str], None],
+        pulse: Callable[[], None] = lambda: None,
     ) -> None:
         self._address = address
         self._identity = identity
@@ -60,6 +62,7 @@ class SiteConnection:
         self._session = session
         self._patience_s = patience_s
         self._notice = notice
+        self._pulse = pulse
         self._changed = threading.Condition()
         self._error: Exception | None = None
         self._connected = False
@@ -101,6 +104,7 @@ class SiteConnection:
             FederationError: the protocol failed.
         """
         began = noticed = time.monotonic()
+        pause_s, said_away = _FIRST_NOTICE_S, False
         with self._changed:
             while True:
                 self._raise_error()
@@ -117,9 +121,13 @@ class SiteConnection:
                     )
                 if now - began >= at_most_s:
                     return None
-                if now - noticed >= (_NOTICE_S if self._connected else _NO_CONNECTION_NOTICE_S):
-                    noticed = now
-                    where = "" if self._connected else f" No connection to {self._address} yet: trying until "
+                self._pulse()
+                if said_away and self._connected:
+                    said_away = False
+                    self._notice(f"connected to the coordinator at {self._address} again; waiting for {reason}.")
+                if now - noticed >= pause_s:
+                    noticed, pause_s, said_away = now, min(2 * pause_s, _NOTICE_S), not self._connected
+                    where = "" if self._connected else f" No connection to {self._address}: trying until "
                     until_s = "" if self._connected else f"{self._patience_s:.0f} s have passed."
                     self._notice(f"waiting for {reason} for {now - began:.0f} s.{where}{until_s}")
                 self._changed.wait(timeout=1.0)

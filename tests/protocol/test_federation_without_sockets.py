@@ -289,6 +289,9 @@ def test_too_many_refusals_stop_the_coordinator_with_their_names(wire):
     w.deliver_down("site-0")
     w.up["site-0"].extend(w.sites["site-0"].leave(m.Leave("refused")))
     w.deliver_up("site-0")
+    assert w.coordinator.outcome is None
+    assert "site-0 left (refused)" in w.events("paused")[0]["reason"]
+    w.expire(GATHER)
     assert isinstance(w.coordinator.outcome, QuorumLostError)
     assert "site-0 (refused)" in str(w.coordinator.outcome)
 
