@@ -86,7 +86,8 @@ class RoundLoop(Callback):
         """Join: agree on the plan and the model, and start from the global weights."""
         self._finished, self._reported, self._validated, self._round = False, -1, -1, 0
         fit, epoch = trainer.fit_loop, trainer.fit_loop.epoch_loop
-        self._limits = (fit.min_epochs, epoch.min_steps, trainer.val_check_interval, trainer.check_val_every_n_epoch)
+        epochs = (fit.min_epochs, fit.max_epochs)
+        self._limits = (*epochs, epoch.min_steps, trainer.val_check_interval, trainer.check_val_every_n_epoch)
         if trainer.is_global_zero:
             session = SiteSession(
                 self._identity.name,
@@ -154,7 +155,8 @@ class RoundLoop(Callback):
         if self._limits:
             # As the user set them, so that the Trainer can be used again.
             fit, epoch, limits, self._limits = trainer.fit_loop, trainer.fit_loop.epoch_loop, self._limits, None
-            fit.min_epochs, epoch.min_steps, trainer.val_check_interval, trainer.check_val_every_n_epoch = limits
+            fit.min_epochs, fit.max_epochs, epoch.min_steps = limits[:3]
+            trainer.val_check_interval, trainer.check_val_every_n_epoch = limits[3:]
 
     # Rounds
 

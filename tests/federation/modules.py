@@ -198,6 +198,7 @@ def train(
         "epochs": fit.current_epoch,
         "steps": fit.global_step,
         "metrics": {name: float(value) for name, value in fit.callback_metrics.items()},
+        "limits": (fit.fit_loop.max_epochs, fit.check_val_every_n_epoch),
         "rates": [group["lr"] for optimizer in fit.optimizers for group in optimizer.param_groups],
     }
 

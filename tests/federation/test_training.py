@@ -55,7 +55,9 @@ def test_validation_sees_the_global_model_and_never_a_local_one(federation):
     coordinator = here.coordinate(Plain)
     sites = [here.site(name, train, Plain, seed) for seed, name in enumerate(here.sites)]
     for site in sites:
-        validated = site.result()["validated"]
+        result = site.result()
+        validated = result["validated"]
+        assert result["limits"] == (1000, 1)
         # Once a round although an epoch has passed twice: half-way the weights are the site's own.
         assert len(validated) == 3
         for round in (1, 2, 3):
