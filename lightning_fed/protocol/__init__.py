@@ -16,6 +16,6 @@ A round, as the messages see it (a site's own in the left column)::
     Masking(Reveal) ->  <- Masking(Signatures)  all have signed the same: the sum, and only it, is opened
                         <- Model(version + 1), Begin(round + 1) ... Finished
 
-Without masks the ``Masking`` lines are not there. ``coordinator.py`` and ``site.py`` are the two machines; an attempt at
+Without masks the ``Masking`` lines are not there. ``coordinator.py`` and ``site.py`` are the machines; an attempt at
 a round is a ``Collection`` or a ``MaskedCollection``.
 """
