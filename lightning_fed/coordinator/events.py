@@ -1,5 +1,6 @@
 """The event log: what happened in a run, one JSON object a line, in order."""
 
+import errno
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +22,8 @@ class EventLog:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "events.jsonl"
-        self._file = self._path.open("ab")
+        # Unbuffered: what a full disk did not take must not be tried again, and fail again, when the file is closed.
+        self._file = self._path.open("ab", buffering=0)
         if self._path.stat().st_size and not self._ends_with_newline():
             # The line that a crash cut short stays, closed, and does not swallow the next one.
             self._file.write(b"\n")
@@ -33,9 +35,10 @@ class EventLog:
             StoreError: the disk is full.
         """
         entry = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **data}
+        line = msgspec.json.encode(entry) + b"\n"
         try:
-            self._file.write(msgspec.json.encode(entry) + b"\n")
-            self._file.flush()
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise StoreError(
                 f"{self._path.name} cannot be written: {error.strerror}. Make room, then start again."
