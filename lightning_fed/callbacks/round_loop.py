@@ -1,8 +1,9 @@
 """The round loop: a Lightning fit as a sequence of federated rounds.
 
 The exchange happens in ``on_train_batch_end`` of the last batch of the round's last local epoch, which Lightning calls
-before it validates: so validation, checkpoints, early stopping and loggers see the new global model, never the site's
-own.
+before it validates: so at a round's end validation, checkpoints, early stopping and loggers see the new global model.
+Validation is moved to the rounds' ends when the Trainer has its default rhythm; a rhythm that the user chose stays, and
+what it validates in the middle of a round are the site's own weights.
 """
 
 import copy
