@@ -290,6 +290,8 @@ def _decode(decoder: "msgspec.msgpack.Decoder[_T]", data: bytes) -> _T:
         raise ProtocolError(f"a message of {len(data)} bytes is above the limit of {MAX_MESSAGE_BYTES}.")
     try:
         return decoder.decode(data)
-    # Text that is no UTF-8 is no MsgspecError.
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except msgspec.MsgspecError as error:
         raise ProtocolError(f"a message cannot be read: {error}.") from error
+    except UnicodeDecodeError as error:
+        # This error carries the whole message, which may hold shares of a masking key, so it is not chained.
+        raise ProtocolError(f"a message cannot be read: text at byte {error.start} is not UTF-8.") from None

@@ -350,7 +350,12 @@ class SiteSession:
         self._report = None
         if self.model is None or self.model[0] != version:
             return []  # a newer global model came meanwhile
-        return [(self._masked.masked_metrics(metrics, self.model[1]), None)]
+        try:
+            return [(self._masked.masked_metrics(metrics, self.model[1]), None)]
+        except UpdateRefusedError:
+            # Other sizes were agreed on than when these were reported; the metrics of one model are not worth the fit.
+            self._masked.give_up("metrics")
+            return [(m.NoReport(version), None)]
 
     def _summed(self, message: m.MetricSums) -> list[Outgoing]:
         """Compute what the sums say; every site can, and the coordinator takes the first answer."""
