@@ -22,12 +22,15 @@ class SitePolicy:
         metrics: names of metrics that may be reported; any when not given.
         masking: ``required`` refuses every plan that does not mask updates.
         never_leaves: shell patterns of parameter or buffer names that must not be exchanged.
+        max_epsilon: most that may be spent of the example-level and of the site-level privacy budget each, over all
+            runs that the site's ledger counts; a plan without differential privacy is then refused.
     """
 
     smallest_quorum: int = 1
     metrics: list[str] | None = None
     never_leaves: list[str] = field(default_factory=list)
     masking: Literal["required", "any"] = "any"
+    max_epsilon: float | None = None
 
     @classmethod
     def load(cls, path: str | Path) -> "SitePolicy":
@@ -65,6 +68,19 @@ class SitePolicy:
                 f"site {site!r} refused the plan: masking.mode = {plan.masking.mode!r} lets the coordinator see this "
                 "site's update, and this site requires masking (policy, masking). Set it to 'required' in the plan or "
                 "ask the site's privacy officer."
+            )
+        example, whole = plan.privacy.example, plan.privacy.site
+        if self.max_epsilon is not None and example is None and whole is None:
+            raise PlanRefusedError(
+                f"site {site!r} refused the plan: it has no differential privacy, and this site allows an epsilon of at "
+                f"most {self.max_epsilon:g} (policy, max_epsilon). Add privacy to the plan or ask the site's privacy "
+                "officer."
+            )
+        if self.max_epsilon is not None and example and (example.epsilon or 0.0) > self.max_epsilon:
+            raise PlanRefusedError(
+                f"site {site!r} refused the plan: privacy.example.epsilon = {example.epsilon:g} is above this site's "
+                f"maximum of {self.max_epsilon:g} (policy, max_epsilon). Lower it in the plan or ask the site's "
+                "privacy officer."
             )
         barred = [] if self.metrics is None else [name for name in plan.metrics if name not in self.metrics]
         if barred:

@@ -5,77 +5,20 @@ The coordinator owns the plan and sends its canonical bytes to each site; the SH
 
 import dataclasses
 import hashlib
-import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any
 
 import msgspec
 
+from lightning_fed.aggregation.contracts import Algorithm
+from lightning_fed.aggregation.registry import algorithm_block, read_algorithm
 from lightning_fed.errors import PlanError
-
-
-def _at_least(name: str, value: float, limit: float) -> None:
-    if not math.isfinite(value) or value < limit:
-        raise PlanError(f"plan.{name} = {value} must be a finite number of at least {limit}. Change it in the plan.")
-
-
-@dataclass(frozen=True)
-class LocalTraining:
-    """What a site does between two exchanges.
-
-    Args:
-        epochs: local epochs a round; the default when ``steps`` is not given.
-        steps: local optimiser steps a round, as ``trainer.global_step`` counts them; excludes ``epochs``.
-        optimizer_state: ``keep`` carries the optimisers' state (momenta) over to the next round, ``reset`` clears it
-            whenever a new global model arrives.
-    """
-
-    epochs: int | None = None
-    steps: int | None = None
-    optimizer_state: Literal["keep", "reset"] = "keep"
-
-    def __post_init__(self) -> None:
-        if self.epochs is not None and self.steps is not None:
-            raise PlanError(
-                f"plan.local names both epochs = {self.epochs} and steps = {self.steps}. Keep one of the two."
-            )
-        if self.epochs is None and self.steps is None:
-            object.__setattr__(self, "epochs", 1)
-        if self.epochs is not None:
-            _at_least("local.epochs", self.epochs, 1)
-        if self.steps is not None:
-            _at_least("local.steps", self.steps, 1)
-        if self.optimizer_state not in ("keep", "reset"):
-            raise PlanError(f"plan.local.optimizer_state = {self.optimizer_state!r} must be 'keep' or 'reset'.")
-
-
-@dataclass(frozen=True)
-class Masking:
-    """How updates are hidden from the coordinator, which then learns only their sum.
-
-    Args:
-        mode: ``required`` masks every update, ``off`` sends them so that the coordinator can read each (on the way
-            they are encrypted in both cases).
-        bits: width of the ring, and so of a value on the wire, 8 to 32.
-        bound: largest weighted value (an update's value times its examples) of the first round; later rounds take it
-            from the sites' privately summed orders of magnitude.
-        threshold: signatures and shares needed to open a sum; the smallest safe number when not given.
-        colluding: sites that may collude with the coordinator without learning another site's update.
-    """
-
-    mode: Literal["required", "off"] = "required"
-    bits: int = 16
-    bound: float = 1024.0
-    threshold: int | None = None
-    colluding: int = 0
-
-    def __post_init__(self) -> None:
-        if self.mode not in ("required", "off"):
-            raise PlanError(f"plan.masking.mode = {self.mode!r} must be 'required' or 'off'.")
-        if not 8 <= self.bits <= 32:
-            raise PlanError(f"plan.masking.bits = {self.bits} must lie between 8 and 32.")
-        _at_least("masking.bound", self.bound, 1e-20)
-        object.__setattr__(self, "bound", float(self.bound))
+from lightning_fed.plan.checks import at_least
+from lightning_fed.plan.compression import Compression
+from lightning_fed.plan.masking import Masking
+from lightning_fed.plan.privacy import Privacy
+from lightning_fed.plan.soundness import check_composition
+from lightning_fed.plan.training import LocalTraining
 
 
 @dataclass(frozen=True)
@@ -86,7 +29,14 @@ class FederationPlan:
         name: the federation's name; a run's store belongs to one name.
         rounds: number of rounds.
         local: what a site does within a round.
+        algorithm: how the updates move the global model: ``name`` and the settings of one of
+            ``lightning_fed.aggregation.registry.ALGORITHMS``.
+        personal: shell patterns of tensors that stay at each site and are never exchanged, such as ``head.*``; two
+            words stand for what a model's normalisation layers hold: ``normalisation`` (FedBN) for all of it,
+            ``statistics`` (SiloBN) for their running statistics.
         masking: how updates are hidden from the coordinator.
+        privacy: what is promised about patients and sites.
+        compression: which part of an update is sent.
         quorum: fewest updates a round needs; fewer, and the round is tried again.
         cohort_size: how many of the ready sites are drawn at random for a round; all of them when not given.
         gather_s: seconds the coordinator waits for more than the quorum of sites before the first round (and again
@@ -102,7 +52,11 @@ class FederationPlan:
     name: str = "federation"
     rounds: int = 10
     local: LocalTraining = field(default_factory=LocalTraining)
+    algorithm: dict[str, Any] = field(default_factory=lambda: {"name": "fedavg"})
+    personal: list[str] = field(default_factory=list)
     masking: Masking = field(default_factory=Masking)
+    privacy: Privacy = field(default_factory=Privacy)
+    compression: Compression = field(default_factory=Compression)
     quorum: int = 2
     cohort_size: int | None = None
     gather_s: float = 60.0
@@ -114,9 +68,9 @@ class FederationPlan:
         if not self.name or not all(c.isalnum() or c in "-_." for c in self.name):
             raise PlanError(f"plan.name = {self.name!r} must be made of letters, digits, '-', '_' and '.'.")
         for name in ("rounds", "quorum", "max_attempts"):
-            _at_least(name, getattr(self, name), 1)
+            at_least(name, getattr(self, name), 1)
         for name, limit in (("gather_s", 0.0), ("round_deadline_s", 0.001)):
-            _at_least(name, getattr(self, name), limit)
+            at_least(name, getattr(self, name), limit)
             # The canonical bytes, and with them the hash, must not depend on whether somebody wrote 60 or 60.0.
             object.__setattr__(self, name, float(getattr(self, name)))
         if self.cohort_size is not None and self.cohort_size < self.quorum:
@@ -124,6 +78,19 @@ class FederationPlan:
                 f"plan.cohort_size = {self.cohort_size} is below plan.quorum = {self.quorum}: "
                 "no round could ever complete. Raise the cohort size or lower the quorum."
             )
+        # Every setting is spelt out, so that the hash does not depend on which ones somebody left to their defaults.
+        object.__setattr__(self, "algorithm", algorithm_block(self.aggregation))
+        check_composition(self)
+        self.aggregation.check_sites(self.quorum)
+
+    @property
+    def aggregation(self) -> Algorithm:
+        """The algorithm with its settings.
+
+        Raises:
+            PlanError: there is no such algorithm, or it has no such setting.
+        """
+        return read_algorithm(self.algorithm)
 
     def to_bytes(self) -> bytes:
         """Canonical JSON bytes of the plan (sorted keys, UTF-8)."""

@@ -1,0 +1,43 @@
+"""How many of an update's values are sent, and which."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lightning_fed.errors import PlanError
+from lightning_fed.plan.checks import at_least, one_of
+
+
+@dataclass(frozen=True)
+class Compression:
+    """Sends a part of the coordinates; what is not sent stays at the site and is added to its next update.
+
+    Args:
+        method: ``none`` sends all; ``topk`` each site's own largest (only without masks, which would not cancel);
+            ``randomk`` the same random ones at all sites; ``vote`` those blocks that most sites, under the masks, name
+            among their largest.
+        share: share of the coordinates that is sent.
+        values: how a value is written where updates are not masked; under masks, ``masking.bits`` says it.
+        block: coordinates of a block in a vote.
+        listed: share of the blocks that a ballot lists, drawn anew in each round.
+
+    Source: Stich, Cordonnier and Jaggi 2018, Sparsified SGD with Memory (arXiv 1809.07599).
+    """
+
+    method: Literal["none", "topk", "randomk", "vote"] = "none"
+    share: float = 0.01
+    values: Literal["float32", "bf16", "int8", "int4"] = "int8"
+    block: int = 32
+    listed: float = 1.0
+
+    def __post_init__(self) -> None:
+        one_of("compression.method", self.method, ("none", "topk", "randomk", "vote"))
+        one_of("compression.values", self.values, ("float32", "bf16", "int8", "int4"))
+        at_least("compression.block", self.block, 1)
+        for name in ("share", "listed"):
+            if not 0 < getattr(self, name) <= 1:
+                raise PlanError(f"plan.compression.{name} = {getattr(self, name)} must be above 0 and at most 1.")
+            object.__setattr__(self, name, float(getattr(self, name)))
+        if self.listed < self.share:
+            raise PlanError(
+                f"plan.compression.listed = {self.listed} lists fewer blocks than share = {self.share} sends. Raise it."
+            )
