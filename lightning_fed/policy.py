@@ -72,8 +72,8 @@ class SitePolicy:
         example, whole = plan.privacy.example, plan.privacy.site
         if self.max_epsilon is not None and example is None and whole is None:
             raise PlanRefusedError(
-                f"site {site!r} refused the plan: it has no differential privacy, and this site allows an epsilon of at "
-                f"most {self.max_epsilon:g} (policy, max_epsilon). Add privacy to the plan or ask the site's privacy "
+                f"site {site!r} refused the plan: it has no differential privacy, and this site allows an epsilon "
+                f"of at most {self.max_epsilon:g} (policy, max_epsilon). Add privacy to the plan or ask the site's privacy "
                 "officer."
             )
         if self.max_epsilon is not None and example and (example.epsilon or 0.0) > self.max_epsilon:
