@@ -73,8 +73,7 @@ class SitePolicy:
         if self.max_epsilon is not None and example is None and whole is None:
             raise PlanRefusedError(
                 f"site {site!r} refused the plan: it has no differential privacy, and this site allows an epsilon "
-                f"of at most {self.max_epsilon:g} (policy, max_epsilon). Add privacy to the plan or ask the site's privacy "
-                "officer."
+                f"of at most {self.max_epsilon:g} (policy, max_epsilon). Add it, or ask the site's privacy officer."
             )
         if self.max_epsilon is not None and example and (example.epsilon or 0.0) > self.max_epsilon:
             raise PlanRefusedError(
