@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from lightning_fed.aggregation.contracts import SiteReport
+from lightning_fed.aggregation.total import divided
 from lightning_fed.errors import UpdateRefusedError
 
 
@@ -19,7 +19,7 @@ def quotient(total: Tensor, divisor: float, what: str) -> Tensor:
         raise UpdateRefusedError(
             f"the sum of the sites' {what} is {divisor}; a mean needs it above 0. Repeat the round without empty sites."
         )
-    return torch.div(total, divisor).to(torch.float32)
+    return divided(total, divisor)
 
 
 class ByExamples:

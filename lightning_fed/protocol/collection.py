@@ -1,145 +1,69 @@
-"""One attempt at one round: gathering the cohort's updates into one sum."""
+"""One attempt at one round without masks: gathering the cohort's updates into one sum."""
 
-from collections import deque
-from dataclasses import dataclass, field
+from typing import Literal
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from lightning_fed.aggregation.mean import WeightedMean
+from lightning_fed.aggregation.contracts import SiteReport
+from lightning_fed.aggregation.total import Total
 from lightning_fed.errors import ProtocolError, UpdateRefusedError
 from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.actions import Action, Record, Send
-from lightning_fed.protocol.streams import Assembly, chunk_count
-from lightning_fed.update.layout import Layout, check_finite
-
-UPLOADS_AT_ONCE = 4
-"""Uploads in flight; the others wait for their turn, so that memory does not grow with the number of sites."""
+from lightning_fed.protocol.actions import Action, Record, Send, Wake
+from lightning_fed.protocol.exchange import Exchange
+from lightning_fed.protocol.summed import DEADLINE, VALUES_S, Summed
+from lightning_fed.protocol.uploads import Uploads
+from lightning_fed.update.global_model import GlobalModel
+from lightning_fed.update.index_coding import encode_indices
+from lightning_fed.update.layout import check_finite
+from lightning_fed.update.vectors import FloatVector, IndexVector, non_finite
+from lightning_fed.update.vote import coordinates, winners
 
 LARGEST_WEIGHT = 2**40
 """Most examples a site may claim: keeps the weighted sum far from float64's end."""
 
 
-class Upload:
-    """A stream that a site sends, with the credit it was given."""
-
-    def __init__(self, stream: m.Stream, version: int, nbytes: int) -> None:
-        self.stream: m.Stream = stream
-        self.version = version
-        self.assembly = Assembly(nbytes)
-        self._credit = 0
-
-    def first_credit(self) -> m.Credit:
-        """Let the site begin."""
-        return self._grant(m.WINDOW)
-
-    def add(self, chunk: m.Chunk, payload: memoryview | None) -> m.Credit | None:
-        """Take a chunk; returns more credit when the site has used half of what it had.
-
-        Raises:
-            ProtocolError: the chunk does not belong here or was sent without credit.
-        """
-        if payload is None or chunk.index >= self._credit:
-            raise ProtocolError(f"chunk {chunk.index} of {chunk.stream} {chunk.version} came without credit, or empty.")
-        self.assembly.add(chunk.index, payload)
-        left = self._credit - self.assembly.received
-        if self._credit < chunk_count(len(self.assembly.data)) and left <= m.WINDOW // 2:
-            return self._grant(m.WINDOW - left)
-        return None
-
-    def _grant(self, count: int) -> m.Credit:
-        self._credit += count
-        return m.Credit(self.stream, self.version, count)
-
-
-class Uploads:
-    """The cohort's uploads: a few at a time, the others in a queue.
-
-    Args:
-        stream: what is uploaded.
-        version: of the stream.
-        nbytes: size of each upload.
-    """
-
-    def __init__(self, stream: m.Stream, version: int, nbytes: int) -> None:
-        self._stream: m.Stream = stream
-        self._version = version
-        self._nbytes = nbytes
-        self._running: dict[str, Upload] = {}
-        self._queue: deque[str] = deque()
-
-    def offer(self, site: str, offer: m.Offer) -> list[Action]:
-        """A site wants to send; a second offer of the same site replaces the first.
-
-        Raises:
-            ProtocolError: the size is not the expected one.
-        """
-        if offer.nbytes != self._nbytes:
-            raise ProtocolError(f"an update of {offer.nbytes} bytes was offered; this model's has {self._nbytes}.")
-        self._running.pop(site, None)
-        if site not in self._queue:
-            self._queue.append(site)
-        return self.start()
-
-    def chunk(self, site: str, chunk: m.Chunk, payload: memoryview | None) -> tuple[list[Action], memoryview | None]:
-        """Take a piece; the whole upload when it was the last one, after which ``start`` lets the next site begin.
-
-        Raises:
-            ProtocolError: it does not fit what the site offered.
-        """
-        upload = self._running.get(site)
-        if upload is None or chunk.version != self._version:
-            return [], None  # the tail of an upload that a new attempt or a new offer replaced
-        credit = upload.add(chunk, payload)
-        if not upload.assembly.complete:
-            return [Send(site, credit)] if credit else [], None
-        del self._running[site]
-        return [], upload.assembly.data
-
-    def drop(self, site: str) -> list[Action]:
-        """Forget a site's upload."""
-        if site in self._queue:
-            self._queue.remove(site)
-        self._running.pop(site, None)
-        return self.start()
-
-    def start(self) -> list[Action]:
-        """Let waiting sites begin, as far as there is room."""
-        actions: list[Action] = []
-        while self._queue and len(self._running) < UPLOADS_AT_ONCE:
-            site = self._queue.popleft()
-            upload = self._running[site] = Upload(self._stream, self._version, self._nbytes)
-            actions.append(Send(site, upload.first_credit()))
-        return actions
-
-
-@dataclass
 class Collection:
     """Updates of one attempt at a round, in the clear.
 
+    Where the plan has a vote, ballots are gathered first, and then values on the coordinates that won.
+
     Args:
-        round: the round's number.
-        attempt: 1 for the first attempt.
-        layout: the model's layout.
+        exchange: what the plan makes of updates.
+        model: the global model that the cohort trains from.
+        attempt: later than every attempt before.
         cohort: the sites that were asked to train.
 
     Attributes:
+        round: the round's number.
         participants: sites whose update is in the sum, in the order of arrival.
         failure: why the attempt failed, if more than too few updates is to be said.
     """
 
-    round: int
-    attempt: int
-    layout: Layout
-    cohort: frozenset[str]
-    participants: list[str] = field(init=False, default_factory=list)
-    failure: str | None = field(init=False, default=None)
-
-    def __post_init__(self) -> None:
-        self._waiting = set(self.cohort)
-        self._mean = WeightedMean(self.layout.size)
-        self._uploads = Uploads("update", self.round, 4 * self.layout.size)
-        self._examples: dict[str, int] = {}
+    def __init__(self, exchange: Exchange, model: GlobalModel, attempt: int, cohort: frozenset[str]) -> None:
+        self.round = model.version + 1
+        self.attempt = attempt
+        self.cohort = cohort
+        self.participants: list[str] = []
+        self.failure: str | None = None
+        self._exchange = exchange
+        self._layout = model.layout
+        self._waiting = set(cohort)
+        self._gone: set[str] = set()
+        self._reports: dict[str, SiteReport] = {}
+        self._stage: Literal["vote", "update"] = "vote" if exchange.votes else "update"
+        self._support: IndexVector | None = exchange.support(self.round)
+        self._announcement: m.Support | None = None
+        self._ballots = np.zeros(exchange.vote.words if exchange.votes else 0, dtype=np.uint32)
+        self._voters: list[str] = []
+        self._total = Total(0 if exchange.plan.aggregation.needs_single_updates else exchange.width)
+        self._numbers: dict[str, float] = {}
+        self._single: list[torch.Tensor] = []
+        site = exchange.plan.privacy.site
+        self._private = exchange.private_code((model.bounds or exchange.first_bounds)[0]) if site else None
+        self._integers: NDArray[np.int64] = np.zeros(self._private.length if self._private else 0, dtype=np.int64)
+        self._uploads = self._stage_uploads()
 
     @property
     def open(self) -> bool:
@@ -152,40 +76,53 @@ class Collection:
 
     def rejoin(self, site: str) -> list[Action]:
         """A site of the cohort is back: it may still give its update."""
+        self._gone.discard(site)
         if site in self.participants:
             return []
         self._waiting.add(site)
-        return [Send(site, m.Begin(self.round, self.attempt))]
+        actions: list[Action] = [Send(site, m.Begin(self.round, self.attempt))]
+        return [*actions, Send(site, self._announcement)] if self._announcement else actions
 
     def offer(self, site: str, offer: m.Offer) -> list[Action]:
-        """A site has an update.
+        """A site has a ballot or an update.
 
         Raises:
-            ProtocolError: it has another size than the model, or an impossible weight.
+            ProtocolError: it has another size than the model's, or an impossible weight.
         """
-        if offer.version != self.round or site not in self.cohort:
-            return []  # of an earlier round: the announced global model will tell the site
-        if not 0 < offer.examples <= LARGEST_WEIGHT:
+        if offer.version != self.round or site not in self.cohort or offer.stream != self._stage:
+            return []  # of an earlier round or stage: what was announced since will tell the site
+        if not 0 < offer.examples <= LARGEST_WEIGHT or not 0 < offer.steps <= LARGEST_WEIGHT:
             raise ProtocolError(
-                f"an update of {offer.examples} examples was offered; 1 to {LARGEST_WEIGHT} are possible."
+                f"an update of {offer.examples} examples and {offer.steps} steps was offered; 1 to {LARGEST_WEIGHT} "
+                "are possible."
             )
         if site in self.participants:
             return [Send(site, m.Accepted(self.round))]
+        if site in self._voters and self._stage == "vote":
+            return []
         self._waiting.add(site)
-        self._examples[site] = offer.examples
+        self._reports[site] = SiteReport(offer.examples, offer.steps, offer.loss)
         return self._uploads.offer(site, offer)
 
     def chunk(self, site: str, chunk: m.Chunk, payload: memoryview | None) -> list[Action]:
-        """A piece of an update.
+        """A piece of a ballot or an update.
 
         Raises:
             ProtocolError: it does not fit what the site offered.
         """
+        if chunk.stream != self._stage:
+            return []
         credit, data = self._uploads.chunk(site, chunk, payload)
         if data is None:
             return credit
+        if self._stage == "vote":
+            self._ballots += np.frombuffer(data, dtype="<u4")
+            self._voters.append(site)
+            actions: list[Action] = []
+        else:
+            actions = self._take(site, data)
         self._waiting.discard(site)
-        return [*self._take(site, torch.frombuffer(data, dtype=torch.float32)), *self._uploads.start()]
+        return [*actions, *self._uploads.start(), *self._next_stage()]
 
     def step(self, site: str, step: m.Masking) -> list[Action]:
         """A masking step does not belong here.
@@ -198,30 +135,90 @@ class Collection:
     def drop(self, site: str) -> list[Action]:
         """Wait for a site no longer; what it has not sent completely does not count."""
         self._waiting.discard(site)
-        return self._uploads.drop(site)
+        self._gone.add(site)
+        return [*self._uploads.drop(site), *self._next_stage()]
 
     def close(self) -> list[Action]:
         """The deadline: wait for nobody any longer."""
         self._waiting.clear()
         self.failure = "the deadline passed"
+        actions = self._next_stage()
+        return [*actions, Wake(DEADLINE, VALUES_S)] if actions else []
+
+    def expired(self, timer: str) -> list[Action]:
+        """No step of a round without masks has a timer."""
         return []
 
-    def next_vector(self, vector: Tensor) -> Tensor:
-        """The next global model's values from the current one's, both flat float32, shape ``(P,)``."""
-        return self._mean.apply_to(vector)
+    def summed(self) -> Summed:
+        """The result.
 
-    def _take(self, site: str, update: Tensor) -> list[Action]:
+        Raises:
+            PlanError: too few updates for a robust rule.
+            UpdateRefusedError: the updates have no mean.
+        """
+        exchange = self._exchange
+        if exchange.plan.aggregation.needs_single_updates:
+            rule = exchange.aggregation.combine
+            assert hasattr(rule, "aggregate")
+            return Summed(rule.aggregate(torch.stack(self._single)))
+        support = self._support if exchange.plan.compression.method != "topk" else None
+        if self._private:
+            decoded = self._private.released(self._integers, len(self.participants))
+            mean = exchange.mean(torch.from_numpy(decoded.values), decoded.numbers, support)
+            return Summed(mean, decoded.next_bounds)
+        return Summed(exchange.mean(self._total.sum, self._numbers, support))
+
+    def _stage_uploads(self) -> Uploads:
+        if self._stage == "vote":
+            return Uploads("vote", self.round, 4 * self._ballots.size)
+        return Uploads("update", self.round, self._exchange.most_bytes, self._exchange.fewest_bytes)
+
+    def _next_stage(self) -> list[Action]:
+        """Announce the winners once all who can have voted."""
+        if self._stage != "vote" or self._waiting or not self._voters:
+            return []
+        exchange = self._exchange
+        blocks = winners(self._ballots, exchange.vote, len(self._voters), exchange.seed(self.round))
+        self._support = coordinates(blocks, exchange.vote)
+        self._stage = "update"
+        self._uploads = self._stage_uploads()
+        self._waiting = set(self.cohort - self._gone)
+        self._announcement = m.Support(self.round, self.attempt, encode_indices(blocks, exchange.vote.blocks))
+        return [Send(site, self._announcement) for site in sorted(self._waiting)]
+
+    def _take(self, site: str, data: memoryview) -> list[Action]:
         try:
-            check_finite(update, self.layout)
+            self._add(site, *self._exchange.from_bytes(data, self._support))
         except UpdateRefusedError as error:
             reason = str(error)
             return [
                 Send(site, m.Rejected(self.round, reason)),
                 Record("update_refused", {"round": self.round, "site": site, "reason": reason}),
             ]
-        self._mean.add(update, self._examples[site])
         self.participants.append(site)
         return [
             Send(site, m.Accepted(self.round)),
             Record("update_accepted", {"round": self.round, "site": site}),
         ]
+
+    def _add(self, site: str, values: FloatVector, support: IndexVector | None) -> None:
+        exchange = self._exchange
+        if values.size == self._layout.size:
+            check_finite(torch.from_numpy(values), self._layout)
+        elif not np.isfinite(values).all():
+            raise non_finite(values)
+        if exchange.plan.aggregation.needs_single_updates:
+            self._single.append(torch.from_numpy(values))
+            return
+        own = support if exchange.plan.compression.method == "topk" else None
+        if self._private:
+            if own is not None:
+                whole = np.zeros(exchange.width, dtype=np.float32)
+                whole[own] = values
+                values = whole
+            self._integers += self._private.integers(values)
+            return
+        vector, numbers = exchange.weighted(values, self._reports[site])
+        self._total.add(torch.from_numpy(vector), None if own is None else torch.from_numpy(own))
+        for name, number in numbers.items():
+            self._numbers[name] = self._numbers.get(name, 0.0) + number

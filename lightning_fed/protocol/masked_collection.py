@@ -1,67 +1,60 @@
 """One attempt at a masked round: the cohort's updates are summed without any of them being seen."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
 
 from lightning_fed.errors import ProtocolError
 from lightning_fed.masking import messages as masking
 from lightning_fed.masking.coordinator import Stage
-from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.actions import Action, Record, Send, Wake
-from lightning_fed.protocol.collection import Uploads
-from lightning_fed.protocol.masked_site import binding_of, contribution_code, terms_of
+from lightning_fed.protocol.exchange import VOTE_BITS, Exchange
+from lightning_fed.protocol.masked_site import binding_of
 from lightning_fed.protocol.masked_sum import STEP_S, MaskedSum
-from lightning_fed.update.contribution import Decoded
+from lightning_fed.protocol.summed import DEADLINE, VALUES_S, Summed
+from lightning_fed.protocol.terms import terms_of
+from lightning_fed.protocol.uploads import Uploads
 from lightning_fed.update.global_model import GlobalModel
+from lightning_fed.update.index_coding import encode_indices
 from lightning_fed.update.packing import packed_bytes, unpack
 from lightning_fed.update.vectors import RingVector
+from lightning_fed.update.vote import coordinates, winners
 
-
-class MaskedCollection(MaskedSum):
-    """Updates of one attempt at a round, under masks; does for masked rounds what ``Collection`` does for others.
+class MaskedUploads(MaskedSum):
+    """A masked sum whose vectors are too large for a message and come as streams.
 
     Args:
-        plan: the plan.
-        run: the coordinator's run.
-        model: the global model that the cohort trains from.
-        attempt: later than every attempt before, also across restarts of the coordinator.
-        roster: signing keys (32 bytes) of all sites of the federation by name.
-        cohort: the sites that were asked to train.
-
-    Attributes:
-        result: the decoded sum, once everything has come.
+        exchange: what the plan makes of updates.
+        purpose: what is summed.
+        round: the round.
+        attempt: see ``MaskedSum``.
+        roster: see ``MaskedSum``.
+        cohort: see ``MaskedSum``.
+        length: ring words of a contribution.
+        bits: width of the ring.
+        binding: what all sites must have been told alike.
+        take: called once with the opened sum and the number of sites in it.
     """
 
     def __init__(
         self,
-        plan: FederationPlan,
-        run: str,
-        model: GlobalModel,
+        exchange: Exchange,
+        purpose: m.Purpose,
+        round: int,
         attempt: int,
         roster: Mapping[str, bytes],
         cohort: frozenset[str],
+        length: int,
+        bits: int,
+        binding: str,
+        take: Callable[[RingVector, int], None],
     ) -> None:
-        round, bound = model.version + 1, model.bound or plan.masking.bound
-        terms = terms_of(plan, len(roster))
-        self._code = contribution_code(plan, terms, model.layout.size, bound)
-        bits, length = plan.masking.bits, self._code.length
-        binding = binding_of(run, model.digest, terms, bound.hex())
-        super().__init__(plan, "update", round, attempt, roster, cohort, length, bits, binding)
-        self.result: Decoded | None = None
-        self._begin = m.Begin(round, attempt, bound, model.digest)
-        self._uploads = Uploads("update", round, packed_bytes(length, bits))
+        super().__init__(exchange.plan, purpose, round, attempt, roster, cohort, length, bits, binding)
+        self._length, self._bits = length, bits
+        self._uploads = Uploads("vote" if purpose == "vote" else "update", round, packed_bytes(length, bits))
         self._signed: dict[str, masking.Masked] = {}
-
-    def begin(self) -> list[Action]:
-        """Ask the cohort to train and to agree on keys meanwhile."""
-        return [*(Send(site, self._begin) for site in sorted(self.cohort)), Wake(self.timer, STEP_S)]
-
-    def rejoin(self, site: str) -> list[Action]:
-        """A site of the cohort is back; it takes part again in the next attempt or round."""
-        return self.drop(site)
+        self.take = take
 
     def step(self, site: str, step: m.Masking) -> list[Action]:
         """A masking step of a site.
@@ -78,7 +71,7 @@ class MaskedCollection(MaskedSum):
         return self.receive(site, message)
 
     def offer(self, site: str, offer: m.Offer) -> list[Action]:
-        """A site has masked its update.
+        """A site has masked its vector.
 
         Raises:
             ProtocolError: a size that is not the code's, or nothing was agreed on.
@@ -86,25 +79,20 @@ class MaskedCollection(MaskedSum):
         if offer.version != self.round or site in self._dropped or not self.open:
             return []
         if not self.takes_vectors or site not in self._signed:
-            raise ProtocolError(f"site {site!r} offered an update before its keys were agreed on.")
+            raise ProtocolError(f"site {site!r} offered {offer.stream} before its keys were agreed on.")
         return self._uploads.offer(site, offer)
 
-    def chunk(self, site: str, chunk: m.Chunk, payload: memoryview | None) -> list[Action]:
-        """A piece of a masked update.
+    def chunk(self, site: str, chunk: m.Chunk, payload: memoryview | None) -> tuple[list[Action], bool]:
+        """A piece of a masked vector, and whether it was the last one.
 
         Raises:
             ProtocolError: it does not fit what the site offered.
         """
         credit, data = self._uploads.chunk(site, chunk, payload)
         if data is None or not self.takes_vectors:
-            return [*credit, *self._uploads.start()]
-        words = unpack(data, self._code.code.bits, self._code.length)
-        return [
-            *self.add(site, self._signed[site], words),
-            Send(site, m.Accepted(self.round)),
-            Record("update_accepted", {"round": self.round, "site": site}),
-            *self._uploads.start(),
-        ]
+            return [*credit, *self._uploads.start()], False
+        words = unpack(data, self._bits, self._length)
+        return [*self.add(site, self._signed[site], words), *self._uploads.start()], True
 
     @property
     def opened(self) -> bool:
@@ -115,15 +103,153 @@ class MaskedCollection(MaskedSum):
         """Go on without a site."""
         return [*self._uploads.drop(site), *super().drop(site)]
 
-    def take(self, words: RingVector, survivors: int) -> None:
-        """Take the opened sum.
+
+class MaskedCollection:
+    """Updates of one attempt at a round, under masks; does for masked rounds what ``Collection`` does for others.
+
+    Where the plan has a vote, its ballots are a masked sum of their own, whose keys are agreed on at the same time.
+
+    Args:
+        exchange: what the plan makes of updates.
+        run: the coordinator's run.
+        model: the global model that the cohort trains from.
+        attempt: later than every attempt before, also across restarts of the coordinator.
+        roster: signing keys (32 bytes) of all sites of the federation by name.
+        cohort: the sites that were asked to train.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        run: str,
+        model: GlobalModel,
+        attempt: int,
+        roster: Mapping[str, bytes],
+        cohort: frozenset[str],
+    ) -> None:
+        plan, self.round, self.attempt, self.cohort = exchange.plan, model.version + 1, attempt, cohort
+        bounds, terms = model.bounds or exchange.first_bounds, terms_of(exchange.plan, len(roster))
+        self._exchange = exchange
+        self._code = exchange.code(bounds)
+        self._begin = m.Begin(self.round, attempt, bounds, model.digest)
+        self._support = exchange.support(self.round)
+        self._result: Summed | None = None
+        binding = binding_of(run, model.digest, terms, bounds)
+        common = (self.round, attempt, roster, cohort)
+        self._update = MaskedUploads(
+            exchange, "update", *common, self._code.length, plan.masking.bits, binding, self._take_update
+        )
+        self._vote = (
+            MaskedUploads(exchange, "vote", *common, exchange.vote.words, VOTE_BITS, binding, self._take_votes)
+            if exchange.votes
+            else None
+        )
+        self._announcement: m.Support | None = None
+        self._announced = False
+
+    @property
+    def open(self) -> bool:
+        """Whether something is still to come."""
+        voted = self._vote is None or self._vote.open or self._vote.failure is None
+        return self._update.open and voted
+
+    @property
+    def failure(self) -> str | None:
+        """Why the attempt failed, if it did."""
+        return (self._vote.failure if self._vote else None) or self._update.failure
+
+    @property
+    def participants(self) -> list[str]:
+        """Sites whose update is in the sum."""
+        return self._update.participants
+
+    @property
+    def opened(self) -> bool:
+        """Whether a sum of this attempt may have been opened, so that it must not be opened again over other sites."""
+        return self._update.opened or bool(self._vote and self._vote.opened)
+
+    def begin(self) -> list[Action]:
+        """Ask the cohort to train and to agree on keys meanwhile."""
+        timers = [Wake(each.timer, STEP_S) for each in self._sums]
+        return [*(Send(site, self._begin) for site in sorted(self.cohort)), *timers]
+
+    def rejoin(self, site: str) -> list[Action]:
+        """A site of the cohort is back; it takes part again in the next attempt or round."""
+        return self.drop(site)
+
+    def step(self, site: str, step: m.Masking) -> list[Action]:
+        """A masking step of a site.
 
         Raises:
-            ProtocolError: numbers that so many sites cannot have summed to.
+            ProtocolError, IdentityError: it does not fit; the site is refused.
         """
-        self.result = self._code.decode(words, survivors)
+        for each in self._sums:
+            if each.purpose == step.purpose:
+                return self._after(each.step(site, step))
+        raise ProtocolError(f"site {site!r} sent a masking step of a {step.purpose}, which this plan does not have.")
 
-    def next_vector(self, vector: Tensor) -> Tensor:
-        """The next global model's values from the current one's, both flat float32, shape ``(P,)``."""
-        assert self.result is not None
-        return torch.add(vector, torch.from_numpy(self.result.values), alpha=1.0 / self.result.examples)
+    def offer(self, site: str, offer: m.Offer) -> list[Action]:
+        """A site has masked its ballot or its update.
+
+        Raises:
+            ProtocolError: a size that is not the code's, or nothing was agreed on.
+        """
+        for each in self._sums:
+            if each.purpose == offer.stream:
+                return self._after(each.offer(site, offer))
+        raise ProtocolError(f"site {site!r} offered {offer.stream}, which this plan does not have.")
+
+    def chunk(self, site: str, chunk: m.Chunk, payload: memoryview | None) -> list[Action]:
+        """A piece of a masked ballot or update.
+
+        Raises:
+            ProtocolError: it does not fit what the site offered.
+        """
+        for each in self._sums:
+            if each.purpose == chunk.stream:
+                actions, whole = each.chunk(site, chunk, payload)
+                if whole and each is self._update:
+                    accepted = Record("update_accepted", {"round": self.round, "site": site})
+                    actions += [Send(site, m.Accepted(self.round)), accepted]
+                return self._after(actions)
+        raise ProtocolError(f"site {site!r} sent {chunk.stream}, which this plan does not have.")
+
+    def drop(self, site: str) -> list[Action]:
+        """Go on without a site."""
+        return self._after([action for each in self._sums for action in each.drop(site)])
+
+    def close(self) -> list[Action]:
+        """The deadline: go on without those who have not answered."""
+        if self._vote and self._vote.open:
+            return self._after([*self._vote.close(), Wake(DEADLINE, VALUES_S)])
+        return self._after(self._update.close())
+
+    def expired(self, timer: str) -> list[Action]:
+        """A timer of a step ran out."""
+        return self._after([action for each in self._sums if each.timer == timer for action in each.expired()])
+
+    def summed(self) -> Summed:
+        """The result, once everything has come."""
+        assert self._result is not None
+        return self._result
+
+    @property
+    def _sums(self) -> list[MaskedUploads]:
+        return [self._vote, self._update] if self._vote else [self._update]
+
+    def _after(self, actions: list[Action]) -> list[Action]:
+        if self._announcement is None or self._announced:
+            return actions
+        self._announced = True
+        return [*actions, *(Send(site, self._announcement) for site in sorted(self.cohort))]
+
+    def _take_votes(self, words: RingVector, survivors: int) -> None:
+        exchange = self._exchange
+        blocks = winners(words, exchange.vote, survivors, exchange.seed(self.round))
+        self._support = coordinates(blocks, exchange.vote)
+        self._announcement = m.Support(self.round, self.attempt, encode_indices(blocks, exchange.vote.blocks))
+
+    def _take_update(self, words: RingVector, survivors: int) -> None:
+        decoded = self._code.decode(words, survivors)
+        mean = self._exchange.mean(torch.from_numpy(decoded.values), decoded.numbers, self._support)
+        self._result = Summed(mean, decoded.next_bounds, {"saturated": decoded.saturated})

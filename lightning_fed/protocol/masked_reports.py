@@ -11,8 +11,9 @@ from lightning_fed.masking import messages as masking
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.actions import Action, Record, Send, Wake
-from lightning_fed.protocol.masked_site import binding_of, metric_code, sizes_detail, terms_of
+from lightning_fed.protocol.masked_site import binding_of, metric_code
 from lightning_fed.protocol.masked_sum import STEP_S, MaskedSum
+from lightning_fed.protocol.terms import terms_of
 from lightning_fed.update.global_model import GlobalModel
 from lightning_fed.update.metric_sum import RING_BITS
 from lightning_fed.update.packing import unpack
@@ -43,11 +44,12 @@ class MaskedReports(MaskedSum):
         cohort: frozenset[str],
     ) -> None:
         self._code = metric_code(plan, sizes, len(roster))
-        binding = binding_of(run, model.digest, terms_of(plan, len(roster)), sizes_detail(self._code.sizes))
+        binding = binding_of(run, model.digest, terms_of(plan, len(roster)), self._code.sizes)
         super().__init__(plan, "metrics", model.version, attempt, roster, cohort, self._code.length, RING_BITS, binding)
         self._begin = m.BeginReport(model.version, attempt, model.digest, dict(self._code.sizes))
         self._sums: dict[str, list[float]] = {}
         self._told = self._recorded = False
+        self.take = self._take
 
     def begin(self) -> list[Action]:
         """Ask the cohort to agree on keys."""
@@ -68,12 +70,7 @@ class MaskedReports(MaskedSum):
             raise ProtocolError(f"site {site!r} sent masked metrics before its keys were agreed on.")
         return self.add(site, message, unpack(step.payload, RING_BITS, self._code.length))
 
-    def take(self, words: RingVector, survivors: int) -> None:
-        """Take the opened sum.
-
-        Raises:
-            ProtocolError: numbers that so many sites cannot have summed to.
-        """
+    def _take(self, words: RingVector, survivors: int) -> None:
         self._sums = self._code.sums(words, survivors)
 
     def advance(self) -> list[Action]:

@@ -1,52 +1,23 @@
-"""A site's part in the federation's masked sums, and the codes that both sides share."""
+"""A site's part in the federation's masked sums, and what both sides bind them to."""
 
 from collections.abc import Mapping, Sequence
 
 import msgspec
-from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from lightning_fed.errors import PlanError, ProtocolError
+from lightning_fed.errors import ProtocolError
 from lightning_fed.masking import Context, MaskingSite, Terms
 from lightning_fed.masking import messages as masking
 from lightning_fed.masking.site import Phase
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
+from lightning_fed.protocol.exchange import VOTE_BITS, Exchange
+from lightning_fed.protocol.terms import terms_of
 from lightning_fed.update.contribution import Contribution
-from lightning_fed.update.fixed_point import FixedPoint
 from lightning_fed.update.metric_sum import RING_BITS, MetricSum
 from lightning_fed.update.packing import pack
 from lightning_fed.update.vectors import FloatVector
-
-
-def terms_of(plan: FederationPlan, members: int) -> Terms:
-    """The terms of the plan's masked sums in a federation of so many sites.
-
-    The threshold is, unless the plan names one, the smallest that is safe when every site that can be drawn takes part.
-
-    Raises:
-        PlanError: no cohort could satisfy them.
-    """
-    largest = min(plan.cohort_size or members, members)
-    threshold = plan.masking.threshold or (largest + plan.masking.colluding) // 2 + 1
-    minimum = max(plan.quorum, plan.masking.colluding + 2)
-    terms = Terms(minimum, threshold, plan.masking.colluding)
-    if terms.smallest_cohort > largest:
-        raise PlanError(
-            f"masking needs {terms.smallest_cohort} sites a round (threshold {threshold}, quorum {plan.quorum}) and at "
-            f"most {largest} can take part. Lower them, or add sites to the roster."
-        )
-    if terms.largest_cohort < largest:
-        raise PlanError(
-            f"plan.masking.threshold = {threshold} protects cohorts of at most {terms.largest_cohort} sites, and "
-            f"{largest} can be drawn. Raise the threshold, or set plan.cohort_size."
-        )
-    return terms
-
-
-def contribution_code(plan: FederationPlan, terms: Terms, size: int, bound: float) -> Contribution:
-    """The code that all sites of a round share."""
-    return Contribution(size, FixedPoint(plan.masking.bits, terms.largest_cohort, bound))
+from lightning_fed.update.vote import ballot
 
 
 def metric_code(plan: FederationPlan, sizes: Mapping[str, int], members: int) -> MetricSum:
@@ -56,18 +27,26 @@ def metric_code(plan: FederationPlan, sizes: Mapping[str, int], members: int) ->
     )
 
 
-def binding_of(run: str, model: bytes, terms: Terms, detail: str) -> str:
+def binding_of(run: str, model: bytes, terms: Terms, detail: tuple[float, ...] | Mapping[str, int]) -> str:
     """What all sites of a masked sum must have been told alike.
 
     A coordinator that gave one site another bound, or another model, than the rest could read that site out of the sum;
     a site with another roster would write its numbers for another cohort.
+
+    Args:
+        run: the coordinator's run.
+        model: hash of the global model.
+        terms: how many sites the sum needs.
+        detail: the bounds of an update's codes, or the sizes of the metrics' states by name.
     """
-    return f"run {run}, model {model.hex()}, threshold {terms.threshold}, minimum {terms.minimum_cohort}, {detail}"
+    if isinstance(detail, tuple):
+        last = " ".join(bound.hex() for bound in detail)
+    else:
+        last = ", ".join(f"{name!r} {size}" for name, size in sorted(detail.items()))
+    return f"run {run}, model {model.hex()}, threshold {terms.threshold}, minimum {terms.minimum_cohort}, {last}"
 
 
-def sizes_detail(sizes: Mapping[str, int]) -> str:
-    """The agreed sizes of the metrics, as part of the binding."""
-    return ", ".join(f"{name!r} {size}" for name, size in sorted(sizes.items()))
+_PURPOSES: dict[str, m.Purpose] = {"vote": "vote", "update": "update", "metrics": "metrics"}
 
 
 class MaskedSums:
@@ -77,9 +56,8 @@ class MaskedSums:
         site: the site's name.
         signing_key: its long-term Ed25519 key.
         roster: signing keys (32 bytes) of all sites by name.
-        plan: the accepted plan.
+        exchange: what the accepted plan makes of an update.
         run: the coordinator's run.
-        size: number of values P of an update.
         metrics: by metric, the numbers of its state; 0 or nothing for a plain value.
 
     Attributes:
@@ -91,21 +69,20 @@ class MaskedSums:
         site: str,
         signing_key: Ed25519PrivateKey,
         roster: Mapping[str, bytes],
-        plan: FederationPlan,
+        exchange: Exchange,
         run: str,
-        size: int,
         metrics: Mapping[str, int],
     ) -> None:
         self._site = site
         self._signing_key = signing_key
         self._roster = roster
-        self._plan = plan
+        self._exchange = exchange
+        self._plan = exchange.plan
         self._run = run
-        self._size = size
         self._metrics = dict(metrics)
-        self._terms = terms_of(plan, len(roster))
+        self._terms = terms_of(exchange.plan, len(roster))
         self._machines: dict[m.Purpose, MaskingSite] = {}
-        self._bound = 0.0
+        self._bounds: tuple[float, ...] = ()
         self.sizes: dict[str, int] = {}
         self._last: dict[m.Purpose, tuple[int, int]] = {}
         self._models: dict[m.Purpose, bytes] = {}
@@ -133,22 +110,23 @@ class MaskedSums:
         self._machines.pop(purpose, None)
 
     def was_opened(self, round: int) -> bool:
-        """Whether the sum of this round's updates may have been opened."""
-        return "update" in self._opened and self._opened["update"][0] == round
+        """Whether the sum of this round's updates, or of its votes, may have been opened."""
+        return any(opened[0] == round for purpose, opened in self._opened.items() if purpose != "metrics")
 
-    def begin_round(self, begin: m.Begin) -> m.Masking:
-        """Start an attempt at a round: fresh keys, signed.
+    def begin_round(self, begin: m.Begin) -> list[m.Masking]:
+        """Start an attempt at a round: fresh keys, signed, for each of its sums.
 
         Raises:
             ProtocolError: the attempt is not later than the one before.
-            PlanError: the bound is impossible.
+            PlanError: a bound is impossible.
         """
-        contribution_code(self._plan, self._terms, self._size, begin.bound)
-        self._bound = begin.bound
-        self._models["update"] = begin.model
-        return self._begin(
-            "update", begin.round, begin.attempt, binding_of(self._run, begin.model, self._terms, begin.bound.hex())
-        )
+        self._exchange.code(begin.bounds)
+        self._bounds = begin.bounds
+        purposes: list[m.Purpose] = ["vote", "update"] if self._exchange.votes else ["update"]
+        binding = binding_of(self._run, begin.model, self._terms, begin.bounds)
+        for purpose in purposes:
+            self._models[purpose] = begin.model
+        return [self._begin(purpose, begin.round, begin.attempt, binding) for purpose in purposes]
 
     def begin_report(self, begin: m.BeginReport) -> m.Masking:
         """Start an attempt at the metrics of a version.
@@ -161,7 +139,7 @@ class MaskedSums:
         ):
             raise ProtocolError(f"metrics of sizes {begin.sizes} were asked for, which are not those of this site.")
         self._models["metrics"], self.sizes = begin.model, begin.sizes
-        binding = binding_of(self._run, begin.model, self._terms, sizes_detail(begin.sizes))
+        binding = binding_of(self._run, begin.model, self._terms, begin.sizes)
         return self._begin("metrics", begin.version, begin.attempt, binding)
 
     def receive(self, message: m.Masking) -> m.Masking | None:
@@ -202,39 +180,63 @@ class MaskedSums:
                 self._opened[purpose] = (message.round, self._signed[purpose])
                 return _wrapped(machine, reveal)
 
-    def masked_update(self, update: FloatVector, examples: int, model: memoryview) -> tuple[m.Masking, bytes]:
-        """The update as it may be sent: the message that goes with it, and the packed masked words.
+    def masked_ballot(self, total: FloatVector, digest: bytes) -> tuple[m.Masking, bytes]:
+        """A site's ballot as it may be sent: the message that goes with it, and the packed masked words.
 
         Args:
-            update: float32, shape ``(P,)``.
-            examples: what it was trained on.
-            model: float32 bytes of the global model that it was trained from.
+            total: update plus residual, float32, shape ``(P,)``.
+            digest: hash of the global model that it was trained from.
 
         Raises:
             ProtocolError: the keys are not agreed yet, or something was masked under them before.
             UpdateRefusedError: a value is NaN or infinite.
         """
-        machine = self._machines["update"]
-        self._check_model("update", model)
-        code = contribution_code(self._plan, self._terms, self._size, self._bound)
-        words = code.encode(update, examples)
-        message = machine.mask(words, code.code.bits)
-        return _wrapped(machine, message), pack(words, code.code.bits)
+        machine = self._machines["vote"]
+        self._check_model("vote", digest)
+        words = ballot(total, self._exchange.vote, self._exchange.seed(machine.context.round))
+        message = machine.mask(words, VOTE_BITS)
+        return _wrapped(machine, message), pack(words, VOTE_BITS)
 
-    def masked_metrics(self, metrics: Mapping[str, Sequence[float]], model: memoryview) -> m.Masking:
-        """The metrics as they may be sent, of the global model with these float32 bytes.
+    def masked_update(
+        self, values: FloatVector, numbers: Mapping[str, float], digest: bytes
+    ) -> tuple[m.Masking, bytes, FloatVector | None]:
+        """The update as it may be sent.
+
+        Args:
+            values: weighted, on the coordinates that are sent, float32, shape ``(count,)``.
+            numbers: what is summed beside them.
+            digest: hash of the global model that it was trained from.
+
+        Returns:
+            The message that goes with it, the packed masked words, and the values that the words stand for; None under
+            site-level privacy, where they are clipped and noisy.
+
+        Raises:
+            ProtocolError: the keys are not agreed yet, or something was masked under them before.
+            UpdateRefusedError: a value is NaN or infinite.
+        """
+        machine, bits = self._machines["update"], self._plan.masking.bits
+        self._check_model("update", digest)
+        code = self._exchange.code(self._bounds)
+        words = code.encode(values, numbers)
+        sent = code.sent(words) if isinstance(code, Contribution) and self._exchange.keeps_residual else None
+        message = machine.mask(words, bits)
+        return _wrapped(machine, message), pack(words, bits), sent
+
+    def masked_metrics(self, metrics: Mapping[str, Sequence[float]], digest: bytes) -> m.Masking:
+        """The metrics as they may be sent, of the global model with this hash.
 
         Raises:
             ProtocolError: the keys are not agreed yet, or something was masked under them before.
         """
         machine = self._machines["metrics"]
-        self._check_model("metrics", model)
+        self._check_model("metrics", digest)
         words = metric_code(self._plan, self.sizes, len(self._roster)).encode(metrics)
         message = _wrapped(machine, machine.mask(words, RING_BITS))
         return msgspec.structs.replace(message, payload=pack(words, RING_BITS))
 
-    def _check_model(self, purpose: m.Purpose, model: memoryview) -> None:
-        if blake3(model).digest() != self._models[purpose]:
+    def _check_model(self, purpose: m.Purpose, digest: bytes) -> None:
+        if digest != self._models[purpose]:
             raise ProtocolError(
                 "the coordinator named another global model to the federation than it sent to this site. Nothing was "
                 "sent. Leave the federation and tell the other sites."
@@ -252,5 +254,4 @@ class MaskedSums:
 
 def _wrapped(machine: MaskingSite, message: masking.FromSite) -> m.Masking:
     context = machine.context
-    purpose: m.Purpose = "metrics" if context.purpose == "metrics" else "update"
-    return m.Masking(purpose, context.round, context.attempt, masking.encode(message))
+    return m.Masking(_PURPOSES[context.purpose], context.round, context.attempt, masking.encode(message))

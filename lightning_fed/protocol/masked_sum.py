@@ -1,6 +1,6 @@
 """The coordinator's part in one masked sum, whatever is summed: moves from step to step with those who answer."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from lightning_fed.errors import FederationError, QuorumLostError
 from lightning_fed.masking import Context, MaskingCoordinator
@@ -9,7 +9,7 @@ from lightning_fed.masking.coordinator import Stage
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.actions import Action, Send, Wake
-from lightning_fed.protocol.masked_site import terms_of
+from lightning_fed.protocol.terms import terms_of
 from lightning_fed.update.vectors import RingVector
 
 STEP_S = 30.0
@@ -35,6 +35,8 @@ class MaskedSum:
 
     Attributes:
         open: whether something is still to come.
+        take: what is done with the opened sum and the number of sites in it; each subclass says it. It raises a
+            ``FederationError`` for numbers that so many sites cannot have summed to.
         failure: why it failed, if it did.
     """
 
@@ -64,6 +66,7 @@ class MaskedSum:
             bits,
         )
         self._dropped: set[str] = set()
+        self.take: Callable[[RingVector, int], None]
 
     @property
     def timer(self) -> str:
@@ -138,14 +141,6 @@ class MaskedSum:
         except QuorumLostError as error:
             self.open, self.failure = False, str(error)
         return actions
-
-    def take(self, words: RingVector, survivors: int) -> None:
-        """Take the opened sum.
-
-        Raises:
-            ProtocolError: numbers that so many sites cannot have summed to.
-        """
-        raise NotImplementedError("each subclass knows what it sums")
 
     def _unmask(self) -> None:
         self.open = False

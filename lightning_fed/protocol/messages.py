@@ -7,7 +7,7 @@ import msgspec
 from lightning_fed.errors import ProtocolError
 from lightning_fed.update.layout import Layout
 
-VERSION = 1
+VERSION = 2
 """Version of the protocol; the two sides must agree."""
 
 CHUNK_BYTES = 1 << 20
@@ -22,8 +22,9 @@ MAX_MESSAGE_BYTES = 4 << 20
 MAX_REASON = 500
 """Characters of a reason that a site gives and the coordinator writes down."""
 
-Stream = Literal["model", "frozen", "initial", "update"]
-"""What a chunk is part of: a global model, the frozen parameters, the first site's initial state, a site's update."""
+Stream = Literal["model", "delta", "control", "frozen", "initial", "vote", "update"]
+"""What a chunk is part of: a global model, its difference from the one before, the control variate that goes with it,
+the frozen parameters, the first site's initial state, a site's ballot, a site's update."""
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
@@ -63,27 +64,43 @@ class SendInitial(Message, frozen=True):
 
 
 class Model(Message, frozen=True):
-    """Coordinator: the global model after round ``version`` (0: the initial one) can be fetched."""
+    """Coordinator: the global model after round ``version`` (0: the initial one) can be fetched.
+
+    ``delta`` is the size of its difference from the model before, 0 where there is none to be had; ``control`` says
+    that a control variate goes with it; ``taken`` is the last round whose sum holds this site's update, 0 if unknown.
+    """
 
     version: int
     nbytes: int
+    delta: int = 0
+    control: bool = False
+    taken: int = 0
 
 
 class Begin(Message, frozen=True):
     """Coordinator: train round ``round`` from the global model of version ``round - 1``.
 
-    When updates are masked, ``bound`` is that of the fixed-point code and ``model`` the BLAKE3 hash of the global
-    model's float32 bytes; every site signs both, so that a coordinator cannot tell sites different ones.
+    When updates are masked, ``bounds`` are those of the fixed-point codes (or the clipping norm) and ``model`` the
+    BLAKE3 hash of the global model's float32 bytes; every site signs both, so that a coordinator cannot tell sites
+    different ones.
     """
 
     round: int
     attempt: int
-    bound: float = 0.0
+    bounds: tuple[float, ...] = ()
     model: bytes = b""
 
 
-Purpose = Literal["update", "metrics"]
-"""What a masked sum is over: the updates of a round, or the metrics of the global model of a version."""
+class Support(Message, frozen=True):
+    """Coordinator: the blocks that won the vote of a round, as ``index_coding`` writes them."""
+
+    round: int
+    attempt: int
+    blocks: bytes
+
+
+Purpose = Literal["vote", "update", "metrics"]
+"""What a masked sum is over: the ballots or updates of a round, or the metrics of the global model of a version."""
 
 
 class BeginReport(Message, frozen=True):
@@ -136,12 +153,18 @@ class Chunk(Message, frozen=True):
 
 
 class Offer(Message, frozen=True):
-    """Site: an update (or the initial state) of ``nbytes`` is ready; ``examples`` is its weight."""
+    """Site: an update (a ballot, the initial state) of ``nbytes`` is ready.
+
+    Of an update without masks, ``examples``, ``steps`` and ``loss`` are what the weighting may need, see
+    ``aggregation.contracts.SiteReport``.
+    """
 
     stream: Stream
     version: int
     nbytes: int
     examples: int
+    steps: int = 1
+    loss: float | None = None
 
 
 class Credit(Message, frozen=True):
@@ -233,6 +256,7 @@ FromCoordinator = (
     | SendInitial
     | Model
     | Begin
+    | Support
     | BeginReport
     | MetricSums
     | Masking

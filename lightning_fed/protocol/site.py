@@ -16,16 +16,23 @@ Two rules hold the federation together:
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from lightning_fed import errors
+from lightning_fed.aggregation.contracts import SiteReport
 from lightning_fed.errors import FederationError, ProtocolError, QuorumLostError, UpdateRefusedError
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
+from lightning_fed.protocol.downloads import Downloads
+from lightning_fed.protocol.exchange import Exchange
 from lightning_fed.protocol.masked_site import MaskedSums
-from lightning_fed.protocol.streams import Assembly, chunk_count, chunk_of
+from lightning_fed.protocol.outbox import Outbox, Pay, Upload
+from lightning_fed.protocol.streams import chunk_count, chunk_of
+from lightning_fed.update.delta import apply_delta
 from lightning_fed.update.global_model import largest_state_bytes
 from lightning_fed.update.layout import Layout
 
@@ -37,33 +44,12 @@ Outgoing = tuple[m.Message, memoryview | None]
 
 
 @dataclass
-class _Upload:
-    """An update or initial state on its way up; ``next`` is the first chunk not sent yet."""
+class _Arriving:
+    """A global model whose parts are on their way."""
 
-    stream: m.Stream
     version: int
-    data: memoryview
-    examples: int
-    next: int = 0
-
-
-@dataclass
-class _Download:
-    """A global model or the frozen parameters on their way down; ``asked`` counts the chunks asked for."""
-
-    stream: m.Stream
-    version: int
-    assembly: Assembly
-    asked: int = 0
-
-
-@dataclass
-class _Held:
-    """A submitted update, kept until a newer global model exists; a view of the caller's memory."""
-
-    round: int
-    update: memoryview
-    examples: int
+    model: memoryview | None = None
+    control: memoryview | None = None
 
 
 class SiteSession:
@@ -83,6 +69,7 @@ class SiteSession:
         initial_wanted: the coordinator waits for this site's initial state.
         frozen: safetensors bytes of the frozen parameters, once fetched; empty when nothing is frozen.
         model: version and float32 bytes of the newest global model.
+        control: float32 bytes of the control variate that goes with it, if the algorithm has one.
         begun: the round to train, 0 before the first.
         finished: the last version, once the coordinator said so.
         rejected: why the last update was not accepted, if so.
@@ -99,7 +86,7 @@ class SiteSession:
         self._signing_key = signing_key
         self._roster = roster or {}
         self._masked: MaskedSums | None = None
-        self._held: _Held | None = None
+        self._outbox: Outbox | None = None
         self._metrics: dict[str, int] = {}
         self._report: tuple[int, Mapping[str, Sequence[float]]] | None = None
         self._compute: tuple[int, Compute] | None = None
@@ -112,13 +99,16 @@ class SiteSession:
         self.initial_wanted = False
         self.frozen: bytes | None = None
         self.model: tuple[int, memoryview] | None = None
+        self.control: memoryview | None = None
         self.begun = 0
         self.finished: int | None = None
         self.rejected: str | None = None
         self._layout: Layout | None = None
-        self._upload: _Upload | None = None
+        self._upload: Upload | None = None
         self._withdrawn: m.Withdraw | None = None
-        self._downloads: dict[m.Stream, _Download] = {}
+        self._downloads = Downloads()
+        self._arriving: _Arriving | None = None
+        self._digest = b""
         self._open = False
 
     # What the connection calls
@@ -152,16 +142,20 @@ class SiteSession:
                     )
                 self.joined = True
                 if self.frozen is None and frozen_bytes:
-                    return self._fetch("frozen", 0, frozen_bytes)
+                    return _alone(self._downloads.start("frozen", 0, frozen_bytes))
                 self.frozen = self.frozen or b""
                 return []
             case m.SendInitial():
                 self.initial_wanted = True
                 return self._offer() if self._upload and self._upload.stream == "initial" else []
-            case m.Model(version, nbytes):
-                return self._announced(version, nbytes)
+            case m.Model():
+                return self._announced(message)
             case m.Begin():
                 return self._begun(message)
+            case m.Support():
+                if self._outbox:
+                    self._outbox.choose(message)
+                return self._send_next()
             case m.BeginReport():
                 if self._masked is None:
                     raise ProtocolError("the coordinator began masked metrics, and the plan does not mask anything.")
@@ -170,8 +164,8 @@ class SiteSession:
                 return self._summed(message)
             case m.Masking():
                 return self._masking_step(message)
-            case m.Chunk(stream, version, index):
-                return self._chunk(stream, version, index, payload)
+            case m.Chunk():
+                return self._chunk(message, payload)
             case m.Credit(stream, version, count):
                 return self._credited(stream, version, count)
             case m.Rejected(_, reason):
@@ -183,33 +177,60 @@ class SiteSession:
             case m.Refused(kind, reason):
                 error: type[FederationError] = getattr(errors, kind)
                 raise error(reason)
-            case m.Accepted() | m.Ping():
+            case m.Accepted(round):
+                if self._outbox:
+                    self._outbox.accepted(round)
+                return []
+            case m.Ping():
                 return []
 
     # What the trainer calls
 
-    def join(self, layout: Layout, metrics: Mapping[str, int] | None = None) -> list[Outgoing]:
-        """Accept the plan and describe the model, and by name how many numbers a metric's summable state has."""
+    def join(
+        self,
+        layout: Layout,
+        metrics: Mapping[str, int] | None = None,
+        pay: Pay | None = None,
+        state: Mapping[str, Any] | None = None,
+    ) -> list[Outgoing]:
+        """Accept the plan and describe the model.
+
+        Args:
+            layout: what is exchanged.
+            metrics: by name, how many numbers a metric's summable state has.
+            pay: called before an update leaves under site-level privacy; raises if it must not.
+            state: of an earlier session of this site, as ``state_dict`` gave it.
+        """
         self._layout = layout
         self._metrics = dict(metrics or {})
-        if self.plan and self.plan.masking.mode == "required" and self._masked is None:
-            if self._signing_key is None:
-                raise ProtocolError(f"site {self.site!r} has no signing key, and the plan masks updates.")
-            self._masked = MaskedSums(
-                self.site, self._signing_key, self._roster, self.plan, self.run or "", layout.size, self._metrics
-            )
+        if self.plan and self._outbox is None:
+            exchange = Exchange(self.plan, layout.size, max(1, len(self._roster)), layout.statistics)
+            if self.plan.masking.mode == "required":
+                if self._signing_key is None:
+                    raise ProtocolError(f"site {self.site!r} has no signing key, and the plan masks updates.")
+                self._masked = MaskedSums(
+                    self.site, self._signing_key, self._roster, exchange, self.run or "", self._metrics
+                )
+            self._outbox = Outbox(exchange, self._masked)
+            self._outbox.pay = pay
+            self._outbox.load_state_dict(dict(state or {}))
         return [(m.Join(layout, self._metrics), None)] if self._open else []
 
     def offer_initial(self, state: bytes) -> list[Outgoing]:
         """Give the initial global model (safetensors bytes of the state dict)."""
-        self._upload = _Upload("initial", 0, memoryview(state), 0)
+        self._upload = Upload("initial", 0, memoryview(state), SiteReport(0))
         return self._offer()
 
-    def submit(self, round: int, update: memoryview, examples: int) -> list[Outgoing]:
+    def submit(self, round: int, update: memoryview, report: SiteReport) -> list[Outgoing]:
         """Offer the update of a round: float32 bytes, not changed by the caller afterwards."""
         self.rejected = None
-        self._held = _Held(round, update, examples)
-        return self._offer_held()
+        assert self._outbox is not None
+        self._outbox.hold(round, update, report)
+        return self._send_next()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold of the exchange: the error-feedback residual."""
+        return self._outbox.state_dict() if self._outbox else {}
 
     def withdraw(self, round: int, reason: str) -> list[Outgoing]:
         """Say that there is no update for a round, also if it is tried again."""
@@ -265,13 +286,16 @@ class SiteSession:
         self.run, self.plan = run, plan
         return self.join(self._layout, self._metrics) if self._layout is not None else []
 
-    def _announced(self, version: int, nbytes: int) -> list[Outgoing]:
-        if self._layout is None or nbytes != 4 * self._layout.size:
-            raise ProtocolError(f"a global model of {nbytes} bytes was announced, which is not the size of this model.")
+    def _announced(self, message: m.Model) -> list[Outgoing]:
+        version, layout = message.version, self._layout
+        if layout is None or message.nbytes != 4 * layout.size or not 0 <= message.delta <= message.nbytes:
+            raise ProtocolError(
+                f"a global model of {message.nbytes} bytes was announced, which is not the size of this model."
+            )
         if self._upload and version >= self._upload.version:
             self._upload = None
-        if self._held and version >= self._held.round:
-            self._held = None
+        if self._outbox:
+            self._outbox.announced(version, message.taken)
         if self.model and self.model[0] == version:
             return []
         if self.model and version < self.model[0]:
@@ -279,45 +303,47 @@ class SiteSession:
                 f"the coordinator went back from global model {self.model[0]} to {version}: its store lost a round. "
                 "Restore the store, or start the site again to train from there."
             )
-        return self._fetch("model", version, nbytes)
-
-    def _fetch(self, stream: m.Stream, version: int, nbytes: int) -> list[Outgoing]:
-        self._downloads[stream] = _Download(stream, version, Assembly(nbytes))
-        return self._ask(self._downloads[stream])
-
-    def _ask(self, download: _Download) -> list[Outgoing]:
-        total = chunk_count(len(download.assembly.data))
-        under_way = download.asked - download.assembly.received
-        if download.asked == total or under_way > m.WINDOW // 2:
-            return []
-        count = min(m.WINDOW - under_way, total - download.asked)
-        ask = m.Fetch(download.stream, download.version, download.asked, count)
-        download.asked += count
-        return [(ask, None)]
-
-    def _chunk(self, stream: m.Stream, version: int, index: int, payload: memoryview | None) -> list[Outgoing]:
-        download = self._downloads.get(stream)
-        if download is None or download.version != version:
-            return []  # the tail of a stream that a newer one replaced
-        if payload is None or index >= download.asked:
-            raise ProtocolError(f"chunk {index} of {stream} {version} came without being asked for, or empty.")
-        download.assembly.add(index, payload)
-        if not download.assembly.complete:
-            return self._ask(download)
-        del self._downloads[stream]
-        if stream == "model":
-            self.model = (version, download.assembly.data)
+        self._arriving = _Arriving(version, control=None if message.control else memoryview(b""))
+        follows = self.model is not None and self.model[0] == version - 1
+        if message.delta and follows:
+            fetches = self._downloads.start("delta", version, message.delta)
         else:
-            self.frozen = bytes(download.assembly.data)
-        return []
+            fetches = self._downloads.start("model", version, message.nbytes)
+        if message.control:
+            fetches += self._downloads.start("control", version, message.nbytes)
+        return _alone(fetches)
+
+    def _chunk(self, chunk: m.Chunk, payload: memoryview | None) -> list[Outgoing]:
+        fetches, data = self._downloads.chunk(chunk, payload)
+        if data is None:
+            return _alone(fetches)
+        if chunk.stream == "frozen":
+            self.frozen = bytes(data)
+            return []
+        arriving = self._arriving
+        assert arriving is not None
+        if chunk.stream == "control":
+            arriving.control = data
+        elif chunk.stream == "delta":
+            assert self.model is not None
+            model = apply_delta(np.frombuffer(self.model[1], np.float32), data)
+            arriving.model = memoryview(model).cast("B")  # type: ignore[arg-type]
+        else:
+            arriving.model = data
+        if arriving.model is not None and arriving.control is not None:
+            self.model, self.control, self._arriving = (arriving.version, arriving.model), arriving.control, None
+            self._digest = blake3(arriving.model).update(arriving.control).digest() if self._masked else b""
+        return self._send_next()
 
     def _begun(self, begin: m.Begin) -> list[Outgoing]:
         self.begun = max(self.begun, begin.round)
         if self._withdrawn and self._withdrawn.round == begin.round:
             return [(self._withdrawn, None)]
+        assert self._outbox is not None
+        self._outbox.begin(begin)
         if self._masked:
-            return [(self._masked.begin_round(begin), None)]
-        return self._offer_held()
+            return [(message, None) for message in self._masked.begin_round(begin)]
+        return self._send_next()
 
     def _masking_step(self, step: m.Masking) -> list[Outgoing]:
         if self._masked is None:
@@ -326,7 +352,7 @@ class SiteSession:
             answer = self._masked.receive(step)
         except (ProtocolError, QuorumLostError) as error:
             return self._give_up(step, error)
-        return [(answer, None)] if answer else [*self._offer_held(), *self._send_report()]
+        return [(answer, None)] if answer else [*self._send_next(), *self._send_report()]
 
     def _give_up(self, step: m.Masking, error: FederationError) -> list[Outgoing]:
         """Leave this attempt, and nothing more: another site's garbage, say, is no reason to leave the federation.
@@ -351,7 +377,7 @@ class SiteSession:
         if self.model is None or self.model[0] != version:
             return []  # a newer global model came meanwhile
         try:
-            return [(self._masked.masked_metrics(metrics, self.model[1]), None)]
+            return [(self._masked.masked_metrics(metrics, self._digest), None)]
         except UpdateRefusedError:
             # Other sizes were agreed on than when these were reported; the metrics of one model are not worth the fit.
             self._masked.give_up("metrics")
@@ -368,33 +394,33 @@ class SiteSession:
             raise ProtocolError(f"sums of {sorted(message.sums)} came, which are not those of this site's metrics.")
         return [(m.Computed(message.version, waiting[1](known)), None)] if known else []
 
-    def _offer_held(self) -> list[Outgoing]:
-        """Offer the held update, if its round is on and, when masked, its keys are agreed."""
-        held = self._held
-        if held is None or not self.joined or self.begun != held.round:
+    def _send_next(self) -> list[Outgoing]:
+        """Offer what of the held update can be sent now, if anything."""
+        outbox = self._outbox
+        if outbox is None or not self.joined or outbox.round is None or self.begun != outbox.round:
             return []
-        if self._masked is None:
-            self._upload = _Upload("update", held.round, held.update, held.examples)
-            return self._offer()
-        if not self._masked.ready("update", held.round):
-            return []
-        assert self.model is not None
-        update = np.frombuffer(held.update, np.float32)
+        round = outbox.round
         try:
-            message, words = self._masked.masked_update(update, held.examples, self.model[1])
+            following = outbox.next(self._digest)
         except UpdateRefusedError as error:
-            self._held, self.rejected = None, str(error)
-            return self.withdraw(held.round, str(error))
-        # The count of examples is inside the masked words; outside it is the same for every site.
-        self._upload = _Upload("update", held.round, memoryview(words), 1)
-        return [(message, None), *self._offer()]
+            outbox.drop()
+            self.rejected = str(error)
+            return self.withdraw(round, str(error))
+        if following is None:
+            return []
+        messages, self._upload = following
+        return [*((message, None) for message in messages), *self._offer()]
 
     def _offer(self) -> list[Outgoing]:
         upload = self._upload
         if upload is None or not self._open:
             return []
         upload.next = 0
-        return [(m.Offer(upload.stream, upload.version, len(upload.data), upload.examples), None)]
+        report = upload.report
+        offer = m.Offer(
+            upload.stream, upload.version, len(upload.data), report.examples, report.steps, report.loss
+        )
+        return [(offer, None)]
 
     def _credited(self, stream: m.Stream, version: int, count: int) -> list[Outgoing]:
         upload = self._upload
@@ -408,3 +434,7 @@ class SiteSession:
         ]
         upload.next = last
         return chunks
+
+
+def _alone(messages: Sequence[m.Message]) -> list[Outgoing]:
+    return [(message, None) for message in messages]

@@ -1,26 +1,34 @@
-"""What a site puts into a masked sum: its weighted update, and a few counts that nobody may see singly either.
+"""What a site puts into a masked sum: its weighted update, and a few numbers that nobody may see singly either.
 
-The vector is ``[update times examples | examples | saturated values | order of magnitude]``, all in one ring. The sum
-of the first part over the sum of the second is the weighted mean. Counts are written as digits so small that the
-cohort's sum cannot wrap. The order of magnitude is a one-hot row: summed, it says how many sites had a largest value of
-which power of two, and so sets the next round's bound without anybody's norm being seen.
+The vector is ``[weighted update | numbers | saturated values | orders of magnitude]``, all in one ring. The numbers are
+what the weighting sums beside the update, such as the examples: the sum of the first part over theirs is the weighted
+mean. Numbers are written as digits so small that the cohort's sum cannot wrap. An order of magnitude is a one-hot row:
+summed, it says how many sites had a largest value of which power of two, and so sets the next round's bound without
+anybody's norm being seen.
+
+An update may consist of several parts of equal length (SCAFFOLD's has two), each with a bound of its own.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from lightning_fed.errors import ProtocolError
+from lightning_fed.errors import ProtocolError, UpdateRefusedError
 from lightning_fed.update.digits import Digits
 from lightning_fed.update.fixed_point import FixedPoint, decode_sum, encode
 from lightning_fed.update.ring import word_dtype
 from lightning_fed.update.vectors import FloatVector, RingVector
 
-_COUNT_BITS = 48
-"""Counts go up to 2^48: examples of a round, and saturated values of a model."""
+_NUMBER_BITS = 64
+_NUMBER_SCALE = 2.0**16
+"""Numbers are multiples of 2^-16: counts are exact, losses and the like good to five digits."""
 
-_LARGEST_COUNT = 1 << 40
+LARGEST_NUMBER = float(1 << 44)
+"""Largest number beside an update: examples times steps of a round fit easily."""
+
+_COUNT_BITS = 48
 
 _LOWEST_POWER, _POWERS = -40, 80
 
@@ -36,37 +44,78 @@ class Contribution:
     """The code of one masked round: how a site's numbers become ring words, and the words' sum numbers again.
 
     Args:
-        size: number of values P of the update.
-        code: fixed-point code of the weighted values; its cohort bounds all counts.
+        size: number of values of the update, a multiple of the number of bounds.
+        bits: width of the ring.
+        cohort: most sites in one sum.
+        bounds: of each part of the update, the largest magnitude of a weighted value that is kept.
+        numbers: names of what is summed beside the update.
+
+    Raises:
+        PlanError: a bound is out of range, or the ring has no room for the sum.
     """
 
     size: int
-    code: FixedPoint
+    bits: int
+    cohort: int
+    bounds: tuple[float, ...]
+    numbers: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        assert self.size % len(self.bounds) == 0
+        for index in range(len(self.bounds)):
+            self.code(index)
+
+    def code(self, part: int) -> FixedPoint:
+        """The fixed-point code of a part."""
+        return FixedPoint(self.bits, self.cohort, self.bounds[part])
 
     @property
-    def _counts(self) -> Digits:
-        return Digits(self.code.bits, self.code.cohort, _COUNT_BITS)
+    def _number(self) -> Digits:
+        return Digits(self.bits, self.cohort, _NUMBER_BITS)
+
+    @property
+    def _count(self) -> Digits:
+        return Digits(self.bits, self.cohort, _COUNT_BITS)
 
     @property
     def length(self) -> int:
         """Ring words of a contribution."""
-        return self.size + 2 * self._counts.length + _POWERS
+        beside = len(self.numbers) * self._number.length + self._count.length
+        return self.size + beside + len(self.bounds) * _POWERS
 
-    def encode(self, update: FloatVector, examples: int) -> RingVector:
-        """Ring words of an update, shape ``(P,)``, float32, trained on ``examples`` examples; shape ``(length,)``.
+    def encode(self, values: FloatVector, numbers: Mapping[str, float]) -> RingVector:
+        """Ring words of a weighted update and the numbers beside it.
+
+        Args:
+            values: float32, shape ``(size,)``.
+            numbers: one for each of ``numbers``.
+
+        Returns:
+            Shape ``(length,)``, dtype ``word_dtype(bits)``.
 
         Raises:
-            UpdateRefusedError: a value is NaN or infinite.
+            UpdateRefusedError: a value is NaN or infinite, or a number is not between 0 and ``LARGEST_NUMBER``.
         """
-        words = np.zeros(self.length, dtype=word_dtype(self.code.bits))
-        weighted = update * np.float32(examples)
-        _, saturated = encode(weighted, self.code, words[: self.size])
-        at, counts = self.size, self._counts
-        for count in (examples, saturated):
-            counts.write(count, words[at : at + counts.length])
-            at += counts.length
-        words[at + _power_of(weighted) - _LOWEST_POWER] = 1
+        words = np.zeros(self.length, dtype=word_dtype(self.bits))
+        saturated = 0
+        each, at = self.size // len(self.bounds), self.length - len(self.bounds) * _POWERS
+        for index in range(len(self.bounds)):
+            part = slice(index * each, (index + 1) * each)
+            saturated += encode(values[part], self.code(index), words[part])[1]
+            words[at + index * _POWERS + _power_of(values[part]) - _LOWEST_POWER] = 1
+        at, length = self.size, self._number.length
+        for name in self.numbers:
+            number = numbers[name]
+            if not 0 <= number <= LARGEST_NUMBER:
+                raise UpdateRefusedError(f"the site's {name} = {number} must lie between 0 and {LARGEST_NUMBER:.3g}.")
+            self._number.write(round(number * _NUMBER_SCALE), words[at : at + length])
+            at += length
+        self._count.write(saturated, words[at : at + self._count.length])
         return words
+
+    def sent(self, words: RingVector) -> FloatVector:
+        """The values that one site's words stand for, float32, shape ``(size,)``."""
+        return self._values(words, 1)
 
     def decode(self, words: RingVector, survivors: int) -> "Decoded":
         """The sum of the contributions of ``survivors`` sites.
@@ -74,18 +123,26 @@ class Contribution:
         Raises:
             ProtocolError: numbers that so many sites cannot have summed to.
         """
-        values = decode_sum(words[: self.size], self.code, survivors)
-        at, length = self.size, self._counts.length
-        examples = self._counts.read(words[at : at + length])
-        saturated = self._counts.read(words[at + length : at + 2 * length])
-        if not survivors <= examples <= _LARGEST_COUNT * survivors:
-            raise ProtocolError(
-                f"{survivors} sites cannot have trained on {examples} examples together: the sum is wrong."
-            )
-        powers = words[at + 2 * length :].astype(np.int64).cumsum()
-        covered = int(np.searchsorted(powers, math.ceil(_COVERED * survivors)))
-        bound = _HEADROOM * 2.0 ** (_LOWEST_POWER + min(covered, _POWERS - 1))
-        return Decoded(values, examples, saturated, bound)
+        values = self._values(words, survivors)
+        at, length, numbers = self.size, self._number.length, {}
+        for name in self.numbers:
+            numbers[name] = self._number.read(words[at : at + length]) / _NUMBER_SCALE
+            if not 0 < numbers[name] <= LARGEST_NUMBER * survivors:
+                raise ProtocolError(
+                    f"{survivors} sites cannot have {name} = {numbers[name]} together: the sum is wrong."
+                )
+            at += length
+        saturated = self._count.read(words[at : at + self._count.length])
+        rows = words[at + self._count.length :].reshape(len(self.bounds), _POWERS)
+        return Decoded(values, numbers, saturated, tuple(_next_bound(row, survivors) for row in rows))
+
+    def _values(self, words: RingVector, survivors: int) -> FloatVector:
+        each = self.size // len(self.bounds)
+        parts = [
+            decode_sum(words[index * each : (index + 1) * each], self.code(index), survivors)
+            for index in range(len(self.bounds))
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 @dataclass(frozen=True)
@@ -93,16 +150,21 @@ class Decoded:
     """What the coordinator learns of a masked round.
 
     Attributes:
-        values: sum of the weighted updates, float32, shape ``(P,)``.
-        examples: sum of the examples.
+        values: sum of the weighted updates, float32, shape ``(size,)``.
+        numbers: sums of the numbers beside them, by name.
         saturated: values, over all sites, that lay beyond the bound and were cut to it.
-        next_bound: bound for the next round, in units of the weighted values.
+        next_bounds: bounds for the next round, in units of the weighted values.
     """
 
     values: FloatVector
-    examples: int
+    numbers: dict[str, float]
     saturated: int
-    next_bound: float
+    next_bounds: tuple[float, ...]
+
+
+def _next_bound(row: RingVector, survivors: int) -> float:
+    covered = int(np.searchsorted(row.astype(np.int64).cumsum(), math.ceil(_COVERED * survivors)))
+    return _HEADROOM * float(2.0 ** (_LOWEST_POWER + min(covered, _POWERS - 1)))
 
 
 def _power_of(values: FloatVector) -> int:

@@ -1,7 +1,7 @@
 """The global model: what the coordinator keeps from round to round and hands to the sites."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -12,6 +12,9 @@ from torch import Tensor
 
 from lightning_fed.errors import ModelMismatchError
 from lightning_fed.update.layout import Layout, flatten, spec_of
+
+CONTROL = "control"
+"""Name of the control variate in the server's state."""
 
 _ROOM_FOR_A_NAME = 512
 """Bytes of a safetensors header per tensor that an initial state may take beside its values."""
@@ -26,14 +29,16 @@ class GlobalModel:
         layout: names, shapes and dtypes.
         vector: the exchanged values, flat float32, shape ``(P,)``, on the CPU; not to be changed in place.
         fixed: every other tensor of the state: frozen parameters and integer buffers, as they were at the start.
-        bound: of the next masked round's fixed-point code; None before the first.
+        bounds: of the next masked round's fixed-point codes, or its clipping norm; None before the first.
+        server: state of the server's rule, by name: tensors of shape ``(P,)`` and numbers.
     """
 
     version: int
     layout: Layout
     vector: Tensor
     fixed: Mapping[str, Tensor]
-    bound: float | None = None
+    bounds: tuple[float, ...] | None = None
+    server: Mapping[str, Tensor | float] = field(default_factory=dict)
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor], layout: Layout, version: int = 0) -> "GlobalModel":
@@ -87,8 +92,22 @@ class GlobalModel:
 
     @cached_property
     def digest(self) -> bytes:
-        """BLAKE3 of the exchanged bytes, 32 bytes; five times as fast as SHA-256 on models of this size."""
-        return blake3(self.exchanged_bytes()).digest()
+        """BLAKE3 of the exchanged bytes and the control variate, 32 bytes; five times as fast as SHA-256 on models of this size."""
+        hasher = blake3(self.exchanged_bytes())
+        if self.control is not None:
+            hasher.update(self.control_bytes())
+        return hasher.digest()
+
+    @property
+    def control(self) -> Tensor | None:
+        """SCAFFOLD's server control variate, flat float32, shape ``(P,)``, if the algorithm has one."""
+        control = self.server.get(CONTROL)
+        return control if isinstance(control, Tensor) else None
+
+    def control_bytes(self) -> memoryview:
+        """The control variate as little-endian float32, without a copy; empty if there is none."""
+        control = self.control
+        return memoryview(b"") if control is None else memoryview(control.numpy()).cast("B")  # type: ignore[arg-type]
 
     def exchanged_bytes(self) -> memoryview:
         """The exchanged values as little-endian float32, without a copy."""

@@ -90,6 +90,18 @@ def decode_indices(data: bytes | memoryview, size: int, count: int) -> IndexVect
     return indices
 
 
+def largest_code_bytes(size: int, count: int) -> int:
+    """Most bytes that ``encode_indices`` makes of ``count`` indices below ``size``.
+
+    The best split is no worse than that which fits gaps of the mean length, whose unary part skips at most
+    ``(size - count) >> split`` times.
+    """
+    if not count:
+        return 0
+    split = max((size - count) // count, 1).bit_length() - 1
+    return 1 + packed_bytes(count, split) + packed_bytes(count + ((size - count) >> split), 1)
+
+
 def _best_split(gaps: IndexVector) -> int:
     """Number r of lower bits with the shortest code: near the logarithm of the mean gap, where the length is convex."""
     guess = max(int(gaps.mean()), 1).bit_length() - 1

@@ -1,0 +1,277 @@
+"""What a plan makes of an update: both sides of the federation build the same ``Exchange`` and so the same bytes.
+
+A site's update passes through it in this order: the residual of earlier rounds is added, the coordinates to send are
+chosen, the weighting is applied, the values become ring words (under masks, with clipping and noise where the plan asks
+for site-level privacy) or bytes (without masks). The coordinator goes the other way with the sum.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_fed.aggregation.contracts import Aggregation, SiteReport, Spans
+from lightning_fed.aggregation.scaffold import Scaffold
+from lightning_fed.aggregation.weightings import ByExamples, Uniform
+from lightning_fed.errors import ProtocolError
+from lightning_fed.plan import FederationPlan
+from lightning_fed.privacy.contribution import PrivateContribution
+from lightning_fed.protocol.terms import terms_of
+from lightning_fed.update.contribution import Contribution, Decoded
+from lightning_fed.update.index_coding import decode_indices, encode_indices, largest_code_bytes
+from lightning_fed.update.quantisation import dequantise, quantise, value_bytes
+from lightning_fed.update.topk import largest, round_seed, shared_random
+from lightning_fed.update.vectors import FloatVector, IndexVector, RingVector
+from lightning_fed.update.vote import BlockVote
+
+VOTE_BITS = 32
+"""Several votes share one word of the ring, see ``update.vote``."""
+
+_LENGTH_BYTES = 8
+
+
+class RoundCode(Protocol):
+    """How one round's values become ring words, and the words' sum values again."""
+
+    @property
+    def length(self) -> int:
+        """Ring words of a contribution."""
+        ...
+
+    def encode(self, values: FloatVector, numbers: Mapping[str, float]) -> RingVector:
+        """Ring words of one site's values and numbers."""
+        ...
+
+    def decode(self, words: RingVector, survivors: int) -> Decoded:
+        """What the sum of so many sites' words stands for."""
+        ...
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """The exchange of one federation.
+
+    Args:
+        plan: the plan.
+        size: number of values P of the model.
+        members: number of sites of the roster.
+        statistics: where the flat vector holds buffers that no gradient moved.
+    """
+
+    plan: FederationPlan
+    size: int
+    members: int
+    statistics: Spans = ()
+
+    @cached_property
+    def aggregation(self) -> Aggregation:
+        """The working parts of the plan's algorithm.
+
+        Where a privacy promise is made each site counts alike: the number of its examples is data, too.
+        """
+        parts = self.plan.aggregation.build(self.size, self.statistics)
+        promised = self.plan.privacy.site or self.plan.privacy.example
+        if promised and isinstance(parts.combine, ByExamples):
+            return Aggregation(Uniform(), parts.server)
+        return parts
+
+    @property
+    def reported(self) -> bool:
+        """Whether the combination needs to know anything of a site's training."""
+        return bool(set(getattr(self.aggregation.combine, "sums", ())) - {"sites"})
+
+    @property
+    def parts(self) -> int:
+        """Vectors of P values that an update consists of: SCAFFOLD's brings the change of its control variate."""
+        return 2 if isinstance(self.plan.aggregation, Scaffold) else 1
+
+    @property
+    def keeps_residual(self) -> bool:
+        """Whether values are left out, and so kept for the next round."""
+        return self.plan.compression.method != "none"
+
+    @property
+    def cohort(self) -> int:
+        """Most sites in one round."""
+        return min(self.plan.cohort_size or self.members, self.members)
+
+    @property
+    def count(self) -> int:
+        """Number of values that a site sends."""
+        compression = self.plan.compression
+        if compression.method == "none":
+            return self.parts * self.size
+        if compression.method == "vote":
+            vote = self.vote
+            # The last block may be shorter; its missing coordinates are sent as zeros, whether it wins or not.
+            return vote.winners * vote.block
+        return max(1, math.ceil(compression.share * self.size))
+
+    @property
+    def width(self) -> int:
+        """Number of values of the sum: where each site has its own coordinates, of all of them."""
+        return self.size if self.plan.compression.method == "topk" else self.count
+
+    # Which coordinates
+
+    @cached_property
+    def vote(self) -> BlockVote:
+        """What a round votes about."""
+        compression = self.plan.compression
+        block = min(compression.block, self.size)
+        blocks = -(-self.size // block)
+        winners = max(1, math.ceil(compression.share * blocks))
+        listed = max(winners, math.ceil(compression.listed * blocks))
+        cohort = terms_of(self.plan, self.members).largest_cohort if self.masked else self.cohort
+        return BlockVote(self.size, block, winners, cohort, None if listed == blocks else listed)
+
+    @property
+    def votes(self) -> bool:
+        """Whether the coordinates are voted about."""
+        return self.plan.compression.method == "vote"
+
+    @property
+    def masked(self) -> bool:
+        """Whether updates are masked."""
+        return self.plan.masking.mode == "required"
+
+    def seed(self, round: int) -> bytes:
+        """The public random bytes of a round, the same for every attempt at it."""
+        return round_seed(self.plan.hash, round)
+
+    def support(self, round: int) -> IndexVector | None:
+        """Coordinates that all sites of a round send whatever their data; None where they are chosen by the data."""
+        if self.plan.compression.method != "randomk":
+            return None
+        return shared_random(self.size, self.count, self.seed(round))
+
+    # Under masks
+
+    @property
+    def first_bounds(self) -> tuple[float, ...]:
+        """What the first round's values are bounded by: the clipping norm, or the largest weighted value."""
+        site = self.plan.privacy.site
+        return (site.clipping_norm,) if site else self.parts * (self.plan.masking.bound,)
+
+    def code(self, bounds: tuple[float, ...]) -> RoundCode:
+        """The code of a round's ring words.
+
+        Raises:
+            PlanError: a bound is impossible.
+            ProtocolError: not as many bounds as parts.
+        """
+        if len(bounds) != len(self.first_bounds):
+            raise ProtocolError(f"{len(bounds)} bounds do not fit an update of {len(self.first_bounds)} parts.")
+        if self.plan.privacy.site:
+            return self.private_code(bounds[0])
+        combine = self.aggregation.combine
+        assert hasattr(combine, "sums")
+        cohort = terms_of(self.plan, self.members).largest_cohort
+        return Contribution(self.count, self.plan.masking.bits, cohort, bounds, tuple(combine.sums))
+
+    def private_code(self, max_norm: float) -> PrivateContribution:
+        """The code of a round under site-level privacy.
+
+        Raises:
+            PlanError: the ring has no room for it, or the plan makes no such promise.
+        """
+        site, masking = self.plan.privacy.site, self.plan.masking
+        assert site is not None
+        return PrivateContribution(
+            self.width,
+            masking.bits if self.masked else None,
+            terms_of(self.plan, self.members).largest_cohort if self.masked else self.cohort,
+            max_norm,
+            site.noise_multiplier,
+            site.mechanism,
+            self.plan.quorum - masking.colluding if site.mechanism == "distributed" else 1,
+            site.quantile,
+        )
+
+    def weighted(self, values: FloatVector, report: SiteReport) -> tuple[FloatVector, dict[str, float]]:
+        """A site's terms of the sums: its values, weighted, and the numbers beside them.
+
+        Raises:
+            UpdateRefusedError: the report lacks a number that the weighting needs.
+        """
+        combine = self.aggregation.combine
+        assert hasattr(combine, "contribution")
+        vector, numbers = combine.contribution(torch.from_numpy(values), report)
+        return vector.numpy(), numbers
+
+    def mean(self, total: Tensor, numbers: Mapping[str, float], support: IndexVector | None) -> Tensor:
+        """The mean update of summed contributions, flat float32, shape ``(parts * P,)``.
+
+        Args:
+            total: sum of the weighted values, shape ``(count,)``, or ``(parts * P,)`` where supports differ.
+            numbers: the sums beside it.
+            support: the coordinates that ``total`` is about; None where it is about all.
+        """
+        combine = self.aggregation.combine
+        assert hasattr(combine, "mean_update")
+        mean: Tensor = combine.mean_update(total, numbers)
+        if support is None:
+            return mean
+        whole = torch.zeros(self.parts * self.size)
+        whole[torch.from_numpy(support)] = mean[: len(support)]
+        return whole
+
+    # Without masks
+
+    def own_support(self, total: FloatVector) -> IndexVector:
+        """The coordinates of largest magnitude of a site's update and residual."""
+        return largest(total, self.count)
+
+    def to_bytes(self, values: FloatVector, support: IndexVector | None) -> bytes:
+        """The bytes of one site's values.
+
+        Args:
+            values: float32, shape ``(count,)``.
+            support: their coordinates, written too where each site has its own.
+        """
+        compression = self.plan.compression
+        if compression.method == "none":
+            return values.tobytes()
+        coded = quantise(values, compression.values)
+        if compression.method != "topk" or support is None:
+            return coded
+        indices = encode_indices(support, self.size)
+        return len(indices).to_bytes(_LENGTH_BYTES, "little") + indices + coded
+
+    def from_bytes(self, data: memoryview, support: IndexVector | None) -> tuple[FloatVector, IndexVector | None]:
+        """One site's values and their coordinates, of whose bytes nothing is assumed.
+
+        Raises:
+            ProtocolError: the bytes are damaged.
+        """
+        compression = self.plan.compression
+        if compression.method == "none":
+            return np.frombuffer(data, dtype="<f4"), None
+        if compression.method == "topk":
+            if len(data) < _LENGTH_BYTES:
+                raise ProtocolError(f"an update of {len(data)} bytes has no length of its coordinates.")
+            end = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")
+            support = decode_indices(data[_LENGTH_BYTES:end], self.size, self.count)
+            data = data[end:]
+        return dequantise(data, compression.values, self.count), support
+
+    @property
+    def fewest_bytes(self) -> int:
+        """Least bytes of an update without masks."""
+        return self.most_bytes if self.plan.compression.method != "topk" else _LENGTH_BYTES
+
+    @property
+    def most_bytes(self) -> int:
+        """Most bytes of an update without masks; all of them take as many, but where supports differ."""
+        compression = self.plan.compression
+        if compression.method == "none":
+            return 4 * self.count
+        coded = value_bytes(self.count, compression.values)
+        if compression.method != "topk":
+            return coded
+        return _LENGTH_BYTES + largest_code_bytes(self.size, self.count) + coded

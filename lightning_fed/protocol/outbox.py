@@ -1,0 +1,193 @@
+"""What a site sends of each round: its ballot and its update, with or without masks, each at most once an attempt."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lightning_fed.aggregation.contracts import SiteReport
+from lightning_fed.errors import ProtocolError
+from lightning_fed.protocol import messages as m
+from lightning_fed.protocol.exchange import VOTE_BITS, Exchange
+from lightning_fed.protocol.masked_site import MaskedSums
+from lightning_fed.update.error_feedback import ErrorFeedback
+from lightning_fed.update.index_coding import decode_indices
+from lightning_fed.update.packing import pack
+from lightning_fed.update.vectors import FloatVector, IndexVector
+from lightning_fed.update.vote import ballot, coordinates
+
+Pay = Callable[[int, int], None]
+"""Called with round and attempt before an update leaves; raises if it must not."""
+
+
+@dataclass
+class Upload:
+    """A stream on its way up; ``next`` is the first chunk not sent yet."""
+
+    stream: m.Stream
+    version: int
+    data: memoryview
+    report: SiteReport
+    next: int = 0
+
+
+@dataclass
+class _Held:
+    """A submitted update, kept until a newer global model exists."""
+
+    round: int
+    update: FloatVector
+    report: SiteReport
+
+
+class Outbox:
+    """The update that a site holds, and what of it is to be sent next.
+
+    Args:
+        exchange: what the plan makes of an update.
+        masked: the site's masked sums, if the plan masks updates.
+
+    Attributes:
+        pay: called before an update leaves.
+    """
+
+    def __init__(self, exchange: Exchange, masked: MaskedSums | None) -> None:
+        self.pay: Pay | None = None
+        self._exchange = exchange
+        self._masked = masked
+        self._feedback = ErrorFeedback(exchange.size) if exchange.keeps_residual else None
+        self._held: _Held | None = None
+        self._begun = m.Begin(0, 0)
+        self._support: IndexVector | None = None
+        self._voted = self._sent = self._accepted = False
+
+    @property
+    def round(self) -> int | None:
+        """The round whose update is held."""
+        return self._held.round if self._held else None
+
+    def hold(self, round: int, update: memoryview, report: SiteReport) -> None:
+        """Keep an update: float32 bytes, not changed by the caller afterwards."""
+        self._held = _Held(round, np.frombuffer(update, dtype=np.float32), report)
+
+    def drop(self) -> None:
+        """Forget the update: it cannot be sent."""
+        self._held = None
+
+    def begin(self, begin: m.Begin) -> None:
+        """A round, or another attempt at it, is on."""
+        self._begun = begin
+        self._support = self._exchange.support(begin.round)
+        self._voted = self._sent = self._accepted = False
+
+    def choose(self, message: m.Support) -> None:
+        """The vote is over.
+
+        Raises:
+            ProtocolError: there was none, or its result is not one.
+        """
+        if (message.round, message.attempt) != (self._begun.round, self._begun.attempt):
+            return
+        exchange = self._exchange
+        if not exchange.votes:
+            raise ProtocolError("the coordinator announced the result of a vote, and the plan has none.")
+        if self._support is not None:
+            raise ProtocolError(f"the coordinator announced two results of the vote of round {message.round}.")
+        blocks = decode_indices(message.blocks, exchange.vote.blocks, exchange.vote.winners)
+        self._support = coordinates(blocks, exchange.vote)
+
+    def accepted(self, round: int) -> None:
+        """The coordinator has this attempt's update."""
+        self._accepted = self._accepted or round == self._begun.round
+
+    def announced(self, version: int, taken: int) -> None:
+        """A global model exists: settle what stays behind of the rounds that went into it.
+
+        A restarted coordinator does not know which sites were in its last sum (``taken`` is 0 then); what it accepted
+        is the best there is to go by.
+        """
+        if self._feedback and self._begun.round and version >= self._begun.round:
+            counted = taken == self._begun.round if taken else self._accepted
+            self._feedback.settle(self._begun.round, counted=counted)
+        if self._held and version >= self._held.round:
+            self._held = None
+
+    def next(self, digest: bytes) -> tuple[list[m.Message], Upload] | None:
+        """What can be sent now: messages, and then a stream; None when there is nothing, or not yet.
+
+        Args:
+            digest: hash of the global model that the held update was trained from.
+
+        Raises:
+            UpdateRefusedError: the update cannot be sent.
+            BudgetExhaustedError, LedgerError: it must not.
+        """
+        held = self._held
+        if held is None or held.round != self._begun.round:
+            return None
+        votes = self._exchange.votes and self._support is None
+        if self._voted if votes else self._sent:
+            return None
+        purpose: m.Purpose = "vote" if votes else "update"
+        if self._masked and not self._masked.ready(purpose, held.round):
+            return None
+        total = self._feedback.with_residual(held.update) if self._feedback else held.update
+        if votes:
+            self._voted = True
+            return self._ballot(held, total, digest)
+        self._sent = True
+        if self.pay:
+            self.pay(held.round, self._begun.attempt)
+        return self._update(held, total, digest)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold: the residual."""
+        return self._feedback.state_dict() if self._feedback else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint's state.
+
+        Raises:
+            ModelMismatchError: the state is that of another model.
+        """
+        if self._feedback and state:
+            self._feedback.load_state_dict(state)
+
+    def _ballot(self, held: _Held, total: FloatVector, digest: bytes) -> tuple[list[m.Message], Upload]:
+        # The report is for the weighting of updates, and inside the masked words; a ballot says nothing of it.
+        if self._masked:
+            message, data = self._masked.masked_ballot(total, digest)
+            return [message], Upload("vote", held.round, memoryview(data), SiteReport(1))
+        words = ballot(total, self._exchange.vote, self._exchange.seed(held.round))
+        return [], Upload("vote", held.round, memoryview(pack(words, VOTE_BITS)), SiteReport(1))
+
+    def _update(self, held: _Held, total: FloatVector, digest: bytes) -> tuple[list[m.Message], Upload]:
+        exchange, support = self._exchange, self._support
+        if exchange.plan.compression.method == "topk":
+            support = exchange.own_support(total)
+        values = total
+        if support is not None:
+            values = np.zeros(exchange.count, dtype=np.float32)
+            values[: support.size] = total[support]
+        report = held.report
+        messages: list[m.Message] = []
+        if self._masked:
+            weighted, numbers = exchange.weighted(values, report)
+            message, data, sent = self._masked.masked_update(weighted, numbers, digest)
+            messages.append(message)
+            if sent is not None:
+                # The words hold weighted values, the residual plain ones.
+                sent /= np.float32(numbers.get("examples", 1.0))
+            report = SiteReport(1)
+        else:
+            data = exchange.to_bytes(values, support)
+            # Nobody is told how many examples there were who does not need it.
+            report = report if exchange.reported else SiteReport(1)
+            sent = exchange.from_bytes(memoryview(data), support)[0] if self._feedback else None
+        if self._feedback and support is not None:
+            # Under site-level privacy the values count as sent whole: what clipping cuts off would pile up for ever.
+            kept = values if sent is None or exchange.plan.privacy.site else sent
+            self._feedback.propose(held.round, total, support, kept[: support.size])
+        return messages, Upload("update", held.round, memoryview(data), report)
+

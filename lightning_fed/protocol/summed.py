@@ -1,0 +1,27 @@
+"""What came of a round."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+DEADLINE = "deadline"
+"""The timer of a round."""
+
+VALUES_S = 60.0
+"""How long the values may take once a vote was closed by the round's deadline."""
+
+
+@dataclass(frozen=True)
+class Summed:
+    """The result of a round.
+
+    Attributes:
+        mean: the mean update, flat float32, shape ``(parts * P,)``.
+        next_bounds: bounds of the next round's codes, or its clipping norm; None to keep those that were.
+        facts: what the event log says of the round besides.
+    """
+
+    mean: Tensor
+    next_bounds: tuple[float, ...] | None = None
+    facts: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,110 @@
+"""Streams on their way up: a few at a time, each with the credit it was given."""
+
+from collections import deque
+
+from lightning_fed.errors import ProtocolError
+from lightning_fed.protocol import messages as m
+from lightning_fed.protocol.actions import Action, Send
+from lightning_fed.protocol.streams import Assembly, chunk_count
+
+UPLOADS_AT_ONCE = 4
+"""Uploads in flight; the others wait for their turn, so that memory does not grow with the number of sites."""
+
+
+class Upload:
+    """A stream that a site sends, with the credit it was given."""
+
+    def __init__(self, stream: m.Stream, version: int, nbytes: int) -> None:
+        self.stream: m.Stream = stream
+        self.version = version
+        self.assembly = Assembly(nbytes)
+        self._credit = 0
+
+    def first_credit(self) -> m.Credit:
+        """Let the site begin."""
+        return self._grant(m.WINDOW)
+
+    def add(self, chunk: m.Chunk, payload: memoryview | None) -> m.Credit | None:
+        """Take a chunk; returns more credit when the site has used half of what it had.
+
+        Raises:
+            ProtocolError: the chunk does not belong here or was sent without credit.
+        """
+        if payload is None or chunk.index >= self._credit:
+            raise ProtocolError(f"chunk {chunk.index} of {chunk.stream} {chunk.version} came without credit, or empty.")
+        self.assembly.add(chunk.index, payload)
+        left = self._credit - self.assembly.received
+        if self._credit < chunk_count(len(self.assembly.data)) and left <= m.WINDOW // 2:
+            return self._grant(m.WINDOW - left)
+        return None
+
+    def _grant(self, count: int) -> m.Credit:
+        self._credit += count
+        return m.Credit(self.stream, self.version, count)
+
+
+class Uploads:
+    """The cohort's uploads: a few at a time, the others in a queue.
+
+    Args:
+        stream: what is uploaded.
+        version: of the stream.
+        most: bytes of an upload at most.
+        fewest: and at least; ``most`` when not given.
+    """
+
+    def __init__(self, stream: m.Stream, version: int, most: int, fewest: int | None = None) -> None:
+        self._stream: m.Stream = stream
+        self._version = version
+        self._sizes = (most if fewest is None else fewest, most)
+        self._offered: dict[str, int] = {}
+        self._running: dict[str, Upload] = {}
+        self._queue: deque[str] = deque()
+
+    def offer(self, site: str, offer: m.Offer) -> list[Action]:
+        """A site wants to send; a second offer of the same site replaces the first.
+
+        Raises:
+            ProtocolError: the size is not the expected one.
+        """
+        fewest, most = self._sizes
+        if not fewest <= offer.nbytes <= most:
+            raise ProtocolError(
+                f"an {self._stream} of {offer.nbytes} bytes was offered; this model's has {fewest} to {most}."
+            )
+        self._offered[site] = offer.nbytes
+        self._running.pop(site, None)
+        if site not in self._queue:
+            self._queue.append(site)
+        return self.start()
+
+    def chunk(self, site: str, chunk: m.Chunk, payload: memoryview | None) -> tuple[list[Action], memoryview | None]:
+        """Take a piece; the whole upload when it was the last one, after which ``start`` lets the next site begin.
+
+        Raises:
+            ProtocolError: it does not fit what the site offered.
+        """
+        upload = self._running.get(site)
+        if upload is None or chunk.version != self._version:
+            return [], None  # the tail of an upload that a new attempt or a new offer replaced
+        credit = upload.add(chunk, payload)
+        if not upload.assembly.complete:
+            return [Send(site, credit)] if credit else [], None
+        del self._running[site]
+        return [], upload.assembly.data
+
+    def drop(self, site: str) -> list[Action]:
+        """Forget a site's upload."""
+        if site in self._queue:
+            self._queue.remove(site)
+        self._running.pop(site, None)
+        return self.start()
+
+    def start(self) -> list[Action]:
+        """Let waiting sites begin, as far as there is room."""
+        actions: list[Action] = []
+        while self._queue and len(self._running) < UPLOADS_AT_ONCE:
+            site = self._queue.popleft()
+            upload = self._running[site] = Upload(self._stream, self._version, self._offered[site])
+            actions.append(Send(site, upload.first_credit()))
+        return actions
