@@ -1,7 +1,8 @@
 """The coordinator's store: every global model, and what is needed to go on from the newest.
 
 ``run.json`` says whose store it is, ``models/000007.safetensors`` is the whole state after round 7, and
-``models/000007.ckpt`` the same as a Lightning checkpoint. The newest complete safetensors file is the state of the
+``models/000007.ckpt`` the same as a Lightning checkpoint; ``models/000007.server`` (safetensors) is what a server
+optimiser remembers. The newest complete safetensors file is the state of the
 federation: there is no second record that could disagree with it.
 """
 
@@ -94,8 +95,12 @@ class Store:
         tied = {name for name, _ in model.layout.tied}
         plain = {name: tensor.contiguous() for name, tensor in state.items() if name not in tied}
         metadata = {"run": self.run, "plan_hash": self._plan.hash, "version": str(model.version)}
-        if model.bound is not None:
-            metadata["bound"] = repr(model.bound)
+        if model.bounds is not None:
+            metadata["bounds"] = msgspec.json.encode(model.bounds).decode()
+        if model.server:
+            # Before the model: the newest model must always find the state that belongs to it.
+            write_whole(path.with_suffix(".server"), _server_bytes(model.server, metadata))
+            metadata["server"] = "yes"
         write_whole(path, save(plain, metadata))
         self._wait_for_export()
         # The checkpoint is a copy for people; sites need not wait for it.
@@ -170,7 +175,26 @@ class Store:
                 f"global model {path.name} belongs to another run. Restore the store, or choose a new folder."
             )
         model = GlobalModel.from_state(state, self._record.layout, versions[-1])
-        return dataclasses.replace(model, bound=float(metadata["bound"])) if "bound" in metadata else model
+        bounds = msgspec.json.decode(metadata["bounds"], type=tuple[float, ...]) if "bounds" in metadata else None
+        server = _read_server(path.with_suffix(".server")) if "server" in metadata else {}
+        return dataclasses.replace(model, bounds=bounds, server=server)
+
+
+def _server_bytes(state: Mapping[str, torch.Tensor | float], metadata: Mapping[str, str]) -> bytes:
+    tensors = {name: value.contiguous() for name, value in state.items() if isinstance(value, torch.Tensor)}
+    numbers = {name: value for name, value in state.items() if not isinstance(value, torch.Tensor)}
+    return bytes(save(tensors, {**metadata, "numbers": msgspec.json.encode(numbers).decode()}))
+
+
+def _read_server(path: Path) -> dict[str, torch.Tensor | float]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            numbers = msgspec.json.decode((file.metadata() or {}).get("numbers", "{}"), type=dict[str, float])
+            return {**numbers, **{name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118
+    except (OSError, SafetensorError, msgspec.MsgspecError) as error:
+        raise StoreError(
+            f"the server's state {path.name} cannot be read: {error}. Restore it from a backup."
+        ) from error
 
 
 def _first_difference(theirs: FederationPlan, ours: FederationPlan) -> str:

@@ -159,4 +159,3 @@ class PrivateContribution:
             signed = float(total[self.size]) * self.step / (_BIT_WEIGHT * self.max_norm)
             next_norm = AdaptiveBound(self.max_norm, self.quantile).updated((signed + survivors) / 2, survivors).value
         return Decoded(values, {"sites": float(survivors)}, 0, (next_norm,))
-

@@ -17,12 +17,13 @@ Two rules hold:
 
 import random
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 from lightning_fed.errors import (
     FederationError,
     ModelMismatchError,
+    PlanError,
     ProtocolError,
     QuorumLostError,
     UpdateRefusedError,
@@ -30,18 +31,23 @@ from lightning_fed.errors import (
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.actions import Action, Record, Save, Send, Wake
-from lightning_fed.protocol.collection import Collection, Upload
+from lightning_fed.protocol.collection import Collection
+from lightning_fed.protocol.exchange import Exchange
+from lightning_fed.protocol.handout import Handout
 from lightning_fed.protocol.masked_collection import MaskedCollection
 from lightning_fed.protocol.masked_reports import MaskedReports
-from lightning_fed.protocol.masked_site import contribution_code, metric_code, terms_of
+from lightning_fed.protocol.masked_site import metric_code
 from lightning_fed.protocol.reports import Reports
-from lightning_fed.protocol.streams import chunk_count, chunk_of
+from lightning_fed.protocol.server_step import ServerStep
+from lightning_fed.protocol.summed import DEADLINE
+from lightning_fed.protocol.terms import terms_of
+from lightning_fed.protocol.uploads import Upload
+from lightning_fed.update.contribution import Contribution
 from lightning_fed.update.global_model import GlobalModel, largest_state_bytes
 from lightning_fed.update.layout import Layout, check_finite, check_same_layout, check_sound
 from lightning_fed.update.metric_sum import LARGEST_STATE
 
 GATHER = "gather"
-DEADLINE = "deadline"
 
 _FOR_GOOD = frozenset({"done", "stopped"})
 _REPAIRABLE = frozenset({"failed", "refused"})
@@ -50,16 +56,23 @@ _REPAIRABLE = frozenset({"failed", "refused"})
 _ATTEMPTS_A_START = 10_000
 """Attempts are numbered on across restarts: keys of an attempt must never be asked for twice."""
 
+_NOBODY = -1
+"""In place of the round that a site was last part of: the last one had no sum."""
+
 Phase = Literal["gathering", "collecting", "closing"]
 
 
 @dataclass
 class _Site:
-    """What is known of a site; ``ready`` once its model was found to be the federation's."""
+    """What is known of a site; ``ready`` once its model was found to be the federation's.
+
+    ``taken`` is the last round whose sum holds the site's update, 0 if this coordinator knows of none.
+    """
 
     ready: bool = False
     left: m.LeaveReason | None = None
     metrics: dict[str, int] = field(default_factory=dict)
+    taken: int = 0
     upload: Upload | None = field(default=None, repr=False)
 
 
@@ -96,7 +109,6 @@ class CoordinatorSession:
         self.outcome: FederationError | Literal["finished"] | None = None
         self._sites = {site: _Site() for site in sorted(sites)}
         self._layout: Layout | None = model.layout if model else None
-        self._frozen = model.frozen_bytes() if model else b""
         self._initial_from: str | None = None
         self._draw = draw or random.SystemRandom()
         self._collection: Collection | MaskedCollection | None = None
@@ -109,6 +121,8 @@ class CoordinatorSession:
         self._reports = Reports(plan.metrics)
         self._masked_reports: MaskedReports | None = None
         self._awaited: set[str] = set()
+        if model:
+            self._adopt(model)
 
     # What the service calls
 
@@ -123,7 +137,8 @@ class CoordinatorSession:
         if self.plan.masking.mode == "required":
             terms = terms_of(self.plan, len(self._sites))
             # What the plan cannot hold is said now and not in the first round.
-            contribution_code(self.plan, terms, 1, self.plan.masking.bound)
+            if not self.plan.privacy.site:
+                Contribution(1, self.plan.masking.bits, terms.largest_cohort, (self.plan.masking.bound,), ())
             metric_code(self.plan, {}, len(self._sites))
         version = self.model.version if self.model else None
         record = Record(
@@ -167,7 +182,7 @@ class CoordinatorSession:
             raise ProtocolError(f"site {site!r} sent {type(message).__name__} before it joined.")
         match message:
             case m.Fetch():
-                return self._fetched(site, message)
+                return self._handout.chunks(site, message) if self.model else []
             case m.Offer(stream="initial"):
                 return self._initial_offered(site, message)
             case m.Offer():
@@ -218,11 +233,9 @@ class CoordinatorSession:
             return [] if self._too_few_left(_FOR_GOOD | _REPAIRABLE) else self._begin_if_possible()
         if timer == DEADLINE and self._collection:
             return self._after_collection(self._collection.close())
-        if isinstance(self._collection, MaskedCollection) and timer == self._collection.timer:
-            return self._after_collection(self._collection.expired())
         if self._masked_reports and timer == self._masked_reports.timer:
             return self._masked_reports.expired()
-        return []
+        return self._after_collection(self._collection.expired(timer)) if self._collection else []
 
     # Joining
 
@@ -242,7 +255,7 @@ class CoordinatorSession:
                 self._initial_from = site
                 actions.append(Send(site, m.SendInitial()))
             return actions
-        actions += self._admitted(site, self.model)
+        actions += self._admitted(site)
         if self.phase == "closing":
             return [*actions, Send(site, m.Finished(self.model.version))]
         collection = self._collection
@@ -250,10 +263,18 @@ class CoordinatorSession:
             actions += self._after_collection(collection.rejoin(site))
         return [*actions, *self._begin_if_possible()]
 
-    def _admitted(self, site: str, model: GlobalModel) -> list[Action]:
+    def _adopt(self, model: GlobalModel) -> GlobalModel:
+        """Build what depends on the model's layout."""
+        self._exchange = Exchange(self.plan, model.layout.size, len(self._sites), model.layout.statistics)
+        self._server = ServerStep(self._exchange, model)
+        self.model = self._server.first(model)
+        self._handout = Handout(self.model, self._exchange.keeps_residual)
+        return self.model
+
+    def _admitted(self, site: str) -> list[Action]:
         return [
-            Send(site, m.Joined(len(self._frozen))),
-            Send(site, m.Model(model.version, 4 * model.layout.size)),
+            Send(site, m.Joined(len(self._handout.frozen))),
+            Send(site, self._handout.announcement(self._sites[site].taken)),
         ]
 
     def _initial_offered(self, site: str, offer: m.Offer) -> list[Action]:
@@ -276,11 +297,9 @@ class CoordinatorSession:
             return [Send(site, credit)] if credit else []
         data = bytes(state.upload.assembly.data)
         state.upload = None
-        self.model = self._sound(GlobalModel.from_bytes(data, self._layout), site)
-        self._frozen = self.model.frozen_bytes()
-        actions: list[Action] = [Save(self.model)]
+        actions: list[Action] = [Save(self._adopt(self._sound(GlobalModel.from_bytes(data, self._layout), site)))]
         for other in self._ready():
-            actions += self._admitted(other, self.model)
+            actions += self._admitted(other)
         return [*actions, *self._begin_if_possible()]
 
     def _sound(self, model: GlobalModel, site: str) -> GlobalModel:
@@ -289,22 +308,6 @@ class CoordinatorSession:
         except UpdateRefusedError as error:
             raise ModelMismatchError(f"the initial state of site {site!r} cannot be used: {error}") from error
         return model
-
-    def _fetched(self, site: str, fetch: m.Fetch) -> list[Action]:
-        if self.model is None or not 0 < fetch.count <= m.WINDOW:
-            raise ProtocolError(f"site {site!r} asked for {fetch.count} chunks at once; the limit is {m.WINDOW}.")
-        if fetch.stream == "model" and fetch.version == self.model.version:
-            data = self.model.exchanged_bytes()
-        elif fetch.stream == "frozen":
-            data = memoryview(self._frozen)
-        else:
-            return []  # of an older model: the newer one was announced meanwhile
-        if not 0 <= fetch.first <= fetch.first + fetch.count <= chunk_count(len(data)):
-            raise ProtocolError(f"site {site!r} asked for chunks beyond the end of {fetch.stream}.")
-        return [
-            Send(site, m.Chunk(fetch.stream, fetch.version, index), chunk_of(data, index))
-            for index in range(fetch.first, fetch.first + fetch.count)
-        ]
 
     # Rounds
 
@@ -338,8 +341,8 @@ class CoordinatorSession:
 
     def _new_collection(self, model: GlobalModel, cohort: frozenset[str]) -> Collection | MaskedCollection:
         if self.plan.masking.mode == "off":
-            return Collection(model.version + 1, self._attempt, model.layout, cohort)
-        return MaskedCollection(self.plan, self.run, model, self._attempt, self._signing_keys, cohort)
+            return Collection(self._exchange, model, self._attempt, cohort)
+        return MaskedCollection(self._exchange, self.run, model, self._attempt, self._signing_keys, cohort)
 
     def _after_collection(self, actions: list[Action]) -> list[Action]:
         collection = self._collection
@@ -363,24 +366,24 @@ class CoordinatorSession:
     def _complete(self) -> list[Action]:
         collection, self._collection = self._collection, None
         assert collection is not None and self.model is not None
-        vector = collection.next_vector(self.model.vector)
         try:
-            check_finite(vector, self.model.layout)
-        except UpdateRefusedError as error:
+            summed = collection.summed()
+            self.model = self._server.next(self.model, summed, len(collection.participants))
+        except (UpdateRefusedError, PlanError) as error:
             return self._failed(f"the sum cannot be a global model: {error}", collection)
-        self.model = self.model.next(vector)
         self._failures, self._opened_before = 0, False
-        finished: dict[str, Any] = {"round": self.model.version, "participants": collection.participants}
-        if isinstance(collection, MaskedCollection) and collection.result:
-            self.model = replace(self.model, bound=collection.result.next_bound)
-            finished["saturated"] = collection.result.saturated
+        for site in collection.participants:
+            self._sites[site].taken = self.model.version
+        self._handout.replace(self.model)
         actions: list[Action] = [
             Save(self.model),
-            Record("round_finished", finished),
+            Record(
+                "round_finished",
+                {"round": self.model.version, "participants": collection.participants, **summed.facts},
+            ),
             *self._reports.next_version(self.model.version),
         ]
-        announcement = m.Model(self.model.version, 4 * self.model.layout.size)
-        actions += [Send(site, announcement) for site in self._ready()]
+        actions += [Send(site, self._handout.announcement(self._sites[site].taken)) for site in self._ready()]
         if isinstance(collection, MaskedCollection) and self.plan.metrics:
             actions += self._begin_reports(self.model, frozenset(collection.participants))
         if self.model.version >= self.plan.rounds:
@@ -431,9 +434,9 @@ class CoordinatorSession:
         """
         self._failures, self._opened_before = 0, False
         self.model = model.next(model.vector)
+        self._handout.replace(self.model)
         actions: list[Action] = [Save(self.model), Record("round_skipped", {"round": self.model.version})]
-        announcement = m.Model(self.model.version, 4 * model.layout.size)
-        actions += [Send(site, announcement) for site in self._ready()]
+        actions += [Send(site, self._handout.announcement(_NOBODY)) for site in self._ready()]
         if self.model.version >= self.plan.rounds:
             return [*actions, *self._close()]
         return [*actions, *self._begin_if_possible(), *self._pause_if_needed()]

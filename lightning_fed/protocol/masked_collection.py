@@ -21,6 +21,7 @@ from lightning_fed.update.packing import packed_bytes, unpack
 from lightning_fed.update.vectors import RingVector
 from lightning_fed.update.vote import coordinates, winners
 
+
 class MaskedUploads(MaskedSum):
     """A masked sum whose vectors are too large for a message and come as streams.
 

@@ -67,7 +67,8 @@ class Model(Message, frozen=True):
     """Coordinator: the global model after round ``version`` (0: the initial one) can be fetched.
 
     ``delta`` is the size of its difference from the model before, 0 where there is none to be had; ``control`` says
-    that a control variate goes with it; ``taken`` is the last round whose sum holds this site's update, 0 if unknown.
+    that a control variate goes with it; ``taken`` is the last round whose sum holds this site's update, 0 if unknown,
+    and -1 if the round had no sum.
     """
 
     version: int

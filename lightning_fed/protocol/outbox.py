@@ -190,4 +190,3 @@ class Outbox:
             kept = values if sent is None or exchange.plan.privacy.site else sent
             self._feedback.propose(held.round, total, support, kept[: support.size])
         return messages, Upload("update", held.round, memoryview(data), report)
-

@@ -417,9 +417,7 @@ class SiteSession:
             return []
         upload.next = 0
         report = upload.report
-        offer = m.Offer(
-            upload.stream, upload.version, len(upload.data), report.examples, report.steps, report.loss
-        )
+        offer = m.Offer(upload.stream, upload.version, len(upload.data), report.examples, report.steps, report.loss)
         return [(offer, None)]
 
     def _credited(self, stream: m.Stream, version: int, count: int) -> list[Outgoing]:

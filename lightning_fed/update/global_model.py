@@ -28,7 +28,8 @@ class GlobalModel:
         version: rounds that went into it; 0 is the initial model.
         layout: names, shapes and dtypes.
         vector: the exchanged values, flat float32, shape ``(P,)``, on the CPU; not to be changed in place.
-        fixed: every other tensor of the state: frozen parameters and integer buffers, as they were at the start.
+        fixed: every other tensor of the state but the sites' own: frozen parameters and integer buffers, as they were
+            at the start.
         bounds: of the next masked round's fixed-point codes, or its clipping norm; None before the first.
         server: state of the server's rule, by name: tensors of shape ``(P,)`` and numbers.
     """
@@ -45,7 +46,7 @@ class GlobalModel:
         """Take a module's state apart.
 
         Args:
-            state: ``module.state_dict()``; names of tied tensors may be there or not.
+            state: ``module.state_dict()``; names of tied tensors may be there or not, and personal ones are dropped.
             layout: ``layout_of(module)``.
             version: the model's version.
 
@@ -54,12 +55,12 @@ class GlobalModel:
         """
         for spec in (*layout.exchanged, *layout.frozen):
             got = state.get(spec.name)
-            if got is None or spec_of(spec.name, got) != spec:
-                found = "missing" if got is None else spec_of(spec.name, got)
+            if got is None or spec_of(spec.name, got, spec.buffer) != spec:
+                found = "missing" if got is None else spec_of(spec.name, got, spec.buffer)
                 raise ModelMismatchError(
                     f"the initial state does not fit the model: {spec} is expected, {found} found."
                 )
-        names = {spec.name for spec in layout.exchanged} | {name for name, _ in layout.tied}
+        names = {spec.name for spec in layout.exchanged} | {name for name, _ in layout.tied} | {*layout.personal}
         fixed = {name: tensor.detach().cpu().clone() for name, tensor in state.items() if name not in names}
         return cls(version, layout, flatten(state[spec.name] for spec in layout.exchanged), fixed)
 
@@ -82,7 +83,10 @@ class GlobalModel:
         return replace(self, version=self.version + 1, vector=vector)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The whole state under the module's own names and dtypes, tied names included; views where dtypes allow."""
+        """The state under the module's own names and dtypes, tied names included; views where dtypes allow.
+
+        Personal tensors are not in it: loaded into a module, it leaves those as they are (``strict=False``).
+        """
         sizes = [spec.size for spec in self.layout.exchanged]
         parts = zip(self.layout.exchanged, torch.split(self.vector, sizes), strict=True)
         state = {spec.name: part.view(spec.shape).to(getattr(torch, spec.dtype)) for spec, part in parts}
@@ -92,7 +96,7 @@ class GlobalModel:
 
     @cached_property
     def digest(self) -> bytes:
-        """BLAKE3 of the exchanged bytes and the control variate, 32 bytes; five times as fast as SHA-256 on models of this size."""
+        """BLAKE3 of the exchanged bytes and the control variate, 32 bytes; five times as fast as SHA-256."""
         hasher = blake3(self.exchanged_bytes())
         if self.control is not None:
             hasher.update(self.control_bytes())
@@ -125,9 +129,11 @@ class GlobalModel:
 def state_bytes(state: Mapping[str, Tensor], layout: Layout) -> bytes:
     """A module's state as safetensors, each tied tensor once under its first name, in the layout's dtypes.
 
+    What is personal stays out.
+
     A Trainer's precision may have changed the module's own dtypes since the layout was taken.
     """
-    tied = {name for name, _ in layout.tied}
+    left_out = {name for name, _ in layout.tied} | {*layout.personal}
     dtypes = {spec.name: getattr(torch, spec.dtype) for spec in (*layout.exchanged, *layout.frozen)}
     # Clones: safetensors refuses tensors that share memory, as views of one flat buffer do.
     return bytes(
@@ -135,7 +141,7 @@ def state_bytes(state: Mapping[str, Tensor], layout: Layout) -> bytes:
             {
                 name: t.detach().cpu().to(dtypes.get(name, t.dtype)).clone().contiguous()
                 for name, t in state.items()
-                if name not in tied
+                if name not in left_out
             }
         )
     )

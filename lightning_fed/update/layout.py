@@ -2,28 +2,34 @@
 
 Exchanged: trainable parameters and floating-point buffers (BatchNorm's running statistics). Sent once, when a site
 joins: frozen parameters, so that all sites share one backbone. Never exchanged: integer buffers such as
-``num_batches_tracked``. A tensor that has several names (tied weights) counts once, under the first.
+``num_batches_tracked``, and what is a site's own (``update.personal``). A tensor that has several names (tied weights)
+counts once, under the first.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import torch
 from torch import Tensor, nn
 
 from lightning_fed.errors import FederationError, ModelMismatchError, UpdateRefusedError
+from lightning_fed.update.personal import personal_names
 
 LARGEST_MODEL = 1 << 31
 """Most values of a model: bounds what a layout can make the coordinator allocate."""
 
 
 class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
-    """Name, shape and dtype (as in ``torch.float32``, without ``torch.``) of one tensor."""
+    """Name, shape and dtype (as in ``torch.float32``, without ``torch.``) of one tensor.
+
+    ``buffer`` marks what no gradient moves, such as BatchNorm's running statistics.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
+    buffer: bool = False
 
     @property
     def size(self) -> int:
@@ -31,36 +37,57 @@ class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
         return math.prod(self.shape)
 
     def __str__(self) -> str:
-        return f"{self.name} {list(self.shape)} {self.dtype}"
+        return f"{self.name} {list(self.shape)} {self.dtype}{' (buffer)' if self.buffer else ''}"
 
 
 class Layout(msgspec.Struct, frozen=True):
     """The exchanged and the frozen tensors of a model, in the order of its ``state_dict``.
 
-    ``tied`` lists further names of a tensor as pairs ``(name, first name)``.
+    ``tied`` lists further names of a tensor as pairs ``(name, first name)``. ``personal`` names what is the site's own
+    and part of neither; sites may differ there.
     """
 
     exchanged: tuple[TensorSpec, ...]
     frozen: tuple[TensorSpec, ...] = ()
     tied: tuple[tuple[str, str], ...] = ()
+    personal: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
         """Number of elements P of the exchanged vector."""
         return sum(spec.size for spec in self.exchanged)
 
+    @property
+    def statistics(self) -> tuple[tuple[int, int], ...]:
+        """Where the exchanged vector holds buffers: half-open ranges, ascending, disjoint and as long as possible."""
+        spans: list[tuple[int, int]] = []
+        stop = 0
+        for spec in self.exchanged:
+            start, stop = stop, stop + spec.size
+            if spec.buffer and spans and spans[-1][1] == start:
+                spans[-1] = spans[-1][0], stop
+            elif spec.buffer and spec.size:
+                spans.append((start, stop))
+        return tuple(spans)
 
-def spec_of(name: str, tensor: Tensor) -> TensorSpec:
+
+def spec_of(name: str, tensor: Tensor, buffer: bool = False) -> TensorSpec:
     """The spec of a tensor."""
-    return TensorSpec(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+    return TensorSpec(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), buffer)
 
 
-def layout_of(module: nn.Module) -> Layout:
+def layout_of(module: nn.Module, personal: Sequence[str] = ()) -> Layout:
     """Layout of a module, from its state and from what is trainable now.
+
+    Args:
+        module: the model.
+        personal: patterns of the tensors that are a site's own, see ``update.personal.personal_names``.
 
     Raises:
         FederationError: a trainable tensor is complex or quantised, or the module has nothing to exchange.
+        ModelMismatchError: a pattern matches no tensor.
     """
+    own = personal_names(module, personal)
     parameters = dict(module.named_parameters(remove_duplicate=False))
     buffers = dict(module.named_buffers(remove_duplicate=False))
     exchanged: list[TensorSpec] = []
@@ -69,10 +96,10 @@ def layout_of(module: nn.Module) -> Layout:
     first_names: dict[int, str] = {}
     for name in module.state_dict():
         tensor = parameters.get(name, buffers.get(name))
-        if tensor is None:
+        if tensor is None or name in own:
             continue
         first = first_names.setdefault(id(tensor), name)
-        spec = spec_of(name, tensor)
+        spec = spec_of(name, tensor, buffer=name not in parameters)
         if first != name:
             tied.append((name, first))
         elif name in parameters and not tensor.requires_grad:
@@ -85,8 +112,10 @@ def layout_of(module: nn.Module) -> Layout:
                 "Freeze it (requires_grad=False) or store it as real values."
             )
     if not exchanged:
-        raise FederationError("the model has no trainable parameter, so there is nothing to exchange.")
-    return Layout(tuple(exchanged), tuple(frozen), tuple(tied))
+        raise FederationError(
+            f"the model has no trainable parameter beside {len(own)} personal tensors, so there is nothing to exchange."
+        )
+    return Layout(tuple(exchanged), tuple(frozen), tuple(tied), tuple(sorted(own)))
 
 
 def tensors_of(module: nn.Module, specs: Iterable[TensorSpec]) -> list[Tensor]:
@@ -109,13 +138,14 @@ def check_sound(layout: Layout) -> None:
         ModelMismatchError: an unknown dtype, an impossible shape, a name that occurs twice, or nothing to exchange.
     """
     specs = (*layout.exchanged, *layout.frozen)
-    names = [spec.name for spec in specs] + [name for name, _ in layout.tied]
+    names = [spec.name for spec in specs] + [name for name, _ in layout.tied] + [*layout.personal]
     if len(set(names)) != len(names) or not {first for _, first in layout.tied} <= {spec.name for spec in specs}:
         raise ModelMismatchError("the model's layout names a tensor twice, or ties one to a tensor that is not there.")
     for spec in specs:
         dtype = getattr(torch, spec.dtype, None)
-        exchangeable = isinstance(dtype, torch.dtype) and (dtype.is_floating_point or spec in layout.frozen)
-        if not exchangeable or min(spec.shape, default=0) < 0:
+        frozen = spec in layout.frozen
+        exchangeable = isinstance(dtype, torch.dtype) and (dtype.is_floating_point or frozen)
+        if not exchangeable or (frozen and spec.buffer) or min(spec.shape, default=0) < 0:
             raise ModelMismatchError(f"the model's layout holds an impossible tensor: {spec}.")
     values = sum(spec.size for spec in specs)
     if layout.size < 1 or values > LARGEST_MODEL:
@@ -126,7 +156,7 @@ def check_sound(layout: Layout) -> None:
 
 
 def check_same_layout(expected: Layout, got: Layout, site: str) -> None:
-    """Compare a site's layout with the federation's.
+    """Compare a site's layout with the federation's, but for what is a site's own.
 
     Raises:
         ModelMismatchError: names the first tensor that differs, with both shapes and dtypes.

@@ -1,0 +1,27 @@
+"""Which parameters of a module take part in the federation of a Trainer."""
+
+from lightning.pytorch import Trainer
+from torch import nn
+
+from lightning_fed.update.layout import Layout
+
+
+def federation_layout(trainer: Trainer) -> Layout | None:
+    """The layout that the Trainer's round loop exchanges; None in a fit without a federation."""
+    # By its type and not the round loop's, which attaches the callbacks that ask here.
+    layouts = (getattr(callback, "layout", None) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    return next((layout for layout in layouts if isinstance(layout, Layout)), None)
+
+
+def exchanged_parameters(trainer: Trainer, module: nn.Module) -> dict[str, nn.Parameter]:
+    """The exchanged parameters by name, in the layout's order; without a federation all that are trainable now."""
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    layout = federation_layout(trainer)
+    if layout is None:
+        return {name: p for name, p in module.named_parameters() if p.requires_grad}
+    return {spec.name: parameters[spec.name] for spec in layout.exchanged if not spec.buffer}
+
+
+def private_optimizers(trainer: Trainer) -> bool:
+    """Whether an optimiser clips single examples' gradients and adds noise, as Opacus' ``DPOptimizer`` does."""
+    return any(hasattr(optimizer, "original_optimizer") for optimizer in trainer.optimizers)

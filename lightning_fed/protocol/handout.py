@@ -1,0 +1,66 @@
+"""The global model as sites fetch it: whole, or as its difference from the one before."""
+
+from lightning_fed.errors import ProtocolError
+from lightning_fed.protocol import messages as m
+from lightning_fed.protocol.actions import Action, Send
+from lightning_fed.protocol.streams import chunk_count, chunk_of
+from lightning_fed.update.delta import encode_delta
+from lightning_fed.update.global_model import GlobalModel
+
+
+class Handout:
+    """What can be fetched at the moment.
+
+    Args:
+        model: the first global model.
+        sparse: a round changes a part of the values only, so that a difference is worth trying.
+    """
+
+    def __init__(self, model: GlobalModel, sparse: bool) -> None:
+        self._model = model
+        self._sparse = sparse
+        self._delta = b""
+        self.frozen = model.frozen_bytes()
+
+    def replace(self, model: GlobalModel) -> None:
+        """Hand out a newer model from now on."""
+        before, self._model = self._model, model
+        delta = encode_delta(before.vector.numpy(), model.vector.numpy()) if self._sparse else None
+        self._delta = delta or b""
+
+    def announcement(self, taken: int = 0) -> m.Model:
+        """The message that tells a site of the model; ``taken``: see ``messages.Model``."""
+        model = self._model
+        return m.Model(model.version, 4 * model.layout.size, len(self._delta), model.control is not None, taken)
+
+    def chunks(self, site: str, fetch: m.Fetch) -> list[Action]:
+        """The pieces that a site asked for; none of a model that was replaced meanwhile.
+
+        Raises:
+            ProtocolError: too many at once, or beyond the end.
+        """
+        if not 0 < fetch.count <= m.WINDOW:
+            raise ProtocolError(f"site {site!r} asked for {fetch.count} chunks at once; the limit is {m.WINDOW}.")
+        data = self._stream(fetch)
+        if data is None:
+            return []
+        if not 0 <= fetch.first <= fetch.first + fetch.count <= chunk_count(len(data)):
+            raise ProtocolError(f"site {site!r} asked for chunks beyond the end of {fetch.stream}.")
+        return [
+            Send(site, m.Chunk(fetch.stream, fetch.version, index), chunk_of(data, index))
+            for index in range(fetch.first, fetch.first + fetch.count)
+        ]
+
+    def _stream(self, fetch: m.Fetch) -> memoryview | None:
+        if fetch.stream == "frozen":
+            return memoryview(self.frozen)
+        if fetch.version != self._model.version:
+            return None
+        match fetch.stream:
+            case "model":
+                return self._model.exchanged_bytes()
+            case "delta":
+                return memoryview(self._delta)
+            case "control":
+                return self._model.control_bytes()
+        return None

@@ -1,0 +1,50 @@
+"""How a round's mean update moves the global model."""
+
+from dataclasses import replace
+
+import torch
+
+from lightning_fed.aggregation.scaffold import next_server_control
+from lightning_fed.protocol.exchange import Exchange
+from lightning_fed.protocol.summed import Summed
+from lightning_fed.update.global_model import CONTROL, GlobalModel
+from lightning_fed.update.layout import check_finite
+
+
+class ServerStep:
+    """The server's rule with its memory, which is stored with every global model.
+
+    Args:
+        exchange: what the plan makes of updates.
+        model: the newest global model, whose state the rule goes on from.
+
+    Raises:
+        StoreError: the stored state is of another rule.
+    """
+
+    def __init__(self, exchange: Exchange, model: GlobalModel) -> None:
+        self._exchange = exchange
+        self._rule = exchange.aggregation.server
+        if model.version:
+            self._rule.load_state_dict({name: value for name, value in model.server.items() if name != CONTROL})
+
+    def first(self, model: GlobalModel) -> GlobalModel:
+        """The initial model with what the algorithm hands out beside it."""
+        if self._exchange.parts == 1 or model.control is not None:
+            return model
+        return replace(model, server={CONTROL: torch.zeros(model.layout.size)})
+
+    def next(self, model: GlobalModel, summed: Summed, participants: int) -> GlobalModel:
+        """The global model after a round over so many sites.
+
+        Raises:
+            UpdateRefusedError: the sum cannot be a global model.
+        """
+        size = model.layout.size
+        vector = self._rule.apply(model.vector, summed.mean[:size])
+        check_finite(vector, model.layout)
+        server = self._rule.state_dict()
+        if model.control is not None:
+            changes = summed.mean[size:] * float(participants)
+            server[CONTROL] = next_server_control(model.control, changes, self._exchange.members)
+        return replace(model.next(vector), bounds=summed.next_bounds or model.bounds, server=server)
