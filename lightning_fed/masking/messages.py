@@ -4,25 +4,24 @@ Each carries its round, attempt and purpose, so that a stray message is named as
 protects is that all signatures and keys are bound to the context.
 """
 
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
 from lightning_fed.errors import ProtocolError
 from lightning_fed.masking.terms import Context
+from lightning_fed.wire import decoded, encoded
 
 MAX_SITES = 4096
 """Largest cohort a message has room for."""
-
-MAX_MESSAGE_BYTES = 4 << 20
-"""Largest message."""
 
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
 Names = Annotated[tuple[Name, ...], Meta(max_length=MAX_SITES)]
 Key = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Signature = Annotated[bytes, Meta(min_length=64, max_length=64)]
 Share = Annotated[bytes, Meta(max_length=64)]
+Seed = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Sealed = Annotated[bytes, Meta(max_length=256)]
 Count = Annotated[int, Meta(ge=0, le=1 << 32)]
 
@@ -89,22 +88,23 @@ class Signatures(MaskingMessage, frozen=True):
 
 
 class Reveal(MaskingMessage, frozen=True):
-    """Site, phase 5: by survivor a share of its self-mask seed, by dropped-out site a share of its mask key's seed."""
+    """Site, phase 5: its own self-mask seed, and of each other site one share.
 
+    By other survivor a share of its self-mask seed, by dropped-out site a share of its mask key's seed.
+    """
+
+    own_seed: Seed
     self_shares: Annotated[dict[Name, Share], Meta(max_length=MAX_SITES)]
     key_shares: Annotated[dict[Name, Share], Meta(max_length=MAX_SITES)]
 
     def __repr__(self) -> str:
-        # Shares are opened to the coordinator alone; a log that prints messages must not widen that circle.
+        # Seeds and shares are opened to the coordinator alone; a log that prints messages must not widen that circle.
         return f"Reveal(self_shares of {len(self.self_shares)} sites, key_shares of {len(self.key_shares)} sites)"
 
 
 FromSite = Advertise | Shares | Masked | Signed | Reveal
 FromCoordinator = Cohort | Bundles | Survivors | Signatures
 
-Decoded = TypeVar("Decoded", FromSite, FromCoordinator)
-
-_encoder = msgspec.msgpack.Encoder()
 _from_site: "msgspec.msgpack.Decoder[FromSite]" = msgspec.msgpack.Decoder(FromSite)
 _from_coordinator: "msgspec.msgpack.Decoder[FromCoordinator]" = msgspec.msgpack.Decoder(FromCoordinator)
 
@@ -128,13 +128,7 @@ def encode(message: MaskingMessage) -> bytes:
     Raises:
         ProtocolError: the message is larger than any receiver accepts.
     """
-    data = _encoder.encode(message)
-    if len(data) > MAX_MESSAGE_BYTES:
-        raise ProtocolError(
-            f"a {type(message).__name__} message of {len(data)} bytes is above the limit of {MAX_MESSAGE_BYTES}. "
-            "The cohort is too large; draw fewer sites a round."
-        )
-    return data
+    return encoded(message, "The cohort is too large; draw fewer sites a round.")
 
 
 def decode_from_site(data: bytes) -> FromSite:
@@ -143,7 +137,7 @@ def decode_from_site(data: bytes) -> FromSite:
     Raises:
         ProtocolError: the bytes are too many, or not such a message.
     """
-    return _decode(_from_site, data)
+    return decoded(_from_site, data, "a masking message")
 
 
 def decode_from_coordinator(data: bytes) -> FromCoordinator:
@@ -152,16 +146,4 @@ def decode_from_coordinator(data: bytes) -> FromCoordinator:
     Raises:
         ProtocolError: the bytes are too many, or not such a message.
     """
-    return _decode(_from_coordinator, data)
-
-
-def _decode(decoder: "msgspec.msgpack.Decoder[Decoded]", data: bytes) -> Decoded:
-    if len(data) > MAX_MESSAGE_BYTES:
-        raise ProtocolError(f"a masking message of {len(data)} bytes is above the limit of {MAX_MESSAGE_BYTES}.")
-    try:
-        return decoder.decode(data)
-    except msgspec.MsgspecError as error:
-        raise ProtocolError(f"a masking message cannot be read: {error}.") from error
-    except UnicodeDecodeError as error:
-        # This error carries the whole message, which may hold shares, so it is not chained.
-        raise ProtocolError(f"a masking message cannot be read: text at byte {error.start} is not UTF-8.") from None
+    return decoded(_from_coordinator, data, "a masking message")

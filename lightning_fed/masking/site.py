@@ -8,11 +8,11 @@ and run during local training.
 Three rules protect the site, whatever the coordinator sends:
 
 1. It signs one survivor set, and reveals only when the threshold of sites has signed the very same.
-2. It reveals once, and of each site one kind of share: of the self-mask if it survived, else of the mask key.
-3. It masks once. Another attempt has fresh keys and closes this one; after revealing there is no other attempt.
+2. It reveals once, and of each site one kind of secret: of the self-mask if it survived, else of the mask key. Its own
+   self-mask it reveals outright, since a site that reveals is among the survivors.
+3. It masks once. Another attempt is another object with fresh keys.
 """
 
-import dataclasses
 import secrets
 from collections.abc import Mapping
 from enum import IntEnum
@@ -36,7 +36,6 @@ class Phase(IntEnum):
     MASKED = 4
     SIGNED = 5
     REVEALED = 6
-    CLOSED = 7
 
 
 class MaskingSite:
@@ -126,7 +125,9 @@ class MaskingSite:
         self_shares = shares.split(self._self_seed, keyed.graph.share_threshold, len(holders))
         mask_shares = shares.split(self._mask_seed, keyed.graph.share_threshold, len(holders))
         bundles = dict(zip(holders, zip(self_shares, mask_shares, strict=True), strict=True))
-        self._held[self.site] = bundles.pop(self.site)
+        del bundles[
+            self.site
+        ]  # of no use: what this share could help to open, the site opens itself or is not there to
         sealed = {
             peer: keys.seal(keyed.channel_key(channels[peer], self.site, peer), b"".join(bundle))
             for peer, bundle in bundles.items()
@@ -224,7 +225,10 @@ class MaskingSite:
         return m.Signed(*self._header(), keys.sign(self._identity, signed))
 
     def reveal(self, signatures: m.Signatures) -> m.Reveal:
-        """Phase 5: of each site it holds shares of, one kind of share. Then all secrets are dropped.
+        """Phase 5: its own self-mask seed, and of each site it holds shares of one kind. Then all secrets are dropped.
+
+        The seed is shown only behind the threshold of signatures of one survivor set that holds this site: no other set
+        can get as many, so its mask key stays hidden for good, and the others' shares would have given the seed anyway.
 
         Raises:
             QuorumLostError: fewer signatures than the threshold.
@@ -250,31 +254,9 @@ class MaskingSite:
             )
         survived = {owner: pair[0] for owner, pair in self._held.items() if owner in self._survivors}
         dropped = {owner: pair[1] for owner, pair in self._held.items() if owner not in self._survivors}
-        self._forget(Phase.REVEALED)
-        return m.Reveal(*self._header(), survived, dropped)
-
-    def retry(self, attempt: int) -> "MaskingSite":
-        """Close this attempt for good and start another one of the same sum, with fresh keys.
-
-        Raises:
-            ProtocolError: the attempt is not a later one, or this one may already have been opened: two sums over
-                different survivors would show the difference. The round then ends without this site.
-        """
-        sparse = self._cohort is not None and self._cohort.graph.reach > 0
-        # In the sparse graph fewer than the threshold of reveals can open a sum, so already the signature counts.
-        if self.phase is Phase.REVEALED or (sparse and self.phase is Phase.SIGNED):
-            raise ProtocolError(
-                f"site {self.site!r} has already revealed its shares in {self.context}: the sum may be known, and a "
-                "second one of the same update over other sites would show single updates. Go on with the next round."
-            )
-        if attempt <= self.context.attempt or self.phase is Phase.CLOSED:
-            raise ProtocolError(
-                f"attempt {attempt} does not follow {self.context}. It is late or replayed, and was refused."
-            )
-        self._forget(Phase.CLOSED)
-        c = self.context
-        context = dataclasses.replace(c, attempt=attempt)
-        return MaskingSite(self.site, self._identity, self._roster, context, self.terms)
+        own = self._self_seed
+        self._forget()
+        return m.Reveal(*self._header(), own, survived, dropped)
 
     def _header(self) -> tuple[int, int, str]:
         return self.context.round, self.context.attempt, self.context.purpose
@@ -291,8 +273,8 @@ class MaskingSite:
             raise ProtocolError(f"site {self.site!r} has no keys of the other sites yet in {self.context}.")
         return self._cohort
 
-    def _forget(self, phase: Phase) -> None:
-        self.phase = phase
+    def _forget(self) -> None:
+        self.phase = Phase.REVEALED
         self._self_seed = self._mask_seed = b""
         self._held = {}
         self._channels.clear()

@@ -1,11 +1,11 @@
 """The messages: typed, versioned, bounded; encoded with MessagePack. Tensors follow as raw little-endian chunks."""
 
-from typing import Literal, TypeVar
+from typing import Literal
 
 import msgspec
 
-from lightning_fed.errors import ProtocolError
 from lightning_fed.update.layout import Layout
+from lightning_fed.wire import decoded, encoded
 
 VERSION = 2
 """Version of the protocol; the two sides must agree."""
@@ -15,9 +15,6 @@ CHUNK_BYTES = 1 << 20
 
 WINDOW = 32
 """Chunks one side may have under way to the other: bounds memory, and is what back-pressure acts on."""
-
-MAX_MESSAGE_BYTES = 4 << 20
-"""Largest message, its chunk apart: room for the layout of a model with tens of thousands of tensors."""
 
 MAX_REASON = 500
 """Characters of a reason that a site gives and the coordinator writes down."""
@@ -270,9 +267,6 @@ FromCoordinator = (
     | Ping
 )
 
-_T = TypeVar("_T")
-
-_encoder = msgspec.msgpack.Encoder()
 _from_site: "msgspec.msgpack.Decoder[FromSite]" = msgspec.msgpack.Decoder(FromSite)
 _from_coordinator: "msgspec.msgpack.Decoder[FromCoordinator]" = msgspec.msgpack.Decoder(FromCoordinator)
 
@@ -283,13 +277,7 @@ def encode(message: Message) -> bytes:
     Raises:
         ProtocolError: the message is larger than any receiver accepts.
     """
-    data = _encoder.encode(message)
-    if len(data) > MAX_MESSAGE_BYTES:
-        raise ProtocolError(
-            f"a {type(message).__name__} message of {len(data)} bytes is above the limit of {MAX_MESSAGE_BYTES}. "
-            "The model has too many tensors for one federation."
-        )
-    return data
+    return encoded(message, "The model has too many tensors for one federation.")
 
 
 def decode_from_site(data: bytes) -> FromSite:
@@ -298,7 +286,7 @@ def decode_from_site(data: bytes) -> FromSite:
     Raises:
         ProtocolError: the bytes are too many, or not such a message.
     """
-    return _decode(_from_site, data)
+    return decoded(_from_site, data, "a message")
 
 
 def decode_from_coordinator(data: bytes) -> FromCoordinator:
@@ -307,16 +295,4 @@ def decode_from_coordinator(data: bytes) -> FromCoordinator:
     Raises:
         ProtocolError: the bytes are too many, or not such a message.
     """
-    return _decode(_from_coordinator, data)
-
-
-def _decode(decoder: "msgspec.msgpack.Decoder[_T]", data: bytes) -> _T:
-    if len(data) > MAX_MESSAGE_BYTES:
-        raise ProtocolError(f"a message of {len(data)} bytes is above the limit of {MAX_MESSAGE_BYTES}.")
-    try:
-        return decoder.decode(data)
-    except msgspec.MsgspecError as error:
-        raise ProtocolError(f"a message cannot be read: {error}.") from error
-    except UnicodeDecodeError as error:
-        # This error carries the whole message, which may hold shares of a masking key, so it is not chained.
-        raise ProtocolError(f"a message cannot be read: text at byte {error.start} is not UTF-8.") from None
+    return decoded(_from_coordinator, data, "a message")

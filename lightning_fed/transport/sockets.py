@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import zmq
 
 from lightning_fed.errors import ProtocolError
-from lightning_fed.protocol.messages import CHUNK_BYTES, MAX_MESSAGE_BYTES, WINDOW, Message, encode
+from lightning_fed.protocol.messages import CHUNK_BYTES, WINDOW, Message, encode
+from lightning_fed.wire import MAX_MESSAGE_BYTES
 
 HEARTBEAT_MS = 5_000
 """ZMTP pings go out this often; the library answers them in its own thread, also while Python trains."""

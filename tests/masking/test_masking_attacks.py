@@ -7,7 +7,7 @@ import pytest
 from masked_sum import CONTEXT, Federation, copy_of, identity, names_of, roster_of, until_masked
 
 from lightning_fed.errors import IdentityError, ProtocolError, QuorumLostError
-from lightning_fed.masking import Context, MaskingSite, Terms, keys, shares
+from lightning_fed.masking import Context, MaskingSite, Terms, keys, masks, shares, streams
 from lightning_fed.masking import messages as m
 from lightning_fed.masking.cohort import KeyedCohort, advertisement_bytes
 
@@ -61,6 +61,7 @@ def test_coordinator_that_asks_for_both_kinds_of_share_of_one_site_gets_one():
     run.sign([name for name in NAMES if name != asked.site and name != victim])
     revealed = asked.reveal(next(iter(run.signatures.values())))
     assert victim in revealed.self_shares
+    assert asked.site not in revealed.self_shares.keys() | revealed.key_shares.keys()
     assert not revealed.self_shares.keys() & revealed.key_shares.keys()
     for request in (lambda: asked.sign_survivors(without), lambda: asked.reveal(run.signatures[NAMES[2]])):
         with pytest.raises(ProtocolError, match="its last step was REVEALED"):
@@ -96,6 +97,7 @@ def test_coordinator_that_lists_a_site_as_dropped_to_some_and_alive_to_others_le
     without = copy_of(all_alive, signatures={k: v for k, v in all_alive.signatures.items() if k != victim})
     groups = [(all_alive, [victim, *honest][:told_alive]), (without, honest[told_alive - 1 :])]
     kinds = []
+    shown = {}
     for told, members in groups:
         signed = {name: run.sites[name].sign_survivors(told).signature for name in members}
         signed |= signatures_by([colluding], cohort, NAMES, told.signatures)
@@ -105,8 +107,47 @@ def test_coordinator_that_lists_a_site_as_dropped_to_some_and_alive_to_others_le
             except QuorumLostError as error:
                 assert "Nothing was revealed" in str(error)
                 continue
-            kinds.append("self" if victim in revealed.self_shares else "key")
+            shown[name] = revealed.own_seed
+            kinds.append("self" if name == victim or victim in revealed.self_shares else "key")
     assert len(set(kinds)) <= 1
+    assert "key" not in kinds or victim not in shown
+
+
+def test_a_site_that_is_told_it_was_dropped_never_shows_its_own_seed():
+    """All others sign the set without it, which is the one that opens; its late upload must stay masked."""
+    run = federation()
+    run.advertise()
+    run.share()
+    run.upload(NAMES[:5])
+    dropped = run.sites[NAMES[5]]
+    dropped.receive_shares(run.bundles[NAMES[5]])
+    statement = dropped.mask(np.zeros(5, np.uint32), 32)
+    seed = dropped._self_seed
+    run.sign()
+    told = run.survivors[NAMES[0]]
+    with pytest.raises(ProtocolError, match=rf"the survivor set lacks site '{NAMES[5]}'"):
+        dropped.sign_survivors(told)
+    with pytest.raises(ProtocolError, match=r"asked to reveal shares .* out of turn: its last step was MASKED"):
+        dropped.reveal(run.signatures[NAMES[0]])
+    # Signed into a set of its own, it still shows nothing for the signatures of the set that lacks it.
+    dropped.sign_survivors(copy_of(told, signatures={**told.signatures, NAMES[5]: statement.signature}))
+    with pytest.raises(ProtocolError, match="Nothing was revealed"):
+        dropped.reveal(run.signatures[NAMES[0]])
+    run.reveal()
+    assert not any(seed in sent for sent in run.wire)
+
+
+def test_own_seeds_of_all_survivors_but_one_leave_the_sum_of_the_others_masked():
+    """The others' shares of the last seed are withheld: its pair masks with each of them are still in their sum."""
+    run = until_masked(6, TERMS)
+    run.sign()
+    total = np.zeros(5, np.uint32)
+    for name in NAMES[:5]:
+        seed = run.sites[name].reveal(run.signatures[name]).own_seed
+        total += run.uploads[name]
+        streams.apply_streams(total, [], [masks.self_stream(seed, run.coordinator._cohort.hash, name)])
+    plain = sum((run.vectors[name] for name in NAMES[:5]), start=np.zeros(5, np.uint32))
+    assert np.count_nonzero(total == plain) == 0
 
 
 def test_signatures_of_another_survivor_set_are_refused_by_name():
@@ -422,42 +463,21 @@ def test_masking_two_vectors_with_one_object_is_refused_and_leaves_the_second_un
     assert second.tolist() == [0, 1, 2, 3, 4]
 
 
-def test_another_attempt_after_revealing_is_refused_since_two_sums_show_their_difference():
-    run = until_masked(6, TERMS)
-    run.sign()
-    run.reveal()
-    with pytest.raises(ProtocolError, match=rf"'{NAMES[0]}' has already revealed .* Go on with the next round"):
-        run.sites[NAMES[0]].retry(1)
-
-
-def test_another_attempt_closes_the_one_before_for_good():
+def test_a_site_signs_nothing_of_the_attempt_before_with_its_next_one():
+    """A new attempt is a new object with fresh keys: what the coordinator kept of the old one opens nothing in it."""
     run = until_masked(6, TERMS)
     run.sign(NAMES[:5])
-    again = {name: run.sites[name].retry(1) for name in NAMES}
-    with pytest.raises(ProtocolError, match="last step was CLOSED"):
-        run.sites[NAMES[0]].reveal(run.signatures[NAMES[0]])
-    with pytest.raises(ProtocolError, match="does not follow"):
-        run.sites[NAMES[0]].retry(2)
-    with pytest.raises(ProtocolError, match="attempt 1 does not follow round 7, attempt 1"):
-        again[NAMES[0]].retry(1)
-    fresh = Federation(NAMES, TERMS, context=again[NAMES[0]].context)
-    fresh.sites = again
-    fresh.advertise()
-    fresh.share()
-    fresh.upload()
-    fresh.sign()
-    assert fresh.reveal().tolist() == fresh.expected().tolist()
-
-
-def test_another_attempt_after_signing_is_refused_in_the_sparse_graph():
-    names = names_of(40)
-    run = Federation(names, Terms(5, 36, 0, sparse_above=39))
-    run.advertise()
-    run.share()
-    run.upload()
-    run.sign()
-    with pytest.raises(ProtocolError, match="already revealed"):
-        run.sites[names[0]].retry(1)
+    again = Federation(NAMES, TERMS, context=Context("thorax", "ab" * 32, CONTEXT.round, CONTEXT.attempt + 1))
+    again.advertise()
+    again.share()
+    again.upload()
+    site = again.sites[NAMES[0]]
+    with pytest.raises(ProtocolError, match="did not sign that it masked"):
+        site.sign_survivors(copy_of(run.survivors[NAMES[0]], attempt=1))
+    again.sign()
+    with pytest.raises(ProtocolError, match="did not sign the survivor set"):
+        site.reveal(copy_of(run.signatures[NAMES[0]], attempt=1))
+    assert again.reveal().tolist() == again.expected().tolist()
 
 
 # Below the threshold
@@ -551,13 +571,33 @@ def test_site_that_reveals_wrong_shares_spoils_the_round_but_never_the_sum(kind)
     run.share()
     run.upload(NAMES[:5])
     run.sign()
+    # A dropped site, or a survivor that is lost before it reveals: of these the shares are needed.
     owner = NAMES[5] if kind == "key_shares" else NAMES[2]
     liar = next(peer for peer in run.coordinator._cohort.graph.neighbours(owner) if peer in NAMES[:5])
     revealed = run.sites[liar].reveal(run.signatures[liar])
     wrong = {**getattr(revealed, kind), owner: bytes(shares.SHARE_BYTES)}
     run.coordinator.receive(liar, copy_of(revealed, **{kind: wrong}))
     with pytest.raises(ProtocolError, match=f"shares revealed of site '{owner}' do not give the secret"):
-        run.reveal([name for name in NAMES[:5] if name != liar])
+        run.reveal([name for name in NAMES[:5] if name not in (liar, owner)])
+
+
+def test_site_that_reveals_a_wrong_own_seed_is_refused_by_name_and_the_sum_opens_without_its_help():
+    run = until_masked(6, TERMS)
+    run.sign()
+    liar = NAMES[2]
+    revealed = run.sites[liar].reveal(run.signatures[liar])
+    with pytest.raises(ProtocolError, match=rf"'{liar}' did not reveal the self-mask seed it has committed to"):
+        run.coordinator.receive(liar, copy_of(revealed, own_seed=bytes(16)))
+    assert liar in run.coordinator.waiting_for()
+    assert run.reveal([name for name in NAMES if name != liar]).tolist() == run.expected().tolist()
+
+
+def test_another_site_s_seed_is_not_taken_for_one_s_own():
+    run = until_masked(6, TERMS)
+    run.sign()
+    revealed = {name: run.sites[name].reveal(run.signatures[name]) for name in NAMES[:2]}
+    with pytest.raises(ProtocolError, match=rf"'{NAMES[0]}' did not reveal the self-mask seed"):
+        run.coordinator.receive(NAMES[0], copy_of(revealed[NAMES[0]], own_seed=revealed[NAMES[1]].own_seed))
 
 
 def test_site_that_reveals_the_wrong_kind_of_share_is_refused():

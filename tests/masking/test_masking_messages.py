@@ -8,6 +8,7 @@ from lightning_fed.errors import FederationError, ProtocolError
 from lightning_fed.masking import Terms
 from lightning_fed.masking import messages as m
 from lightning_fed.masking.terms import Context, canonical
+from lightning_fed.wire import MAX_MESSAGE_BYTES
 
 fields = st.lists(st.one_of(st.binary(max_size=20), st.text(max_size=10), st.integers(0, 2**63)), max_size=4)
 
@@ -69,12 +70,18 @@ def test_unknown_fields_wrong_lengths_and_negative_rounds_are_refused():
 
 def test_messages_above_the_limit_are_neither_made_nor_read():
     with pytest.raises(ProtocolError, match="above the limit"):
-        m.decode_from_coordinator(bytes(m.MAX_MESSAGE_BYTES + 1))
+        m.decode_from_coordinator(bytes(MAX_MESSAGE_BYTES + 1))
     with pytest.raises(ProtocolError, match="The cohort is too large"):
         m.encode(m.Shares(1, 0, "update", {f"site-{i}": bytes(256) for i in range(20_000)}))
 
 
-def test_a_reveal_does_not_print_its_shares():
-    assert (
-        repr(m.Reveal(1, 0, "update", {"a": bytes(16)}, {})) == "Reveal(self_shares of 1 sites, key_shares of 0 sites)"
-    )
+def test_a_reveal_does_not_print_its_seed_or_shares():
+    reveal = m.Reveal(1, 0, "update", bytes(16), {"a": bytes(16)}, {})
+    assert repr(reveal) == "Reveal(self_shares of 1 sites, key_shares of 0 sites)"
+
+
+@pytest.mark.parametrize("length", [0, 15, 17])
+def test_an_own_seed_of_a_wrong_length_cannot_be_read(length):
+    reveal = m.Reveal(1, 0, "update", bytes(length), {}, {})
+    with pytest.raises(ProtocolError, match="cannot be read"):
+        m.decode_from_site(m.encode(reveal))

@@ -133,19 +133,24 @@ def test_no_secret_is_in_any_message_error_or_repr():
     note(*reveals)
     bad = copy_of(reveals[0], self_shares={name: bytes(16) for name in reveals[0].self_shares})
     fail(run.coordinator.receive, names[0], copy_of(bad, self_shares={}))
+    fail(run.coordinator.receive, names[0], copy_of(bad, own_seed=bytes(16)))
     run.coordinator.receive(names[0], bad)
-    for name, message in zip(names[1:], reveals[1:], strict=False):
+    # The third is lost before it reveals, so that the wrong share of it counts.
+    for name, message in zip([names[1], names[3]], [reveals[1], reveals[3]], strict=True):
         run.coordinator.receive(name, message)
     fail(run.coordinator.unmask)
 
     assert len(secrets) > 5 * 8
-    assert len(shared) == 4 * 5 * 2 + 2
+    assert len(shared) == 4 * 4 * 2
     everything = "\n".join(texts)
     for secret in secrets | shared:
         assert not any(spelling in everything for spelling in spellings(secret))
     opened = [m.encode(message) for message in reveals]
     closed = run.wire + [m.encode(message) for message in messages if not isinstance(message, m.Reveal)]
-    assert not any(secret in data for secret in secrets for data in opened + closed)
+    assert not any(secret in data for secret in secrets for data in closed)
+    own = {message.own_seed for message in reveals}
+    assert len(own) == 4
+    assert not any(secret in data for secret in secrets - own for data in opened)
     assert not any(share in data for share in shared for data in closed)
 
 

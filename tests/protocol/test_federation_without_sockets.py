@@ -12,6 +12,7 @@ from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.coordinator import DEADLINE, GATHER
 from lightning_fed.update.global_model import state_bytes
 from lightning_fed.update.layout import Layout, TensorSpec
+from lightning_fed.wire import MAX_MESSAGE_BYTES
 
 
 def expected_vectors(wire: Wire) -> list[torch.Tensor]:
@@ -277,7 +278,7 @@ def test_a_chunk_without_credit_twice_or_of_a_wrong_length_is_refused(wire):
 
 
 def test_bytes_that_are_no_message_are_a_protocol_error():
-    for data in (b"", b"\xff" * 10, m.encode(m.Ping()), bytes(m.MAX_MESSAGE_BYTES + 1)):
+    for data in (b"", b"\xff" * 10, m.encode(m.Ping()), bytes(MAX_MESSAGE_BYTES + 1)):
         with pytest.raises(ProtocolError):
             m.decode_from_site(data)
 
