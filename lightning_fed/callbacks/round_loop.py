@@ -9,6 +9,7 @@ what it validates in the middle of a round are the site's own weights.
 import copy
 import uuid
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,11 +24,23 @@ from torch import Tensor
 from torchmetrics import Metric
 
 import lightning_fed
+from lightning_fed.aggregation.contracts import SiteReport
+from lightning_fed.callbacks.attached import callbacks_of, check_model, mechanism_of
 from lightning_fed.callbacks.metric_states import state_size, state_values, summable_metrics, value_of_sums
-from lightning_fed.errors import FederationError, PlanRefusedError, ProtocolError, UpdateRefusedError
+from lightning_fed.callbacks.round_callback import RoundCallback
+from lightning_fed.callbacks.scaffold import Scaffold
+from lightning_fed.callbacks.site_ledger import SiteLedger
+from lightning_fed.errors import (
+    BudgetExhaustedError,
+    FederationError,
+    PlanRefusedError,
+    ProtocolError,
+    UpdateRefusedError,
+)
 from lightning_fed.plan import FederationPlan
 from lightning_fed.policy import SitePolicy
 from lightning_fed.protocol import messages as m
+from lightning_fed.protocol.exchange import Exchange
 from lightning_fed.protocol.site import SiteSession
 from lightning_fed.transport.identity import Identity, Roster
 from lightning_fed.transport.site import SiteConnection
@@ -49,17 +62,25 @@ class RoundLoop(Callback):
         roster: the federation's roster.
         policy: what this site accepts.
         patience_s: seconds without a connection after which ``fit`` gives up.
+        ledger: file of the site's privacy ledger; made when a plan promises privacy.
 
     Attributes:
         layout: what is exchanged; set by the strategy before training.
         plan: the federation plan, once received.
         version: version of the global model that the local weights came from.
+        round_start: values of that global model, flat float32 on the CPU, shape ``(P,)``.
     """
 
     layout: Layout
 
     def __init__(
-        self, coordinator: str, identity: Identity, roster: Roster, policy: SitePolicy, patience_s: float
+        self,
+        coordinator: str,
+        identity: Identity,
+        roster: Roster,
+        policy: SitePolicy,
+        patience_s: float,
+        ledger: Path,
     ) -> None:
         self._coordinator = coordinator
         self._identity = identity
@@ -70,9 +91,14 @@ class RoundLoop(Callback):
         self.plan: FederationPlan | None = None
         self.run: str | None = None
         self.version = 0
-        self._start: Tensor | None = None
+        self.round_start: Tensor | None = None
+        self._ledger: SiteLedger | None = None
+        self._ledger_path = ledger
+        self._restored: dict[str, Any] = {}
+        self._attached: list[Callback] = []
         self._round = 0
         self._examples = 0
+        self._loss: float | None = None
         self._epochs = 0
         self._first_step = 0
         self._reported = -1
@@ -83,12 +109,11 @@ class RoundLoop(Callback):
 
     # Joining and leaving
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Join: agree on the plan and the model, and start from the global weights."""
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Meet the coordinator: the plan must be known before the model is set up, since it may ask for changes."""
+        if stage != "fit":
+            return
         self._finished, self._reported, self._validated, self._round = False, -1, -1, 0
-        fit, epoch = trainer.fit_loop, trainer.fit_loop.epoch_loop
-        epochs = (fit.min_epochs, fit.max_epochs)
-        self._limits = (*epochs, epoch.min_steps, trainer.val_check_interval, trainer.check_val_every_n_epoch)
         if trainer.is_global_zero:
             session = SiteSession(
                 self._identity.name,
@@ -108,17 +133,48 @@ class RoundLoop(Callback):
             )
         self.plan, self.run = self._from_first(trainer, "the federation plan", lambda s: s.plan and (s.plan, s.run))
         self._policy.check_plan(self.plan, self._identity.name)
+        self._attach(trainer, self.plan)
+
+    def _attach(self, trainer: Trainer, plan: FederationPlan) -> None:
+        """Add the callbacks that the plan needs and the user has not brought, right behind this one."""
+        there = trainer.callbacks  # type: ignore[attr-defined]
+        at = there.index(self) + 1
+        for callback in callbacks_of(plan):
+            if not any(type(other) is type(callback) for other in there):
+                there.insert(at, callback)
+                self._attached.append(callback)
+                at += 1
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Join: agree on the model, and start from the global weights."""
+        assert self.plan is not None
+        fit, epoch = trainer.fit_loop, trainer.fit_loop.epoch_loop
+        epochs = (fit.min_epochs, fit.max_epochs)
+        self._limits = (*epochs, epoch.min_steps, trainer.val_check_interval, trainer.check_val_every_n_epoch)
         self._policy.check_names(
             [spec.name for spec in (*self.layout.exchanged, *self.layout.frozen)], self._identity.name
         )
+        check_model(self.plan, self.layout)
+        if trainer.is_global_zero:
+            self._ledger = SiteLedger.for_plan(
+                self._ledger_path,
+                self.plan,
+                self.run or "",
+                self._identity.name,
+                self._policy,
+                Exchange(self.plan, self.layout.size, max(1, len(self._roster.sites)), self.layout.statistics),
+            )
         self._summable = summable_metrics(pl_module, self.plan.metrics)
         sizes = {name: state_size(metric) for name, metric in self._summable.items()}
-        self._tell(lambda session: session.join(self.layout, sizes))
+        pay = self._ledger.pay_for_update if self._ledger else None
+        self._tell(lambda session: session.join(self.layout, sizes, pay, self._restored.get("exchange")))
         wanted = self._from_first(
             trainer, "the global model", lambda s: "initial" if s.initial_wanted else s.model and s.joined and "model"
         )
         if wanted == "initial":
-            self._policy.check_names(pl_module.state_dict(), self._identity.name)
+            self._policy.check_names(
+                [name for name in pl_module.state_dict() if name not in self.layout.personal], self._identity.name
+            )
             state = state_bytes(pl_module.state_dict(), self.layout)
             self._tell(lambda session: session.offer_initial(state))
         frozen = self._from_first(trainer, "the frozen parameters", lambda s: None if s.frozen is None else (s.frozen,))
@@ -153,6 +209,12 @@ class RoundLoop(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Say goodbye if nothing else did: Lightning skips ``on_train_end`` when there is nothing to train."""
         self._leave("done" if self._finished else "stopped")
+        if self._ledger:
+            self._ledger.close()
+            self._ledger = None
+        for callback in self._attached:
+            trainer.callbacks.remove(callback)  # type: ignore[attr-defined]
+        self._attached.clear()
         if self._limits:
             # As the user set them, so that the Trainer can be used again.
             fit, epoch, limits, self._limits = trainer.fit_loop, trainer.fit_loop.epoch_loop, self._limits, None
@@ -172,8 +234,10 @@ class RoundLoop(Callback):
         assert self.plan is not None
         if self._finished:
             # Training was over before this batch: the site sat out the last round. Undo the batch.
-            self._load(trainer, pl_module, self._start)
+            self._load(trainer, pl_module, self.round_start)
             return
+        if not self._examples:
+            self._loss = _loss_of(outputs)
         self._examples += _examples_of(batch)
         self._epochs += trainer.is_last_batch
         local = self.plan.local
@@ -204,25 +268,46 @@ class RoundLoop(Callback):
         self._round = round
         self._examples = self._epochs = 0
         self._first_step = trainer.global_step
+        for callback in _round_callbacks(trainer):
+            callback.on_round_start(trainer, pl_module, round)
 
     def _exchange(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert self._start is not None
-        round, examples = self._round, self._examples
-        update = flatten(tensors_of(pl_module, self.layout.exchanged)).sub_(self._start)
+        assert self.round_start is not None and self.plan is not None
+        round = self._round
+        for callback in _round_callbacks(trainer):
+            callback.on_round_end(trainer, pl_module, round)
+        report = SiteReport(self._examples, max(1, trainer.global_step - self._first_step), self._loss)
+        update = flatten(tensors_of(pl_module, self.layout.exchanged)).sub_(self.round_start)
+        spent: FederationError | None = None
+        refused = False
         try:
             check_finite(update, self.layout)
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, Scaffold):
+                    update = torch.cat([update, callback.control_change(update)])
+            if self._ledger:
+                self._ledger.pay_for_training(round, mechanism_of(trainer))
         except UpdateRefusedError as error:
             reason = str(error)
             rank_zero_warn(f"round {round}: {reason} The round goes on without this site's update.")
             self._tell(lambda session: session.withdraw(round, reason))
             refused = True
+        except BudgetExhaustedError as error:
+            spent = error
         else:
-            refused = False
             data = memoryview(update.numpy()).cast("B")  # type: ignore[arg-type]
-            self._tell(lambda session: session.submit(round, data, examples))
+            self._tell(lambda session: session.submit(round, data, report))
+            spent = self._from_first(
+                trainer,
+                f"global model {round}",
+                lambda s: (s.spent,) if s.spent or (s.model and s.model[0] >= round) else None,
+            )[0]
+        if spent is not None:
+            self._stop_spent(trainer, pl_module, spent)
+            return
         self._load_newest(trainer, pl_module, at_least=round)
         # After a NaN the optimisers' moments hold it too and would spoil every later round.
-        if refused or (self.plan and self.plan.local.optimizer_state == "reset"):
+        if refused or self.plan.local.optimizer_state == "reset":
             for optimizer in trainer.optimizers:
                 optimizer.state = defaultdict(dict)
         pl_module.log("federated_round", float(self.version), on_step=False, on_epoch=True, reduce_fx="max")
@@ -230,13 +315,27 @@ class RoundLoop(Callback):
         if over[0]:
             self._finish(trainer)
 
+    def _stop_spent(self, trainer: Trainer, pl_module: LightningModule, spent: FederationError) -> None:
+        """End this site's part with the last global model; the others go on without it."""
+        if not isinstance(spent, BudgetExhaustedError):
+            raise spent
+        rank_zero_warn(str(spent))
+        self._load(trainer, pl_module, self.round_start)
+        self._leave("stopped")
+        self._round = self.version
+        self._end_training(trainer)
+
     def _finish(self, trainer: Trainer) -> None:
         self._finished = True
+        self._end_training(trainer)
+        rank_zero_info(f"the federation has ended with global model {self.version}.")
+
+    @staticmethod
+    def _end_training(trainer: Trainer) -> None:
         trainer.should_stop = True
         # A federation that has ended cannot train on, whatever least number of epochs the site had in mind.
         trainer.fit_loop.min_epochs = None
         trainer.fit_loop.epoch_loop.min_steps = None
-        rank_zero_info(f"the federation has ended with global model {self.version}.")
 
     # What the coordinator may know of the global model's quality
 
@@ -282,30 +381,44 @@ class RoundLoop(Callback):
     # Checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the checkpoint's weights come from: run, plan hash and version of the global model."""
-        return {"run": self.run, "plan_hash": self.plan.hash if self.plan else None, "version": self.version}
+        """Where the checkpoint's weights come from, and what this site has not sent yet of its updates."""
+        exchange = self._connection.wait(lambda s: (s.state_dict(),), "the residual") if self._connection else None
+        return {
+            "run": self.run,
+            "plan_hash": self.plan.hash if self.plan else None,
+            "version": self.version,
+            "exchange": exchange[0] if exchange else {},
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the residual of a checkpoint of the same run; another run starts without."""
+        self._restored = state_dict if state_dict.get("run") == self.run else {}
 
     # Inside
 
     def _load_newest(self, trainer: Trainer, pl_module: LightningModule, at_least: int) -> None:
         name = self._identity.name
 
-        def newest(session: SiteSession) -> tuple[int, Tensor, str | None] | None:
+        def newest(session: SiteSession) -> tuple[int, Tensor, str | None, Tensor | None] | None:
             if session.model is None or session.model[0] < at_least:
                 return None
-            return session.model[0], torch.frombuffer(session.model[1], dtype=torch.float32), session.rejected
+            control = torch.frombuffer(session.control, dtype=torch.float32) if session.control else None
+            return session.model[0], torch.frombuffer(session.model[1], dtype=torch.float32), session.rejected, control
 
-        self.version, vector, rejected = self._from_first(trainer, f"global model {at_least}", newest)
+        self.version, vector, rejected, control = self._from_first(trainer, f"global model {at_least}", newest)
         if rejected:
             rank_zero_warn(f"the coordinator did not take the last update of site {name!r}: {rejected}")
         self._load(trainer, pl_module, vector)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Scaffold):
+                callback.server_control = control
 
     def _load(self, trainer: Trainer, pl_module: LightningModule, vector: Tensor | None) -> None:
         assert vector is not None
         tensors = tensors_of(pl_module, self.layout.exchanged)
         unflatten(vector, tensors)
         # Read back: in a half-precision model the values were rounded, and the update must not contain that rounding.
-        self._start = flatten(tensors)
+        self.round_start = flatten(tensors)
 
     def _load_frozen(self, pl_module: LightningModule, data: bytes) -> None:
         try:
@@ -360,6 +473,16 @@ def _examples_of(batch: Any) -> int:
         return extract_batch_size(batch)
     except MisconfigurationException:
         return 1
+
+
+def _loss_of(outputs: Any) -> float | None:
+    """The training loss of a step, if Lightning says it."""
+    loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+    return float(loss) if isinstance(loss, Tensor) and loss.numel() == 1 else None
+
+
+def _round_callbacks(trainer: Trainer) -> list[RoundCallback]:
+    return [callback for callback in trainer.callbacks if isinstance(callback, RoundCallback)]  # type: ignore[attr-defined]
 
 
 def _heed_sigterm(trainer: Trainer) -> None:

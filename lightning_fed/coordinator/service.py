@@ -70,7 +70,7 @@ class Coordinator:
         self._events = EventLog(self._store.folder)
         model, fresh = self._store.model, False
         if model is None and initial is not None:
-            model, fresh = GlobalModel.from_state(initial.state_dict(), layout_of(initial)), True
+            model, fresh = GlobalModel.from_state(initial.state_dict(), layout_of(initial, plan.personal)), True
         self._session = CoordinatorSession(
             plan,
             self._store.run,
@@ -78,8 +78,8 @@ class Coordinator:
             model,
             self._store.starts,
         )
-        if model is not None and fresh:
-            self._store.save(model)
+        if fresh and self._session.model is not None:
+            self._store.save(self._session.model)
         self._hub = Hub(address, identity, roster)
         self.address = self._hub.address
         self._timers: dict[str, float] = {}

@@ -17,8 +17,8 @@ from lightning_fed.update.packing import pack
 from lightning_fed.update.vectors import FloatVector, IndexVector
 from lightning_fed.update.vote import ballot, coordinates
 
-Pay = Callable[[int, int], None]
-"""Called with round and attempt before an update leaves; raises if it must not."""
+Pay = Callable[[int, int, float], None]
+"""Called with round, attempt and clipping norm before an update leaves; raises if it must not."""
 
 
 @dataclass
@@ -138,7 +138,7 @@ class Outbox:
             return self._ballot(held, total, digest)
         self._sent = True
         if self.pay:
-            self.pay(held.round, self._begun.attempt)
+            self.pay(held.round, self._begun.attempt, (self._begun.bounds or self._exchange.first_bounds)[0])
         return self._update(held, total, digest)
 
     def state_dict(self) -> dict[str, Any]:

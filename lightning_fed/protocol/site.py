@@ -24,7 +24,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from lightning_fed import errors
 from lightning_fed.aggregation.contracts import SiteReport
-from lightning_fed.errors import FederationError, ProtocolError, QuorumLostError, UpdateRefusedError
+from lightning_fed.errors import (
+    BudgetExhaustedError,
+    FederationError,
+    LedgerError,
+    ProtocolError,
+    QuorumLostError,
+    UpdateRefusedError,
+)
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.downloads import Downloads
@@ -73,6 +80,7 @@ class SiteSession:
         begun: the round to train, 0 before the first.
         finished: the last version, once the coordinator said so.
         rejected: why the last update was not accepted, if so.
+        spent: why no update may leave any more, if so: the site's privacy budget, or its ledger.
     """
 
     def __init__(
@@ -103,6 +111,7 @@ class SiteSession:
         self.begun = 0
         self.finished: int | None = None
         self.rejected: str | None = None
+        self.spent: FederationError | None = None
         self._layout: Layout | None = None
         self._upload: Upload | None = None
         self._withdrawn: m.Withdraw | None = None
@@ -406,6 +415,11 @@ class SiteSession:
             outbox.drop()
             self.rejected = str(error)
             return self.withdraw(round, str(error))
+        except (BudgetExhaustedError, LedgerError) as error:
+            outbox.drop()
+            self.spent = error
+            # Nothing of the site's own numbers: the coordinator is told that, and not how much, was spent.
+            return self.withdraw(round, "the site's privacy budget allows no further update")
         if following is None:
             return []
         messages, self._upload = following

@@ -37,6 +37,7 @@ class Federated(Strategy):
         roster: str | Path | None,
         policy: SitePolicy | str | Path | None,
         patience_s: float,
+        ledger: str | Path | None,
         **strategy: Any,
     ) -> None:
         super().__init__(**strategy)
@@ -46,6 +47,7 @@ class Federated(Strategy):
         self._roster = Path(roster or os.environ.get("LIGHTNING_FED_ROSTER") or "keys/roster.yaml")
         self._policy = policy if isinstance(policy, SitePolicy | None) else SitePolicy.load(policy)
         self._patience_s = patience_s
+        self._ledger = Path(ledger) if ledger else Path("ledgers") / f"{self.site}.jsonl"
         self._loop: RoundLoop | None = None
 
     def connect(self, model: LightningModule) -> None:
@@ -62,14 +64,19 @@ class Federated(Strategy):
                     f"{self.site!r}. Name the site's own key file (identity=...) or the other site (site=...)."
                 )
             self._loop = RoundLoop(
-                self.coordinator, identity, Roster.load(self._roster), self._policy or SitePolicy(), self._patience_s
+                self.coordinator,
+                identity,
+                Roster.load(self._roster),
+                self._policy or SitePolicy(),
+                self._patience_s,
+                self._ledger,
             )
             trainer.callbacks.insert(0, self._loop)  # type: ignore[attr-defined]
 
     def setup(self, trainer: Trainer) -> None:
         """Take the model's layout before the Trainer's precision changes dtypes: sites may differ in precision."""
-        if trainer.state.fn == TrainerFn.FITTING and self._loop and self.lightning_module:
-            self._loop.layout = layout_of(self.lightning_module)
+        if trainer.state.fn == TrainerFn.FITTING and self._loop and self._loop.plan and self.lightning_module:
+            self._loop.layout = layout_of(self.lightning_module, self._loop.plan.personal)
         super().setup(trainer)
 
 
@@ -88,6 +95,8 @@ class FederatedStrategy(Federated, SingleDeviceStrategy):
         roster: the federation's roster; else ``LIGHTNING_FED_ROSTER``; else ``keys/roster.yaml``.
         policy: what this site accepts from a plan, or the YAML file that says so; without one everything is accepted.
         patience_s: seconds without a connection to the coordinator after which ``fit`` gives up with an error.
+        ledger: the site's privacy ledger, written when a plan promises privacy and kept from run to run; else
+            ``ledgers/<site>.jsonl``.
 
     Raises:
         FederationError: an argument is missing, a key file is not this site's, or the policy cannot be read.
@@ -105,8 +114,9 @@ class FederatedStrategy(Federated, SingleDeviceStrategy):
         roster: str | Path | None = None,
         policy: SitePolicy | str | Path | None = None,
         patience_s: float = 600.0,
+        ledger: str | Path | None = None,
     ) -> None:
-        super().__init__(coordinator, site, identity, roster, policy, patience_s)
+        super().__init__(coordinator, site, identity, roster, policy, patience_s, ledger)
         self._parallel_devices: list[torch.device] = []
 
     @property
