@@ -24,6 +24,7 @@ import torch
 import zmq
 
 from lightning_fed.coordinator.service import Coordinator
+from lightning_fed.aggregation.contracts import SiteReport
 from lightning_fed.plan import FederationPlan, Masking
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.site import SiteSession
@@ -107,7 +108,7 @@ def _site(address: str, key: Path, params: int, peaks: Any) -> None:
         state = state_bytes({"weight": torch.rand(params)}, layout)
         connection.call(lambda s: s.offer_initial(state))
     while (begun := connection.wait(_begun_with_model, "a round"))[0]:
-        connection.call(lambda s, begun=begun: s.submit(begun[0], begun[1], 1))
+        connection.call(lambda s, begun=begun: s.submit(begun[0], begun[1], SiteReport(1)))
         connection.wait(lambda s, begun=begun: s.model[0] >= begun[0], "the next model")
     connection.call(lambda s: s.leave(m.Leave("done")))
     connection.close()

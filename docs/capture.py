@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from lightning_fed.errors import UpdateRefusedError
 from lightning_fed.masking import messages as masking
+from lightning_fed.aggregation.contracts import SiteReport
 from lightning_fed.plan import FederationPlan, Masking
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.actions import Action, Record, Save, Send
@@ -130,7 +131,7 @@ class Federation:
             check_finite(update, LAYOUT)
         except UpdateRefusedError as error:
             return site.withdraw(1, str(error))
-        return site.submit(1, memoryview(update.numpy()).cast("B"), EXAMPLES[name])  # type: ignore[arg-type]
+        return site.submit(1, memoryview(update.numpy()).cast("B"), SiteReport(EXAMPLES[name]))  # type: ignore[arg-type]
 
     def _send(self, name: str, outgoing: list[Outgoing]) -> None:
         for message, chunk in outgoing:

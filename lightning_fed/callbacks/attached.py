@@ -42,8 +42,8 @@ def check_model(plan: FederationPlan, layout: Layout) -> None:
     if statistics and (plan.privacy.example or plan.privacy.site):
         raise ModelMismatchError(
             f"the buffers {statistics[:4]} would be exchanged, {len(statistics)} in all. They are averages over "
-            "patients without noise (BatchNorm's running statistics, say), and the plan promises privacy. Use GroupNorm "
-            "(privacy.example.replace_layers), or keep them at the site (personal: [statistics])."
+            "patients without noise (BatchNorm's running statistics, say), and the plan promises privacy. Use "
+            "GroupNorm (privacy.example.replace_layers), or keep them at the site (personal: [statistics])."
         )
 
 

@@ -62,6 +62,8 @@ class Collection:
         self._single: list[torch.Tensor] = []
         site = exchange.plan.privacy.site
         self._private = exchange.private_code((model.bounds or exchange.first_bounds)[0]) if site else None
+        bounds = (self._private.max_norm,) if self._private else ()
+        self._begin = m.Begin(self.round, attempt, bounds)
         self._integers: NDArray[np.int64] = np.zeros(self._private.length if self._private else 0, dtype=np.int64)
         self._uploads = self._stage_uploads()
 
@@ -72,7 +74,7 @@ class Collection:
 
     def begin(self) -> list[Action]:
         """Ask the cohort to train."""
-        return [Send(site, m.Begin(self.round, self.attempt)) for site in sorted(self.cohort)]
+        return [Send(site, self._begin) for site in sorted(self.cohort)]
 
     def rejoin(self, site: str) -> list[Action]:
         """A site of the cohort is back: it may still give its update."""
@@ -80,7 +82,7 @@ class Collection:
         if site in self.participants:
             return []
         self._waiting.add(site)
-        actions: list[Action] = [Send(site, m.Begin(self.round, self.attempt))]
+        actions: list[Action] = [Send(site, self._begin)]
         return [*actions, Send(site, self._announcement)] if self._announcement else actions
 
     def offer(self, site: str, offer: m.Offer) -> list[Action]:

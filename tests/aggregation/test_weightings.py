@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_fed.aggregation.contracts import SiteReport, Weighting
 from lightning_fed.aggregation.fednova import FedNova, local_progress
-from lightning_fed.aggregation.mean import WeightedMean
+from lightning_fed.aggregation.total import Total
 from lightning_fed.aggregation.norm_bounding import SiteNormBounding
 from lightning_fed.aggregation.qfedavg import QFedAvg
 from lightning_fed.aggregation.registry import ALGORITHMS
@@ -50,13 +50,21 @@ def test_uniform_counts_a_small_and_a_large_site_alike() -> None:
     assert combined(Uniform(), sites).tolist() == [2.0, 4.0]
 
 
-def test_by_examples_agrees_with_the_running_mean_of_unmasked_rounds() -> None:
+def test_a_running_total_gives_the_mean_of_all_updates_at_once() -> None:
     generator = torch.Generator().manual_seed(0)
-    sites = [(torch.randn(100, generator=generator), SiteReport(n)) for n in (1, 17, 4000)]
-    running = WeightedMean(100)
+    sites = [(torch.randn(70_000, generator=generator), SiteReport(n)) for n in (1, 17, 4000)]
+    running = Total(70_000)
     for update, report in sites:
-        running.add(update, report.examples)
-    torch.testing.assert_close(combined(ByExamples(), sites), running.apply_to(torch.zeros(100)), rtol=1e-6, atol=1e-7)
+        running.add(ByExamples().contribution(update, report)[0])
+    mean = ByExamples().mean_update(running.sum, {"examples": 4018.0})
+    torch.testing.assert_close(combined(ByExamples(), sites), mean, rtol=1e-6, atol=1e-7)
+
+
+def test_a_running_total_takes_values_on_part_of_the_coordinates() -> None:
+    running = Total(5)
+    running.add(torch.tensor([1.0, 2.0]), torch.tensor([0, 4]))
+    running.add(torch.tensor([3.0]), torch.tensor([4]))
+    assert running.sum.tolist() == [1.0, 0.0, 0.0, 0.0, 5.0]
 
 
 def test_fednova_matches_numbers_worked_out_by_hand() -> None:

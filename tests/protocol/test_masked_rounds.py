@@ -56,7 +56,7 @@ def test_the_error_is_that_of_the_rings_step(masked, bits):
     wanted, got, before = torch.zeros(400), w.saved[-1], w.saved[-2]
     total = sum(w.update_of(name, 4).double() * w.examples_of(name) for name in w.names)
     wanted = before.vector.double() + total / sum(w.examples_of(name) for name in w.names)
-    step = before.bound / ((2 ** (bits - 1) - 1) // 3)
+    step = before.bounds[0] / ((2 ** (bits - 1) - 1) // 3)
     error = (got.vector.double() - wanted).abs().max()
     # Three sites' roundings, each less than a step, over 33 examples.
     assert error <= 3 * step / 33 + 1e-6
@@ -68,7 +68,7 @@ def test_the_bound_follows_the_updates_after_one_round(masked):
         w.connect(name)
     w.settle()
     largest = max(float((w.update_of(name, 1) * w.examples_of(name)).abs().max()) for name in w.names)
-    assert largest <= w.saved[0].bound <= 3 * largest
+    assert largest <= w.saved[0].bounds[0] <= 3 * largest
 
 
 def test_values_beyond_the_bound_are_cut_and_counted(masked):
@@ -327,7 +327,7 @@ def test_a_coordinator_that_tells_one_site_another_bound_or_model_learns_nothing
                 other = m.Begin(
                     begin.round,
                     begin.attempt,
-                    1e25 if what == "bound" else begin.bound,
+                    (1e25,) if what == "bound" else begin.bounds,
                     bytes(32) if what == "model" else begin.model,
                 )
                 action = type(action)(action.site, other)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from lightning_fed.aggregation.contracts import SiteReport
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.actions import Record, Save, Send, Wake
@@ -118,7 +119,7 @@ class Wire:
         if site.model and site.begun == site.model[0] + 1 and site.begun not in self.trained[name]:
             self.trained[name].add(site.begun)
             data = memoryview(self.update_of(name, site.begun).numpy()).cast("B")
-            self.up[name].extend(site.submit(site.begun, data, self.examples_of(name)))
+            self.up[name].extend(site.submit(site.begun, data, SiteReport(self.examples_of(name))))
             return True
         return False
 

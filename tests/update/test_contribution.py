@@ -23,23 +23,32 @@ def ring_sum(rows, bits):
     bits=st.integers(8, 32),
     counts=st.lists(st.integers(0, 2**48 - 1), min_size=1, max_size=7),
     seed=st.integers(0, 2**32 - 1),
+    parts=st.integers(1, 2),
 )
-def test_the_sum_of_contributions_gives_the_sum_of_everything_in_them(bits, counts, seed):
+def test_the_sum_of_contributions_gives_the_sum_of_everything_in_them(bits, counts, seed, parts):
     rng = np.random.default_rng(seed)
-    code = Contribution(11, FixedPoint(bits, 7, 4.0))
-    examples = [1 + count % 5 for count in counts]
-    updates = [rng.normal(size=11).astype(np.float32) * 0.2 for _ in counts]
-    rows = [code.encode(update, weight) for update, weight in zip(updates, examples, strict=True)]
+    code = Contribution(11 * parts, bits, 7, (4.0, 0.5)[:parts], ("examples", "loss"))
+    bound = np.repeat([4.0, 0.5][:parts], 11)
+    numbers = [{"examples": 1 + count % 2**40, "loss": 0.25 * (1 + count % 9)} for count in counts]
+    updates = [rng.normal(size=11 * parts).astype(np.float32) * 1.5 for _ in counts]
+    rows = [code.encode(update, beside) for update, beside in zip(updates, numbers, strict=True)]
     decoded = code.decode(ring_sum(rows, bits), len(rows))
-    weighted = [np.clip(u * np.float32(n), -4, 4) for u, n in zip(updates, examples, strict=True)]
-    assert decoded.examples == sum(examples)
-    assert decoded.saturated == sum(
-        int((abs(u * np.float32(n)) > 4).sum()) for u, n in zip(updates, examples, strict=True)
-    )
-    np.testing.assert_allclose(decoded.values, sum(weighted), atol=len(rows) * code.code.step * 1.01 + 1e-6)
-    largest = sorted(float(abs(u * np.float32(n)).max()) for u, n in zip(updates, examples, strict=True))
-    assert decoded.next_bound >= largest[int(np.ceil(0.9 * len(largest))) - 1]
-    assert decoded.next_bound <= 3.0 * largest[-1]
+    for name in ("examples", "loss"):
+        assert decoded.numbers[name] == sum(beside[name] for beside in numbers)
+    assert decoded.saturated == sum(int((abs(update) > bound).sum()) for update in updates)
+    kept = sum(np.clip(update, -bound, bound) for update in updates)
+    steps = np.repeat([code.code(part).step for part in range(parts)], 11)
+    assert (abs(decoded.values - kept) <= len(rows) * steps * 1.01 + 1e-6).all()
+    for part, next_bound in enumerate(decoded.next_bounds):
+        largest = sorted(float(abs(update[11 * part : 11 * part + 11]).max()) for update in updates)
+        assert next_bound >= largest[int(np.ceil(0.9 * len(largest))) - 1]
+        assert next_bound <= 3.0 * largest[-1]
+
+
+def test_what_one_site_has_sent_is_what_its_words_add_to_the_sum():
+    code = Contribution(6, 12, 3, (1.0, 8.0), ())
+    words = code.encode(np.array([0.3, -2.0, 0.01, 5.0, -5.0, 0.0], np.float32), {})
+    np.testing.assert_array_equal(code.sent(words), code.decode(words, 1).values)
 
 
 @given(ring_bits=st.integers(8, 32), numbers=st.lists(st.integers(0, 2**48 - 1), min_size=1, max_size=60))
@@ -54,15 +63,21 @@ def test_sums_of_digits_are_exact(ring_bits, numbers):
 
 
 def test_an_update_of_zeros_leaves_a_bound_that_can_be_used():
-    code = Contribution(3, FixedPoint(16, 3, 1.0))
-    decoded = code.decode(ring_sum([code.encode(np.zeros(3, np.float32), 5)] * 3, 16), 3)
-    assert decoded.examples == 15
-    assert FixedPoint(16, 3, decoded.next_bound).limit > 0
+    code = Contribution(3, 16, 3, (1.0,), ("examples",))
+    decoded = code.decode(ring_sum([code.encode(np.zeros(3, np.float32), {"examples": 5})] * 3, 16), 3)
+    assert decoded.numbers == {"examples": 15}
+    assert FixedPoint(16, 3, decoded.next_bounds[0]).limit > 0
 
 
 def test_nan_is_refused():
     with pytest.raises(UpdateRefusedError):
-        Contribution(3, FixedPoint(16, 3, 1.0)).encode(np.array([0, np.nan, 1], np.float32), 5)
+        Contribution(3, 16, 3, (1.0,), ()).encode(np.array([0, np.nan, 1], np.float32), {})
+
+
+@pytest.mark.parametrize("number", [-1.0, float("nan"), float("inf"), 2.0**60])
+def test_a_number_that_no_sum_can_hold_is_refused(number):
+    with pytest.raises(UpdateRefusedError, match="loss"):
+        Contribution(3, 16, 3, (1.0,), ("loss",)).encode(np.zeros(3, np.float32), {"loss": number})
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=9))
