@@ -62,7 +62,7 @@ def read_labels(root: str | Path, table: str = "labels.csv", site_by: str | None
     root = Path(root)
     rows = read_table(root, table, (*_REQUIRED, *site_columns(site_by)))
     radiographs = [_radiograph(root, row, f"row {number} of '{table}'", site_by) for number, row in rows]
-    check_files(radiographs, table)
+    check_files(radiographs, root, table)
     _check_assignment(radiographs, table)
     check_sides(radiographs, table)
     return radiographs
@@ -118,11 +118,12 @@ def _relative(file: str, where: str) -> PurePosixPath:
     return relative
 
 
-def check_files(radiographs: Sequence[Radiograph], table: str) -> None:
+def check_files(radiographs: Sequence[Radiograph], root: Path, table: str) -> None:
     """Check that every file is there and named once.
 
     Args:
         radiographs: the rows of a table.
+        root: the data folder, in which all of them lie.
         table: its file name, for the error.
 
     Raises:
@@ -133,7 +134,7 @@ def check_files(radiographs: Sequence[Radiograph], table: str) -> None:
         if radiograph.path in seen:
             raise DataError(f"'{table}' names the file '{radiograph.path.name}' twice; remove one of the rows.")
         seen.add(radiograph.path)
-    missing = [radiograph.path.name for radiograph in radiographs if not radiograph.path.is_file()]
+    missing = [str(radiograph.path.relative_to(root)) for radiograph in radiographs if not radiograph.path.is_file()]
     if missing:
         more = ", ..." if len(missing) > 5 else ""
         raise DataError(

@@ -47,14 +47,16 @@ def read_picture(path: str | Path, *, size: tuple[int, int] | None = None) -> Te
             shows one single grey value.
     """
     path = Path(path)
+    # With its folders: in MURA every study has an image1.png.
+    name = "/".join(path.parts[-3:])
     if not path.is_file():
-        raise DataError(f"radiograph '{path.name}' does not exist or is no file; check the table of labels.")
+        raise DataError(f"radiograph '{name}' does not exist or is no file; check the table of labels.")
     try:
         grey = _grey(path)
     # Pillow's plug-ins raise OSError, SyntaxError, ValueError and more about damaged files.
     except Exception as error:
         raise DataError(
-            f"radiograph '{path.name}' cannot be used: {error or type(error).__name__}. "
+            f"radiograph '{name}' cannot be used: {error or type(error).__name__}. "
             "Copy it again from the source, or take it out of the table."
         ) from error
     image = torch.from_numpy(grey)[None]

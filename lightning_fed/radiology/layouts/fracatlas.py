@@ -49,7 +49,7 @@ def read_fracatlas(root: str | Path, site_by: str | None = None) -> list[Radiogr
                 site=_region(row, where) if by_region else site_of(row, site_by),
             )
         )
-    check_files(radiographs, _TABLE)
+    check_files(radiographs, root, _TABLE)
     return radiographs
 
 

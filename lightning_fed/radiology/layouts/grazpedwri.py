@@ -48,5 +48,5 @@ def read_grazpedwri(root: str | Path, site_by: str | None = None) -> list[Radiog
                 site=site_of(row, site_by),
             )
         )
-    check_files(radiographs, _TABLE)
+    check_files(radiographs, root, _TABLE)
     return radiographs

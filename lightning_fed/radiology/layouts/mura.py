@@ -41,7 +41,7 @@ def read_mura(root: str | Path, site_by: str | None = None) -> list[Radiograph]:
     table = "train_image_paths.csv and valid_image_paths.csv"
     if not radiographs:
         raise DataError(f"{table} name no images; copy them again.")
-    check_files(radiographs, table)
+    check_files(radiographs, root, table)
     check_sides(radiographs, table)
     return radiographs
 
