@@ -1,4 +1,4 @@
-"""Small data sets of the public layouts, written as real PNG and JPEG files: the name of each file decides its pixels."""
+"""Small data sets of the public layouts as real PNG and JPEG files; a file's name decides its pixels."""
 
 import csv
 import zlib
