@@ -1,4 +1,4 @@
-"""FracAtlas: adults' hands, legs, hips and shoulders as JPEG files and one table."""
+"""FracAtlas: hands, legs, hips and shoulders as JPEG files and one table."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""MURA: adults' upper limbs from Stanford as PNG files in a folder for each study, and four tables without headers."""
+"""MURA: upper limbs from Stanford as PNG files in a folder for each study, and four tables without headers."""
 
 import re
 from pathlib import Path
