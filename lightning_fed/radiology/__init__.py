@@ -1,9 +1,11 @@
-"""Radiographs for Lightning: DICOM to tensor, tables of labels, splits by patient, data modules."""
+"""Radiographs for Lightning: files to tensors, tables of labels, splits by patient, data modules."""
 
 from lightning_fed.radiology.datamodule import RadiographDataModule
 from lightning_fed.radiology.dataset import RadiographDataset
 from lightning_fed.radiology.dicom import read_radiograph
 from lightning_fed.radiology.labels import Radiograph, read_labels, salter_harris_from_ao
+from lightning_fed.radiology.layouts import read_fracatlas, read_grazpedwri, read_mura
+from lightning_fed.radiology.pictures import read_picture
 from lightning_fed.radiology.pooled import PooledRadiographs
 from lightning_fed.radiology.splits import split_patients, split_radiographs
 from lightning_fed.radiology.transforms import EvaluationTransform, TrainingTransform, monai_training_transform
@@ -16,7 +18,11 @@ __all__ = [
     "RadiographDataset",
     "TrainingTransform",
     "monai_training_transform",
+    "read_fracatlas",
+    "read_grazpedwri",
     "read_labels",
+    "read_mura",
+    "read_picture",
     "read_radiograph",
     "salter_harris_from_ao",
     "split_patients",

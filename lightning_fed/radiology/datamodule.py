@@ -10,6 +10,8 @@ from torch.utils.data import DataLoader
 from lightning_fed.errors import DataError
 from lightning_fed.radiology.dataset import RadiographDataset, batches, evaluation_batches
 from lightning_fed.radiology.labels import Radiograph, Split, read_labels
+from lightning_fed.radiology.layouts import PUBLIC_LAYOUTS, Layout
+from lightning_fed.radiology.sites import radiographs_at, share_of_patients
 from lightning_fed.radiology.splits import split_radiographs
 from lightning_fed.radiology.transforms import EvaluationTransform, Sample, SampleTransform, TrainingTransform
 
@@ -29,6 +31,11 @@ class RadiographDataModule(LightningDataModule):
     ``salter_harris`` int64 ``(B,)`` (0 none, 1 to 5 the types). Hyperparameters are deliberately not saved: the folder
     and the table's name would reach loggers and checkpoints.
 
+    A hospital's own folder is one site. A public data set is one folder for several sites of a simulation: ``site_by``
+    and ``site`` choose one by an attribute, ``share`` divides the patients, and both together divide a site further.
+    The data set is split before it is divided, so the module without ``site`` and ``share`` is all sites in one place,
+    with their test sides together as its own.
+
     Args:
         root: the site's folder.
         labels: file name of the table within ``root``, see :func:`lightning_fed.radiology.labels.read_labels`.
@@ -42,6 +49,11 @@ class RadiographDataModule(LightningDataModule):
         cache: decode each file once and keep the small image in memory, else decode in every epoch.
         unreadable: ``skip`` leaves out files that cannot be read and lists them in one warning; ``error`` refuses.
         train_transform: used for training in place of the built-in augmentation.
+        layout: ``table`` for a folder of DICOM, PNG or JPEG files with a table, or the name of a public data set, see
+            :mod:`lightning_fed.radiology.layouts`; those bring tables of their own, and ``labels`` is ignored.
+        site_by: the column that divides the data set into sites.
+        site: value of that column, compared without case; all of them if not given.
+        share: of how many equal shares of the patients this is which one: ``[2, 4]`` is the second of four.
     """
 
     def __init__(
@@ -58,12 +70,22 @@ class RadiographDataModule(LightningDataModule):
         cache: bool = True,
         unreadable: Literal["skip", "error"] = "skip",
         train_transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        layout: Layout = "table",
+        site_by: str | None = None,
+        site: str | None = None,
+        share: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         if image_size < 1 or batch_size < 1:
             raise DataError(f"image_size = {image_size} and batch_size = {batch_size} must both be at least 1.")
         if unreadable not in ("skip", "error"):
             raise DataError(f"unreadable = {unreadable!r} is unknown; allowed are skip and error.")
+        if layout != "table" and layout not in PUBLIC_LAYOUTS:
+            raise DataError(f"layout = {layout!r} is unknown; allowed are table, {', '.join(PUBLIC_LAYOUTS)}.")
+        if site is not None and site_by is None:
+            raise DataError(f"site = {site!r} is given without site_by; name the column whose values are the sites.")
+        if share is not None and not 1 <= share[0] <= share[1]:
+            raise DataError(f"share = {list(share)} is none; [2, 4] is the second of four shares of the patients.")
         self.root = root
         self.labels = labels
         self.image_size = image_size
@@ -74,6 +96,10 @@ class RadiographDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.cache = cache
         self.unreadable = unreadable
+        self.layout = layout
+        self.site_by = site_by
+        self.site = site
+        self.share = share
         evaluation = EvaluationTransform(image_size)
         built_in: SampleTransform = TrainingTransform(image_size) if augment else evaluation
         self._transforms: dict[Split, SampleTransform] = {
@@ -141,18 +167,25 @@ class RadiographDataModule(LightningDataModule):
 
     def _dataset(self, split: Split) -> RadiographDataset:
         if self._radiographs is None:
-            self._radiographs = split_radiographs(
-                read_labels(self.root, self.labels),
-                val_fraction=self.val_fraction,
-                test_fraction=self.test_fraction,
-                seed=self.split_seed,
-            )
+            self._radiographs = self._divided()
         return RadiographDataset(
             self._radiographs[split],
             image_size=self.image_size,
             transform=self._transforms[split],
             cache=self.cache,
         )
+
+    def _divided(self) -> dict[Split, list[Radiograph]]:
+        if self.layout == "table":
+            rows = read_labels(self.root, self.labels, self.site_by)
+        else:
+            rows = PUBLIC_LAYOUTS[self.layout](self.root, self.site_by)
+        sides = split_radiographs(
+            rows, val_fraction=self.val_fraction, test_fraction=self.test_fraction, seed=self.split_seed
+        )
+        if self.share is not None:
+            sides = share_of_patients(sides, self.share, seed=self.split_seed)
+        return sides if self.site is None else radiographs_at(sides, self.site, all_rows=rows)
 
 
 def _no_radiographs(split: Split, dataset: RadiographDataset) -> str:

@@ -9,6 +9,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset
 from lightning_fed.errors import DataError
 from lightning_fed.radiology.dicom import read_radiograph
 from lightning_fed.radiology.labels import Radiograph
+from lightning_fed.radiology.pictures import is_picture, read_picture
 from lightning_fed.radiology.transforms import Sample, SampleTransform
 
 
@@ -78,7 +79,8 @@ class RadiographDataset(Dataset[Sample]):
         return {name: torch.as_tensor(sample[name]).as_subclass(Tensor) for name in ("image", "label", "salter_harris")}
 
     def _decoded(self, radiograph: Radiograph) -> Tensor:
-        return read_radiograph(radiograph.path, size=(self.image_size, self.image_size))
+        read = read_picture if is_picture(radiograph.path) else read_radiograph
+        return read(radiograph.path, size=(self.image_size, self.image_size))
 
 
 def batches(

@@ -1,19 +1,18 @@
 """A hospital's table of labels: one row a radiograph."""
 
-import csv
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal, get_args
 
 from lightning_fed.errors import DataError
+from lightning_fed.radiology.tables import flag, patient_of, read_table, site_columns, site_of
 
 Split = Literal["train", "val", "test"]
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 _REQUIRED = ("file", "patient_id", "fracture")
-_FRACTURE = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
 _SALTER_HARRIS = {"": 0, "none": 0, "i": 1, "ii": 2, "iii": 3, "iv": 4, "v": 5}
 # Bone and segment first, for example 23r; E is the epiphysis, the digit after it the child code.
 _EPIPHYSEAL = re.compile(r"\d[a-z]*[-/]E/?([1-4])(?!\d)", re.IGNORECASE)
@@ -28,7 +27,8 @@ class Radiograph:
         patient_id: the hospital's own pseudonym; images of one patient never fall on two sides of a split.
         fracture: 1 if a fracture is visible, else 0.
         salter_harris: 0 for no growth plate injury, 1 to 5 for the types I to V.
-        split: the side the table assigns, or None if the table has no ``split`` column.
+        split: the side the table assigns, or None if it assigns none.
+        site: where a data set that is divided into sites puts the image, lower case; None if it is not divided.
     """
 
     path: Path
@@ -36,9 +36,10 @@ class Radiograph:
     fracture: int
     salter_harris: int
     split: Split | None
+    site: str | None = None
 
 
-def read_labels(root: str | Path, table: str = "labels.csv") -> list[Radiograph]:
+def read_labels(root: str | Path, table: str = "labels.csv", site_by: str | None = None) -> list[Radiograph]:
     """Read and check a table of labels.
 
     Required columns: ``file`` (path relative to ``root``), ``patient_id``, ``fracture`` (0 or 1). Optional:
@@ -49,6 +50,7 @@ def read_labels(root: str | Path, table: str = "labels.csv") -> list[Radiograph]
     Args:
         root: the site's folder.
         table: file name of the CSV within ``root``.
+        site_by: a column whose values name the site of each row; None if the folder is one site's.
 
     Returns:
         The rows in the table's order, at least one.
@@ -58,10 +60,11 @@ def read_labels(root: str | Path, table: str = "labels.csv") -> list[Radiograph]
             ``root``, a file is named twice, or a patient is on two sides of the split.
     """
     root = Path(root)
-    rows = _table_rows(root / table, table)
-    radiographs = [_radiograph(root, row, number, table) for number, row in rows]
-    _check_files(radiographs, table)
-    _check_splits(radiographs, table)
+    rows = read_table(root, table, (*_REQUIRED, *site_columns(site_by)))
+    radiographs = [_radiograph(root, row, f"row {number} of '{table}'", site_by) for number, row in rows]
+    check_files(radiographs, root, table)
+    _check_assignment(radiographs, table)
+    check_sides(radiographs, table)
     return radiographs
 
 
@@ -80,47 +83,9 @@ def salter_harris_from_ao(codes: str) -> int:
     return max((int(digit) for code in codes.split(";") for digit in _EPIPHYSEAL.findall(code)), default=0)
 
 
-def _table_rows(path: Path, table: str) -> list[tuple[int, dict[str, str]]]:
-    if not path.parent.is_dir():
-        raise DataError(f"the data folder '{path.parent}' does not exist; check root.")
-    if not path.is_file():
-        raise DataError(f"the table of labels '{table}' does not exist in the data folder; check root and labels.")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"the table of labels '{table}' is not UTF-8 text; save it as CSV UTF-8.") from error
-    lines = text.splitlines(keepends=True)
-    header = lines[0] if lines else ""
-    reader = csv.reader(lines, delimiter=";" if header.count(";") > header.count(",") else ",")
-    columns = [name.strip().lower() for name in next(reader, [])]
-    missing = [name for name in _REQUIRED if name not in columns]
-    if missing:
-        raise DataError(
-            f"the table of labels '{table}' lacks the columns {', '.join(missing)}; "
-            f"found: {', '.join(columns) or 'none'}. Rename or add them."
-        )
-    rows = []
-    for cells in reader:
-        if not any(cell.strip() for cell in cells):
-            continue
-        if len(cells) != len(columns):
-            raise DataError(
-                f"row {reader.line_num} of '{table}' has {len(cells)} cells and the header {len(columns)}; quote cells "
-                "that hold the separator."
-            )
-        rows.append((reader.line_num, dict(zip(columns, (cell.strip() for cell in cells), strict=True))))
-    if not rows:
-        raise DataError(f"the table of labels '{table}' has no rows; add one row for each radiograph.")
-    return rows
-
-
-def _radiograph(root: Path, row: Mapping[str, str], number: int, table: str) -> Radiograph:
-    where = f"row {number} of '{table}'"
-    if not row["patient_id"]:
-        raise DataError(f"{where}: patient_id is empty; splits are by patient, so give every row a pseudonym.")
-    fracture = _FRACTURE.get(row["fracture"])
-    if fracture is None:
-        raise DataError(f"{where}: fracture = {row['fracture']!r} is unknown; allowed are 0 and 1.")
+def _radiograph(root: Path, row: dict[str, str], where: str, site_by: str | None) -> Radiograph:
+    patient = patient_of(row, where)
+    fracture = flag(row["fracture"], "fracture", where)
     cell = row.get("salter_harris", "").lower()
     if cell not in _SALTER_HARRIS:
         raise DataError(
@@ -137,10 +102,11 @@ def _radiograph(root: Path, row: Mapping[str, str], number: int, table: str) -> 
         raise DataError(f"{where}: split = {row['split']!r} is unknown; allowed are {', '.join(SPLITS)}.")
     return Radiograph(
         path=root / _relative(row["file"], where),
-        patient_id=row["patient_id"],
+        patient_id=patient,
         fracture=fracture,
         salter_harris=salter_harris,
         split=split or None,
+        site=site_of(row, site_by),
     )
 
 
@@ -152,13 +118,23 @@ def _relative(file: str, where: str) -> PurePosixPath:
     return relative
 
 
-def _check_files(radiographs: list[Radiograph], table: str) -> None:
+def check_files(radiographs: Sequence[Radiograph], root: Path, table: str) -> None:
+    """Check that every file is there and named once.
+
+    Args:
+        radiographs: the rows of a table.
+        root: the data folder, in which all of them lie.
+        table: its file name, for the error.
+
+    Raises:
+        DataError: a file is missing or named twice.
+    """
     seen: set[Path] = set()
     for radiograph in radiographs:
         if radiograph.path in seen:
             raise DataError(f"'{table}' names the file '{radiograph.path.name}' twice; remove one of the rows.")
         seen.add(radiograph.path)
-    missing = [radiograph.path.name for radiograph in radiographs if not radiograph.path.is_file()]
+    missing = [str(radiograph.path.relative_to(root)) for radiograph in radiographs if not radiograph.path.is_file()]
     if missing:
         more = ", ..." if len(missing) > 5 else ""
         raise DataError(
@@ -167,10 +143,16 @@ def _check_files(radiographs: list[Radiograph], table: str) -> None:
         )
 
 
-def _check_splits(radiographs: list[Radiograph], table: str) -> None:
-    unassigned = sum(radiograph.split is None for radiograph in radiographs)
-    if 0 < unassigned < len(radiographs):
-        raise DataError(f"'{table}' leaves split empty in {unassigned} rows; fill the column in every row or in none.")
+def check_sides(radiographs: Sequence[Radiograph], table: str) -> None:
+    """Check that no patient is on two sides, an assigned one and none among them.
+
+    Args:
+        radiographs: the rows of a table.
+        table: its file name, for the error.
+
+    Raises:
+        DataError: a patient's images are on two sides.
+    """
     sides: dict[str, Split | None] = {}
     for radiograph in radiographs:
         side = sides.setdefault(radiograph.patient_id, radiograph.split)
@@ -179,3 +161,9 @@ def _check_splits(radiographs: list[Radiograph], table: str) -> None:
                 f"'{table}' puts patient {radiograph.patient_id!r} into {side} and {radiograph.split}; one patient's "
                 "images belong on one side."
             )
+
+
+def _check_assignment(radiographs: Sequence[Radiograph], table: str) -> None:
+    unassigned = sum(radiograph.split is None for radiograph in radiographs)
+    if 0 < unassigned < len(radiographs):
+        raise DataError(f"'{table}' leaves split empty in {unassigned} rows; fill the column in every row or in none.")

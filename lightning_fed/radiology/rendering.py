@@ -100,6 +100,22 @@ def _scaled(values: _Values, dataset: Dataset, content: NDArray[np.bool_]) -> _V
     center, width = _first(dataset.get("WindowCenter")), _first(dataset.get("WindowWidth"))
     if center is not None and width is not None:
         return windowed(values, center, width, str(dataset.get("VOILUTFunction") or "LINEAR").upper())
+    return without_tails(values, content)
+
+
+def without_tails(values: _Values, content: NDArray[np.bool_]) -> _Values:
+    """Stretch the range of the content, its tails of ``TAIL_PERCENT`` cut off, to [0, 1].
+
+    Args:
+        values: any shape.
+        content: same shape, at least one True; what the range is taken from.
+
+    Returns:
+        float64 of the same shape in [0, 1].
+
+    Raises:
+        ValueError: the content shows one single grey value.
+    """
     low, high = np.percentile(values[content], [TAIL_PERCENT, 100 - TAIL_PERCENT])
     if high <= low:
         low, high = values[content].min(), values[content].max()
