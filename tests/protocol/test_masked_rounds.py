@@ -10,6 +10,7 @@ from lightning_fed.masking import messages as masking
 from lightning_fed.plan import FederationPlan, Masking
 from lightning_fed.policy import SitePolicy
 from lightning_fed.protocol import messages as m
+from lightning_fed.update.contribution import Contribution
 from lightning_fed.protocol.coordinator import DEADLINE
 
 
@@ -343,15 +344,15 @@ def test_a_site_that_was_sent_another_model_than_was_named_sends_nothing(masked)
     w = masked(rounds=1, sites=3)
     for name in w.names:
         w.connect(name)
-    original = Wire.train
+    original = Wire.deliver_down
 
-    def train(name):
-        site = w.sites[name]
-        if name == "site-2" and site.model and site.model[0] == 0:
-            site.model = (0, memoryview(bytes(16) + b"\x01\x00\x80\x3f"))
+    def deliver_down(name):
+        if name == "site-2" and w.down[name] and isinstance(w.down[name][0][0], m.Chunk):
+            message, _ = w.down[name].popleft()
+            w.down[name].appendleft((message, memoryview(bytes(16) + b"\x01\x00\x80\x3f")))
         return original(w, name)
 
-    w.train = train
+    w.deliver_down = deliver_down
     with pytest.raises(ProtocolError, match="named another global model"):
         w.settle()
     assert w.saved == []
@@ -391,10 +392,18 @@ def test_a_site_with_another_roster_is_found_out_before_it_masks(masked):
     assert w.saved == []
 
 
-def test_a_count_of_examples_that_cannot_be_fails_the_round_and_not_the_coordinator(masked):
+def test_a_count_of_examples_that_cannot_be_fails_the_round_and_not_the_coordinator(masked, monkeypatch):
+    honest = Contribution.encode
+
+    def encode(code, values, numbers):
+        words = honest(code, values, numbers)
+        if numbers["examples"] == 12:
+            words[code.size : code.size + 4] = 2**29
+        return words
+
+    monkeypatch.setattr(Contribution, "encode", encode)
     w = masked(rounds=1, sites=3)
-    w.examples_of = lambda name: 10 if name != "site-2" else 2**48 - 20
     for name in w.names:
         w.connect(name)
     w.settle()
-    assert "cannot have trained on" in w.events("round_failed")[0]["reason"]
+    assert "cannot have examples" in w.events("round_failed")[0]["reason"]
