@@ -137,8 +137,7 @@ class CoordinatorSession:
         if self.plan.masking.mode == "required":
             terms = terms_of(self.plan, len(self._sites))
             # What the plan cannot hold is said now and not in the first round.
-            if not self.plan.privacy.site:
-                Contribution(1, self.plan.masking.bits, terms.largest_cohort, (self.plan.masking.bound,), ())
+            Contribution(1, self.plan.masking.bits, terms.largest_cohort, (self.plan.masking.bound,), ())
             metric_code(self.plan, {}, len(self._sites))
         version = self.model.version if self.model else None
         record = Record(
@@ -266,6 +265,8 @@ class CoordinatorSession:
     def _adopt(self, model: GlobalModel) -> GlobalModel:
         """Build what depends on the model's layout."""
         self._exchange = Exchange(self.plan, model.layout.size, len(self._sites), model.layout.statistics)
+        if self.plan.masking.mode == "required" or self.plan.privacy.site:
+            self._exchange.code(model.bounds or self._exchange.first_bounds)
         self._server = ServerStep(self._exchange, model)
         self.model = self._server.first(model)
         self._handout = Handout(self.model, self._exchange.keeps_residual)
