@@ -1,0 +1,94 @@
+"""Which layers can be trained by DP-SGD, and what stands in for those that cannot."""
+
+from collections.abc import Iterator
+
+import torch
+from opacus.validators import ModuleValidator
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from lightning_fed.errors import ConfigError
+
+
+def replace_layers(module: nn.Module) -> dict[str, nn.Module]:
+    """Put layers that can be trained by DP-SGD in the place of those that cannot, in ``module`` itself.
+
+    BatchNorm becomes GroupNorm with gcd(32, channels) groups, InstanceNorm loses its running statistics, recurrent and
+    attention layers become Opacus' own. The outcome depends on the module alone, so that all sites get the same.
+
+    Returns:
+        The new layers by their full names.
+    """
+    replaced: dict[str, nn.Module] = {}
+    # A layer that occurs at several places stays one layer.
+    replacements: dict[nn.Module, nn.Module | None] = {}
+    for parent_name, parent in list(module.named_modules(remove_duplicate=False)):
+        # Not ``named_children``, which names a child once.
+        for name, child in list(parent._modules.items()):
+            if child is None:
+                continue
+            if child not in replacements:
+                replacements[child] = _replacement(child) if _fault(child) else None
+            replacement = replacements[child]
+            if replacement is not None:
+                setattr(parent, name, replacement)
+                replaced[f"{parent_name}.{name}".removeprefix(".")] = replacement
+    return replaced
+
+
+def check_layers(module: nn.Module) -> None:
+    """Refuse a module with a layer whose gradients cannot be told apart by example.
+
+    Raises:
+        ConfigError: there is such a layer; the message names each, its fault and what could replace it.
+    """
+    faults = list(_faults(module))
+    if faults:
+        raise ConfigError(
+            "these layers cannot be trained with example-level privacy: "
+            + "; ".join(faults)
+            + ". With replace_layers=True those with a replacement are replaced before training; the layers have to "
+            "exist by then, so build them in __init__ and not in configure_model."
+        )
+
+
+def _faults(module: nn.Module) -> Iterator[str]:
+    own = [name for name, parameter in module.named_parameters(recurse=False) if parameter.requires_grad]
+    if own:
+        yield f"the module's own parameters {own} (move each into a layer with a forward of its own)"
+    for name, layer in module.named_modules():
+        if layer is not module and (fault := _fault(layer)):
+            replacement = _replacement(layer)
+            offer = f"; {replacement} can replace it" if replacement is not None else ""
+            yield f"{name!r}, {type(layer).__name__} ({fault}{offer})"
+
+
+def _fault(layer: nn.Module) -> str | None:
+    trainable = any(parameter.requires_grad for parameter in layer.parameters(recurse=False))
+    if isinstance(layer, _BatchNorm):
+        # A frozen one in evaluation mode is a fixed linear map.
+        return "it mixes the examples of a batch" if trainable or layer.training else None
+    if isinstance(layer, _InstanceNorm):
+        return "it keeps running statistics of the examples" if layer.track_running_stats else None
+    validator = ModuleValidator.VALIDATORS.get(type(layer))
+    if validator is not None and trainable and validator(layer):
+        return "its gradients cannot be told apart by example"
+    if trainable and any(True for _ in layer.buffers()):
+        return f"it has buffers besides its parameters: {[name for name, _ in layer.named_buffers()]}"
+    return None
+
+
+def _replacement(layer: nn.Module) -> nn.Module | None:
+    replacement: nn.Module
+    if isinstance(layer, _InstanceNorm):
+        # Opacus' own switches the statistics off and leaves their buffers behind.
+        replacement = type(layer)(layer.num_features, eps=layer.eps, affine=layer.affine)
+        if layer.affine:
+            replacement.load_state_dict({"weight": layer.weight, "bias": layer.bias})
+    elif type(layer) in ModuleValidator.FIXERS:
+        replacement = ModuleValidator.FIXERS[type(layer)](layer)
+    else:
+        return None
+    first = next(layer.parameters(), torch.empty(0))
+    return replacement.to(first.device, first.dtype).train(layer.training)
