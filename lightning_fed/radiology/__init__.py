@@ -3,6 +3,7 @@
 from lightning_fed.radiology.datamodule import RadiographDataModule
 from lightning_fed.radiology.dataset import RadiographDataset
 from lightning_fed.radiology.dicom import read_radiograph
+from lightning_fed.radiology.harmonisation import HistogramStandardisation, landmark_sums, standard_scale
 from lightning_fed.radiology.labels import Radiograph, read_labels, salter_harris_from_ao
 from lightning_fed.radiology.pooled import PooledRadiographs
 from lightning_fed.radiology.splits import split_patients, split_radiographs
@@ -10,15 +11,18 @@ from lightning_fed.radiology.transforms import EvaluationTransform, TrainingTran
 
 __all__ = [
     "EvaluationTransform",
+    "HistogramStandardisation",
     "PooledRadiographs",
     "Radiograph",
     "RadiographDataModule",
     "RadiographDataset",
     "TrainingTransform",
+    "landmark_sums",
     "monai_training_transform",
     "read_labels",
     "read_radiograph",
     "salter_harris_from_ao",
     "split_patients",
     "split_radiographs",
+    "standard_scale",
 ]

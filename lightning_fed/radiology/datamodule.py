@@ -1,7 +1,7 @@
 """A Lightning data module over one site's folder of radiographs."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule
@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from lightning_fed.errors import DataError
 from lightning_fed.radiology.dataset import RadiographDataset, batches, evaluation_batches
+from lightning_fed.radiology.harmonisation import HistogramStandardisation
 from lightning_fed.radiology.labels import Radiograph, Split, read_labels
 from lightning_fed.radiology.splits import split_radiographs
 from lightning_fed.radiology.transforms import EvaluationTransform, Sample, SampleTransform, TrainingTransform
@@ -42,6 +43,8 @@ class RadiographDataModule(LightningDataModule):
         cache: decode each file once and keep the small image in memory, else decode in every epoch.
         unreadable: ``skip`` leaves out files that cannot be read and lists them in one warning; ``error`` refuses.
         train_transform: used for training in place of the built-in augmentation.
+        standard_scale: brings the images of all three sides to this grey scale before any augmentation; from
+            :func:`lightning_fed.radiology.harmonisation.standard_scale`, the same for all sites.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class RadiographDataModule(LightningDataModule):
         cache: bool = True,
         unreadable: Literal["skip", "error"] = "skip",
         train_transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        standard_scale: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         if image_size < 1 or batch_size < 1:
@@ -81,6 +85,11 @@ class RadiographDataModule(LightningDataModule):
             "val": evaluation,
             "test": evaluation,
         }
+        if standard_scale is not None:
+            self._transforms = {
+                split: HistogramStandardisation(standard_scale, transform)
+                for split, transform in self._transforms.items()
+            }
         self._radiographs: dict[Split, list[Radiograph]] | None = None
         self._datasets: dict[Split, RadiographDataset] = {}
 
