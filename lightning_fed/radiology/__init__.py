@@ -3,6 +3,7 @@
 from lightning_fed.radiology.datamodule import RadiographDataModule
 from lightning_fed.radiology.dataset import RadiographDataset
 from lightning_fed.radiology.dicom import read_radiograph
+from lightning_fed.radiology.harmonisation import HistogramStandardisation, landmark_sums, standard_scale
 from lightning_fed.radiology.labels import Radiograph, read_labels, salter_harris_from_ao
 from lightning_fed.radiology.layouts import read_fracatlas, read_grazpedwri, read_mura
 from lightning_fed.radiology.pictures import read_picture
@@ -12,11 +13,13 @@ from lightning_fed.radiology.transforms import EvaluationTransform, TrainingTran
 
 __all__ = [
     "EvaluationTransform",
+    "HistogramStandardisation",
     "PooledRadiographs",
     "Radiograph",
     "RadiographDataModule",
     "RadiographDataset",
     "TrainingTransform",
+    "landmark_sums",
     "monai_training_transform",
     "read_fracatlas",
     "read_grazpedwri",
@@ -27,4 +30,5 @@ __all__ = [
     "salter_harris_from_ao",
     "split_patients",
     "split_radiographs",
+    "standard_scale",
 ]

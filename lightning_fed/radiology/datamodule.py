@@ -1,7 +1,7 @@
 """A Lightning data module over one site's folder of radiographs."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule
@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from lightning_fed.errors import DataError
 from lightning_fed.radiology.dataset import RadiographDataset, batches, evaluation_batches
+from lightning_fed.radiology.harmonisation import HistogramStandardisation
 from lightning_fed.radiology.labels import Radiograph, Split, read_labels
 from lightning_fed.radiology.layouts import PUBLIC_LAYOUTS, Layout
 from lightning_fed.radiology.sites import radiographs_at, share_of_patients
@@ -54,6 +55,8 @@ class RadiographDataModule(LightningDataModule):
         site_by: the column that divides the data set into sites.
         site: value of that column, compared without case; all of them if not given.
         share: of how many equal shares of the patients this is which one: ``[2, 4]`` is the second of four.
+        standard_scale: brings the images of all three sides to this grey scale before any augmentation; from
+            :func:`lightning_fed.radiology.harmonisation.standard_scale`, the same for all sites.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class RadiographDataModule(LightningDataModule):
         site_by: str | None = None,
         site: str | None = None,
         share: tuple[int, int] | None = None,
+        standard_scale: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         if image_size < 1 or batch_size < 1:
@@ -107,6 +111,11 @@ class RadiographDataModule(LightningDataModule):
             "val": evaluation,
             "test": evaluation,
         }
+        if standard_scale is not None:
+            self._transforms = {
+                split: HistogramStandardisation(standard_scale, transform)
+                for split, transform in self._transforms.items()
+            }
         self._radiographs: dict[Split, list[Radiograph]] | None = None
         self._datasets: dict[Split, RadiographDataset] = {}
 

@@ -1,0 +1,156 @@
+"""Federated transfer learning: a frozen backbone costs no bytes, and may be unfrozen round by round."""
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BaseFinetuning
+from lightning.pytorch.utilities import rank_zero_info
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lightning_fed.callbacks.exchanged import private_optimizers
+from lightning_fed.callbacks.round_callback import RoundCallback
+from lightning_fed.errors import ConfigError
+
+
+class FederatedFinetuning(RoundCallback):
+    """Freezes a backbone, as Lightning's ``BaseFinetuning`` does, and unfreezes its layers on a schedule of rounds.
+
+    What is exchanged is fixed when the fit begins, and is what is trainable then:
+
+    * layers that the schedule does not name are frozen before that. They travel once, when a site joins, so that all
+      sites have the same ones, and cost nothing in a round;
+    * layers that the schedule names are exchanged from the first round on, with an update of zero until their round has
+      come. Sites whose schedules name other layers are refused like sites with another model.
+
+    An optimiser made from the parameters that are trainable (``filter(lambda p: p.requires_grad, ...)``) holds the
+    scheduled layers from the start and leaves them as they are while they get no gradient, so no parameter group is
+    added later, and a checkpoint of any round can be resumed. In a fit without rounds nothing is unfrozen.
+
+    Args:
+        backbone: name of the backbone in the LightningModule, such as ``net.features``.
+        checkpoint: a local file to take the backbone from: a Lightning checkpoint, a state dict saved by torch, or
+            safetensors; names with the backbone's prefix or without. Other tensors in it are ignored.
+        schedule: by round (1 is the first), shell patterns of layers within the backbone that train from then on, for
+            example ``{5: ["layer4"], 10: ["*"]}``; a layer's own layers come with it.
+        train_bn: keep BatchNorm layers trainable from the start, as ``BaseFinetuning.freeze`` does by default. Without,
+            a frozen one normalises by its batch in training and by its running statistics, which stay, in evaluation.
+
+    Raises:
+        ConfigError: a round of the schedule is below 1.
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        checkpoint: str | Path | None = None,
+        schedule: Mapping[int, Sequence[str]] | None = None,
+        train_bn: bool = True,
+    ) -> None:
+        self.backbone, self.checkpoint, self.train_bn = backbone, checkpoint, train_bn
+        self.schedule = {int(round): tuple(patterns) for round, patterns in (schedule or {}).items()}
+        if min(self.schedule, default=1) < 1:
+            raise ConfigError(f"FederatedFinetuning's schedule begins in round {min(self.schedule)}; the first is 1.")
+        self._due: dict[nn.Module, int] = {}
+        self._waiting: dict[nn.Module, list[nn.Parameter]] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Load the backbone and freeze, before Lightning asks for optimisers, what is never unfrozen.
+
+        Raises:
+            ConfigError: there is no such backbone or layer, or the checkpoint does not hold the backbone.
+        """
+        if stage != "fit":
+            return
+        modules = dict(pl_module.named_modules())
+        if self.backbone not in modules:
+            raise ConfigError(
+                f"the module has no layer {self.backbone!r} for FederatedFinetuning; it has "
+                f"{[name for name, _ in pl_module.named_children()]}."
+            )
+        backbone = modules[self.backbone]
+        if self.checkpoint is not None:
+            _load(backbone, self.backbone, Path(self.checkpoint))
+        self._due = self._schedule_of(backbone)
+        never = [layer for layer in BaseFinetuning.flatten_modules(backbone) if layer not in self._due]
+        for layer in never:
+            if not (self.train_bn and isinstance(layer, _BatchNorm)):
+                BaseFinetuning.freeze_module(layer)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Freeze what waits for its round; by now it is in the optimisers and among what is exchanged.
+
+        Raises:
+            ConfigError: layers wait and the fit uses DP-SGD.
+        """
+        if self._due and private_optimizers(trainer):
+            raise ConfigError(
+                "FederatedFinetuning's schedule leaves layers without gradients for some rounds, and DP-SGD needs a "
+                "gradient of every parameter in each step. Leave the schedule out."
+            )
+        for layer in self._due:
+            if self.train_bn and isinstance(layer, _BatchNorm):
+                continue
+            self._waiting[layer] = [p for p in layer.parameters(recurse=False) if p.requires_grad]
+            BaseFinetuning.freeze_module(layer)
+
+    def on_round_start(self, trainer: Trainer, pl_module: LightningModule, round: int) -> None:
+        """Unfreeze the layers whose round this is or was."""
+        due = [layer for layer in self._waiting if self._due[layer] <= round]
+        self._unfreeze(due)
+        if due:
+            rank_zero_info(f"round {round}: {len(due)} layers of {self.backbone!r} train from now on.")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Make what still waits trainable again: it is exchanged by the next fit, too."""
+        self._unfreeze(list(self._waiting))
+
+    def _unfreeze(self, layers: Sequence[nn.Module]) -> None:
+        for layer in layers:
+            for parameter in self._waiting.pop(layer):
+                parameter.requires_grad_(True)
+            if isinstance(layer, _BatchNorm):
+                layer.track_running_stats = True
+
+    def _schedule_of(self, backbone: nn.Module) -> dict[nn.Module, int]:
+        due: dict[nn.Module, int] = {}
+        names = {name: module for name, module in backbone.named_modules() if name}
+        for round, patterns in sorted(self.schedule.items()):
+            for pattern in patterns:
+                matching = [module for name, module in names.items() if fnmatch.fnmatchcase(name, pattern)]
+                if not matching:
+                    raise ConfigError(
+                        f"no layer of {self.backbone!r} matches {pattern!r}, which is to be unfrozen in round {round}; "
+                        f"it has {sorted(names)[:10]}."
+                    )
+                for layer in BaseFinetuning.flatten_modules(matching):
+                    due.setdefault(layer, round)
+        return due
+
+
+def _load(backbone: nn.Module, name: str, path: Path) -> None:
+    try:
+        loaded: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except (OSError, RuntimeError, SafetensorError, ValueError, EOFError) as error:
+        raise ConfigError(f"the backbone's checkpoint {path.name} cannot be read: {error}.") from error
+    except Exception as error:
+        # Pickle's own error, whose advice is to run whatever code is in the file.
+        raise ConfigError(f"the backbone's checkpoint {path.name} is none: {type(error).__name__}.") from error
+    state: Mapping[str, Tensor] = loaded.get("state_dict", loaded)
+    prefix = f"{name}." if any(key.startswith(f"{name}.") for key in state) else ""
+    wanted = backbone.state_dict()
+    for key, tensor in wanted.items():
+        found = state.get(prefix + key)
+        if found is None or found.shape != tensor.shape:
+            holds = "nothing" if found is None else list(found.shape)
+            raise ConfigError(
+                f"the checkpoint {path.name} does not hold the backbone {name!r}: {prefix + key!r} should be "
+                f"{list(tensor.shape)}, and it has {holds}. Give the file of the same backbone."
+            )
+    backbone.load_state_dict({key: state[prefix + key] for key in wanted})
