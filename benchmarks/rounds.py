@@ -5,6 +5,9 @@
 The sites send back what they got, so a round is transport, aggregation and the durable store. The floor is a plain
 ROUTER and DEALERs without encryption, credit, checks or store: each peer gets the vector in one frame and sends it
 back, and the hub sums them. Both run in this call, one after the other, in processes of their own, over loopback.
+
+The coordinator's memory is that of its own process: idle, that is, after all imports, and at its peak, both as resident
+and as anonymous memory (what is not the pages of libraries' files).
 """
 
 import argparse
@@ -14,7 +17,9 @@ import multiprocessing
 import resource
 import statistics
 import tempfile
+import threading
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +42,9 @@ from lightning_fed.update.layout import Layout, TensorSpec
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["lightning_fed.transport.site"])
 
+# The coordinator shares no memory with anybody: it imports what it needs itself.
+_FRESH = multiprocessing.get_context("spawn")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -56,51 +64,150 @@ def main() -> None:
     print(f"{'seconds a round':24}{result['seconds_per_round']:24.3f}{floor:20.3f}{result['ratio_to_floor']:8.2f}")
     print(f"{'bytes up, a site':24}{result['bytes_up_per_site']:24,.0f}{4 * arguments.params:20,}")
     print(f"{'bytes down, a site':24}{result['bytes_down_per_site']:24,.0f}{4 * arguments.params:20,}")
-    print(f"{'coordinator peak, MB':24}{result['coordinator_peak_mb']:24.0f}")
-    print(f"{'site peak, MB':24}{result['site_peak_mb']:24.0f}")
+    print(f"{'sites peak, MB':24}{result['site_peak_mb']:24.0f}")
+    print_coordinator(result)
+
+
+def print_coordinator(result: dict[str, Any]) -> None:
+    """The coordinator's memory, beside a limit of three models and 250 MB, and where the seconds of a round go."""
+    limit = 3 * 4 * result["params"] / 1e6 + 250
+    print(f"{'coordinator, MB':24}{'idle':>12}{'peak':>12}{'increase':>12}{'3 x model + 250 MB':>24}")
+    for kind in ("resident", "anonymous"):
+        idle, peak = result[f"coordinator_idle_{kind}_mb"], result[f"coordinator_peak_{kind}_mb"]
+        print(f"{kind:24}{idle:12.0f}{peak:12.0f}{peak - idle:12.0f}{limit:24.0f}")
+    print("seconds of a round: " + ", ".join(f"{result[name]:.2f} {label}" for name, label in _PARTS))
+    print(
+        f"processor seconds a round: {result['coordinator_cpu_s']:.2f} coordinator, {result['sites_cpu_s']:.2f} all "
+        f"sites; attempts that were tried again: {result['attempts_again']}"
+    )
+
+
+_PARTS = (
+    ("until_first_update_s", "until the first update is in (model out; keys and shares if masked)"),
+    ("until_last_update_s", "until the last is in"),
+    ("until_stored_s", "until the model is stored (signatures, reveals and unmasking if masked)"),
+)
 
 
 def measured_rounds(
-    sites: int, params: int, rounds: int, masking: Literal["off", "required"], bits: int = 16
+    sites: int,
+    params: int,
+    rounds: int,
+    masking: Literal["off", "required"],
+    bits: int = 16,
+    processes: int | None = None,
 ) -> dict[str, Any]:
-    """Run a federation whose sites do not train; medians over the rounds after the first."""
+    """Run a federation whose sites do not train; medians over the rounds after the first.
+
+    ``processes`` is how many the sites are spread over, in threads; None gives each its own.
+    """
     coordinator = new_identity("coordinator")
-    members = [new_identity(f"site-{index}") for index in range(sites)]
+    members = [new_identity(f"site-{index:03d}") for index in range(sites)]
     roster = Roster.of(coordinator.card, [member.card for member in members])
-    peaks: Any = _PROCESSES.Queue()
+    spent: Any = _PROCESSES.Queue()
     with tempfile.TemporaryDirectory() as folder:
         roster.write(Path(folder) / "roster.yaml")
         keys = [write_identity(member, Path(folder) / "keys")[0] for member in members]
         plan = FederationPlan(rounds=rounds + 1, quorum=sites, masking=Masking(masking, bits))
-        service = Coordinator(plan, address="tcp://127.0.0.1:0", identity=coordinator, roster=roster, store=folder)
-        processes = [_PROCESSES.Process(target=_site, args=(service.address, key, params, peaks)) for key in keys]
-        for process in processes:
-            process.start()
-        service.run()
-        site_peak = max(peaks.get() for _ in processes)
-        for process in processes:
+        ours, theirs = _FRESH.Pipe()
+        hub_key = write_identity(coordinator, Path(folder) / "keys")[0]
+        service = _FRESH.Process(target=_coordinate, args=(plan, hub_key, folder, theirs))
+        service.start()
+        theirs.close()  # so that a coordinator that dies is noticed
+        address, idle_resident, idle_anonymous = ours.recv()
+        count = processes or sites
+        workers = [
+            _PROCESSES.Process(target=_sites, args=(address, keys[i::count], params, spent)) for i in range(count)
+        ]
+        for worker in workers:
+            worker.start()
+        peak_anonymous = idle_anonymous
+        while not ours.poll(0.02):
+            # From outside, so that the looking takes nothing of the coordinator's time.
+            peak_anonymous = max(peak_anonymous, memory_mb(service.pid)["RssAnon"])
+            if died := [worker.exitcode for worker in workers if worker.exitcode]:
+                service.kill()
+                raise SystemExit(f"a process of sites ended with {died[0]}: the measurement means nothing.")
+        coordinator_cpu, peak_resident = ours.recv()
+        used = [spent.get() for _ in workers]
+        for process in (service, *workers):
             process.join()
         events = [json.loads(line) for line in (Path(folder) / "events.jsonl").read_text().splitlines()]
+    for event in events:
+        event["time"] = datetime.fromisoformat(event["time"]).timestamp()
     finished = [event for event in events if event["event"] == "round_finished"]
+    attempts = sum(event["event"] == "round_started" for event in events)
     # From one round's end to the next: sending the model, the updates' way back, the sum, and the durable store.
-    ends = [datetime.fromisoformat(event["time"]).timestamp() for event in finished]
+    seconds = [after["time"] - before["time"] for before, after in itertools.pairwise(finished)]
     return {
         "sites": sites,
         "params": params,
-        "seconds_per_round": statistics.median(after - before for before, after in itertools.pairwise(ends)),
+        "seconds_per_round": statistics.median(seconds),
+        **_parts(events),
+        "coordinator_cpu_s": coordinator_cpu / len(finished),
+        "sites_cpu_s": sum(cpu for _, cpu in used) / len(finished),
+        "attempts_again": attempts - len(finished),
         "bytes_up_per_site": statistics.median(event["bytes_up"] for event in finished[1:]) / sites,
         "bytes_down_per_site": statistics.median(event["bytes_down"] for event in finished[1:]) / sites,
-        "coordinator_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "site_peak_mb": site_peak,
+        "coordinator_idle_resident_mb": idle_resident,
+        "coordinator_peak_resident_mb": peak_resident,
+        "coordinator_idle_anonymous_mb": idle_anonymous,
+        "coordinator_peak_anonymous_mb": peak_anonymous,
+        "site_peak_mb": max(peak for peak, _ in used),
     }
 
 
-def _site(address: str, key: Path, params: int, peaks: Any) -> None:
+def _parts(events: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Medians of a round's three parts, from one round's end to the next, over the rounds after the first."""
+    parts: list[tuple[float, float, float]] = []
+    began, accepted = None, []
+    for event in events:
+        if event["event"] == "update_accepted":
+            accepted.append(event["time"])
+        elif event["event"] == "round_finished":
+            if began is not None:
+                parts.append((accepted[0] - began, accepted[-1] - accepted[0], event["time"] - accepted[-1]))
+            began, accepted = event["time"], []
+    return {name: statistics.median(column) for (name, _), column in zip(_PARTS, zip(*parts, strict=True), strict=True)}
+
+
+def memory_mb(process: int | None = None) -> dict[str, float]:
+    """Memory of a process, this one by default, in MB of 10^6 bytes: RssAnon, VmRSS and the peak VmHWM."""
+    lines = Path(f"/proc/{process or 'self'}/status").read_text().splitlines()
+    # A process that has just ended has no memory left to speak of.
+    found = dict.fromkeys(("RssAnon", "VmRSS", "VmHWM"), 0.0)
+    found |= {line.split(":")[0]: int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(tuple(found))}
+    return found
+
+
+def _coordinate(plan: FederationPlan, key: Path, folder: str, pipe: Any) -> None:
     torch.set_num_threads(1)
+    identity, roster = load_identity(key), Roster.load(Path(folder) / "roster.yaml")
+    idle = memory_mb()
+    # Of this process from now on; what getrusage has is also of the process that it was forked from.
+    Path("/proc/self/clear_refs").write_text("5")
+    service = Coordinator(plan, address="tcp://127.0.0.1:0", identity=identity, roster=roster, store=folder)
+    pipe.send((service.address, idle["VmRSS"], idle["RssAnon"]))
+    before = time.process_time()
+    service.run()
+    pipe.send((time.process_time() - before, memory_mb()["VmHWM"]))
+
+
+def _sites(address: str, keys: Sequence[Path], params: int, spent: Any) -> None:
+    torch.set_num_threads(1)
+    threads = [threading.Thread(target=_site, args=(address, key, params)) for key in keys]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    spent.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6, time.process_time()))
+
+
+def _site(address: str, key: Path, params: int) -> None:
     identity, roster = load_identity(key), Roster.load(key.parent.parent / "roster.yaml")
     signing = {name: card.signing_public for name, card in roster.sites.items()}
     session = SiteSession(identity.name, identity.name, "benchmark", identity.signing_key, signing)
-    connection = SiteConnection(address, identity, roster.coordinator, session, 60.0, print)
+    connection = SiteConnection(address, identity, roster.coordinator, session, 60.0, lambda notice: None)
     layout = Layout((TensorSpec("weight", (params,), "float32"),))
     connection.wait(lambda s: s.plan, "the plan")
     connection.call(lambda s: s.join(layout))
@@ -112,7 +219,6 @@ def _site(address: str, key: Path, params: int, peaks: Any) -> None:
         connection.wait(lambda s, begun=begun: s.model[0] >= begun[0], "the next model")
     connection.call(lambda s: s.leave(m.Leave("done")))
     connection.close()
-    peaks.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def _begun_with_model(session: SiteSession) -> tuple[int, memoryview] | None:
