@@ -28,8 +28,8 @@ import numpy as np
 import torch
 import zmq
 
-from lightning_fed.coordinator.service import Coordinator
 from lightning_fed.aggregation.contracts import SiteReport
+from lightning_fed.coordinator.service import Coordinator
 from lightning_fed.plan import FederationPlan, Masking
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.site import SiteSession

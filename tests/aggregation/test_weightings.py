@@ -8,10 +8,10 @@ from torch import Tensor
 
 from lightning_fed.aggregation.contracts import SiteReport, Weighting
 from lightning_fed.aggregation.fednova import FedNova, local_progress
-from lightning_fed.aggregation.total import Total
 from lightning_fed.aggregation.norm_bounding import SiteNormBounding
 from lightning_fed.aggregation.qfedavg import QFedAvg
 from lightning_fed.aggregation.registry import ALGORITHMS
+from lightning_fed.aggregation.total import Total
 from lightning_fed.aggregation.weightings import ByExamples, Uniform
 from lightning_fed.errors import UpdateRefusedError
 

@@ -172,9 +172,7 @@ def test_site_level_noise_in_the_mean_has_the_variance_that_is_claimed(mechanism
     privacy = Privacy(site=SitePrivacy(mechanism, multiplier, clipping))
     compression = Compression(method, share=0.5, values="float32")
     w = Wire(
-        FederationPlan(
-            rounds=1, quorum=3, masking=Masking(masking, bits=32), privacy=privacy, compression=compression
-        ),
+        FederationPlan(rounds=1, quorum=3, masking=Masking(masking, bits=32), privacy=privacy, compression=compression),
         NAMES,
         size,
         model_of_size(size),

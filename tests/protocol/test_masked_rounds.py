@@ -10,8 +10,8 @@ from lightning_fed.masking import messages as masking
 from lightning_fed.plan import FederationPlan, Masking
 from lightning_fed.policy import SitePolicy
 from lightning_fed.protocol import messages as m
-from lightning_fed.update.contribution import Contribution
 from lightning_fed.protocol.coordinator import DEADLINE
+from lightning_fed.update.contribution import Contribution
 
 
 @pytest.fixture
