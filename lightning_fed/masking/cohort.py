@@ -123,9 +123,9 @@ class KeyedCohort:
         check_size(members, self.terms, what)
         self.graph.check_members(members)
 
-    def masked_bytes(self, sharers: Iterable[str]) -> bytes:
-        """What a site signs in phase 3: among whom it has masked."""
-        return canonical("masked", self.hash, *sorted(sharers))
+    def masked_bytes(self, sharers: Iterable[str], about: bytes) -> bytes:
+        """What a site signs in phase 3: among whom it has masked, and what its numbers are about."""
+        return canonical("masked", self.hash, about, *sorted(sharers))
 
     def survivors_bytes(self, sharers: Iterable[str], survivors: Iterable[str]) -> bytes:
         """What a site signs in phase 4: the survivor set, and the sharers before it."""

@@ -46,12 +46,14 @@ class MaskingCoordinator:
 
     Attributes:
         stage: what is being collected.
+        about: what the vectors are about, as the sites sign it; see ``MaskingSite.mask``.
     """
 
     def __init__(self, context: Context, terms: Terms, roster: Mapping[str, bytes], size: int, bits: int) -> None:
         self.context = context
         self.terms = terms
         self.stage = Stage.KEYS
+        self.about = b""
         self._roster = dict(roster)
         self._bits = bits
         self._sum: streams.RingVector = np.zeros(size, dtype=streams.word_dtype(bits))
@@ -124,7 +126,7 @@ class MaskingCoordinator:
         m.check_context(message, self.context)
         self._expect(site, Stage.VECTORS, "Masked")
         streams.check_ring_vector(vector, self._bits, self._sum.size)
-        if not self._keyed().has_signed(site, message.signature, self._keyed().masked_bytes(self._sealed)):
+        if not self._keyed().has_signed(site, message.signature, self._keyed().masked_bytes(self._sealed, self.about)):
             raise ProtocolError(f"site {site!r} did not mask among the sites that shared. The sum goes on without it.")
         np.add(self._sum, vector, out=self._sum)
         self._masked[site] = message.signature

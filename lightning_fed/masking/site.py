@@ -80,6 +80,7 @@ class MaskingSite:
         self._held: dict[str, tuple[bytes, bytes]] = {}
         self._sharers: tuple[str, ...] = ()
         self._survivors: tuple[str, ...] = ()
+        self._about = b""
 
     def advertise(self) -> m.Advertise:
         """Phase 1: the signed public keys.
@@ -165,12 +166,15 @@ class MaskingSite:
         self._sharers = tuple(sorted(bundles.sharers))
         self.phase = Phase.READY
 
-    def mask(self, vector: streams.RingVector, bits: int) -> m.Masked:
+    def mask(self, vector: streams.RingVector, bits: int, about: bytes = b"") -> m.Masked:
         """Phase 3: add all masks to ``vector`` in place, mod 2^bits; afterwards it may be sent and says nothing.
 
         Args:
             vector: shape ``(P,)``, dtype ``streams.word_dtype(bits)``; numbers above 2^bits count mod 2^bits.
             bits: width of the ring, from the plan.
+            about: what all sites must have been told alike since keys were agreed on, because a difference would show
+                in the sum: the coordinates that the numbers are about, say. It is signed, and each site checks that the
+                others signed the same.
 
         Returns:
             The message that goes with the vector.
@@ -182,6 +186,7 @@ class MaskingSite:
         streams.check_ring_vector(vector, bits)
         cohort = self._keyed()
         self.phase = Phase.MASKED
+        self._about = about
         pairs = {peer: seed for peer, seed in self._pairs.items() if peer in self._sharers}
         own = masks.self_stream(self._self_seed, cohort.hash, self.site)
         plus = [own] + [seed for peer, seed in pairs.items() if masks.adds(self.site, peer)]
@@ -189,7 +194,7 @@ class MaskingSite:
         streams.apply_streams(vector, plus, minus)
         streams.reduce_ring(vector, bits)
         self._pairs.clear()
-        return m.Masked(*self._header(), keys.sign(self._identity, cohort.masked_bytes(self._sharers)))
+        return m.Masked(*self._header(), keys.sign(self._identity, cohort.masked_bytes(self._sharers, about)))
 
     def sign_survivors(self, survivors: m.Survivors) -> m.Signed:
         """Phase 4: sign the set of sites that are in the sum.
@@ -212,12 +217,13 @@ class MaskingSite:
                 f"the survivor set names {unshared}, who did not share their secrets. Leave this attempt."
             )
         cohort.check_members(survivors.signatures, "are in the survivor set")
-        statement = cohort.masked_bytes(self._sharers)
+        statement = cohort.masked_bytes(self._sharers, self._about)
         for peer, signature in survivors.signatures.items():
             if not cohort.has_signed(peer, signature, statement):
                 raise ProtocolError(
-                    f"site {peer!r} did not sign that it masked among the same sites as site {self.site!r}: the "
-                    "coordinator told them different sharers, or the site is not in the sum. Leave this attempt."
+                    f"site {peer!r} did not sign that it masked the same among the same sites as site {self.site!r}: "
+                    "the coordinator told them different sharers or coordinates, or the site is not in the sum. Leave "
+                    "this attempt."
                 )
         self._survivors = tuple(sorted(survivors.signatures))
         self.phase = Phase.SIGNED

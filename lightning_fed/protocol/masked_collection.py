@@ -249,6 +249,7 @@ class MaskedCollection:
         blocks = winners(words, exchange.vote, survivors, exchange.seed(self.round))
         self._support = coordinates(blocks, exchange.vote)
         self._announcement = m.Support(self.round, self.attempt, encode_indices(blocks, exchange.vote.blocks))
+        self._update.bind(self._announcement.blocks)
 
     def _take_update(self, words: RingVector, survivors: int) -> None:
         decoded = self._code.decode(words, survivors)

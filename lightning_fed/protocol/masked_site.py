@@ -198,7 +198,7 @@ class MaskedSums:
         return _wrapped(machine, message), pack(words, VOTE_BITS)
 
     def masked_update(
-        self, values: FloatVector, numbers: Mapping[str, float], digest: bytes
+        self, values: FloatVector, numbers: Mapping[str, float], digest: bytes, blocks: bytes
     ) -> tuple[m.Masking, bytes, FloatVector | None]:
         """The update as it may be sent.
 
@@ -206,6 +206,8 @@ class MaskedSums:
             values: weighted, on the coordinates that are sent, float32, shape ``(count,)``.
             numbers: what is summed beside them.
             digest: hash of the global model that it was trained from.
+            blocks: the winners of the vote as they were announced; empty without one. With other coordinates for
+                everybody else, a coordinator could read one site out of the sum, so all sites sign them.
 
         Returns:
             The message that goes with it, the packed masked words, and the values that the words stand for; None under
@@ -220,7 +222,7 @@ class MaskedSums:
         code = self._exchange.code(self._bounds)
         words = code.encode(values, numbers)
         sent = code.sent(words) if isinstance(code, Contribution) and self._exchange.keeps_residual else None
-        message = machine.mask(words, bits)
+        message = machine.mask(words, bits, blocks)
         return _wrapped(machine, message), pack(words, bits), sent
 
     def masked_metrics(self, metrics: Mapping[str, Sequence[float]], digest: bytes) -> m.Masking:

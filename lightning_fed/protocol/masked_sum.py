@@ -83,6 +83,10 @@ class MaskedSum:
         mine = (step.purpose, step.round, step.attempt) == (self.purpose, self.round, self.attempt)
         return mine and self.open and site not in self._dropped
 
+    def bind(self, about: bytes) -> None:
+        """Say what the vectors are about, as all sites must sign it with theirs."""
+        self._machine.about = about
+
     def receive(
         self, site: str, message: masking.Advertise | masking.Shares | masking.Signed | masking.Reveal
     ) -> list[Action]:

@@ -60,6 +60,7 @@ class Outbox:
         self._held: _Held | None = None
         self._begun = m.Begin(0, 0)
         self._support: IndexVector | None = None
+        self._blocks = b""
         self._voted = self._sent = self._accepted = False
 
     @property
@@ -78,7 +79,7 @@ class Outbox:
     def begin(self, begin: m.Begin) -> None:
         """A round, or another attempt at it, is on."""
         self._begun = begin
-        self._support = self._exchange.support(begin.round)
+        self._support, self._blocks = self._exchange.support(begin.round), b""
         self._voted = self._sent = self._accepted = False
 
     def choose(self, message: m.Support) -> None:
@@ -95,7 +96,7 @@ class Outbox:
         if self._support is not None:
             raise ProtocolError(f"the coordinator announced two results of the vote of round {message.round}.")
         blocks = decode_indices(message.blocks, exchange.vote.blocks, exchange.vote.winners)
-        self._support = coordinates(blocks, exchange.vote)
+        self._support, self._blocks = coordinates(blocks, exchange.vote), message.blocks
 
     def accepted(self, round: int) -> None:
         """The coordinator has this attempt's update."""
@@ -174,7 +175,7 @@ class Outbox:
         messages: list[m.Message] = []
         if self._masked:
             weighted, numbers = exchange.weighted(values, report)
-            message, data, sent = self._masked.masked_update(weighted, numbers, digest)
+            message, data, sent = self._masked.masked_update(weighted, numbers, digest, self._blocks)
             messages.append(message)
             if sent is not None:
                 # The words hold weighted values, the residual plain ones.

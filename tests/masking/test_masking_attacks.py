@@ -187,7 +187,7 @@ def test_coordinator_that_tells_sites_different_sharers_is_refused_before_anythi
     survivors = copy_of(
         run.survivors[NAMES[1]], signatures=run.survivors[NAMES[1]].signatures | {misled: statement.signature}
     )
-    with pytest.raises(ProtocolError, match=f"'{misled}' did not sign that it masked among the same sites"):
+    with pytest.raises(ProtocolError, match=f"'{misled}' did not sign that it masked the same among the same sites"):
         run.sites[NAMES[1]].sign_survivors(survivors)
 
 
@@ -413,11 +413,28 @@ def test_coordinator_that_isolates_a_site_in_the_sparse_graph_is_refused():
     del sealed[victim]
     run.sites[victim].receive_shares(m.Bundles(*HEADER, tuple(names), sealed))
     run.sites[victim].mask(np.zeros(5, np.uint32), 32)
-    statement = cohort.masked_bytes(names)
+    statement = cohort.masked_bytes(names, b"")
     isolated = {name: keys.sign(identity(name), statement) for name in names if name not in neighbours}
     assert len(isolated) >= 134
     with pytest.raises(QuorumLostError, match=r"0 of .* neighbouring sites are left somewhere on the ring"):
         run.sites[victim].sign_survivors(m.Survivors(*HEADER, isolated))
+
+
+def test_coordinator_that_tells_one_site_other_coordinates_is_refused():
+    """Where all others were told coordinates at which they have nothing to say, the sum would be the victim's."""
+    run = federation()
+    run.advertise()
+    run.share()
+    for name, site in run.sites.items():
+        site.receive_shares(run.bundles[name])
+        vector = np.ones(run.coordinator._sum.size, run.coordinator._sum.dtype)
+        about = b"blocks 1 and 2" if name == NAMES[0] else b"blocks 8 and 9"
+        run.coordinator.about = about
+        run.coordinator.add(name, site.mask(vector, run.coordinator._bits, about), vector)
+    survivors = run.coordinator.close()
+    for name in NAMES:
+        with pytest.raises(ProtocolError, match="different sharers or coordinates"):
+            run.sites[name].sign_survivors(survivors[name])
 
 
 # Asking twice, or out of turn
