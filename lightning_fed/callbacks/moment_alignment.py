@@ -52,7 +52,8 @@ class MomentAlignment(RoundCallback):
     it noisy. In a fit without rounds it does nothing.
 
     The moments are part of the module's state, as ``feature_moments``. A module may hold ``FeatureMoments(features)``
-    under that name itself, and must if the coordinator makes the first model; otherwise it is added here.
+    under that name itself, and must if the coordinator makes the first model; otherwise it is added here. Compression
+    would send the moments in parts: leave it out of the plan.
 
     Args:
         layer: name of the layer whose output is aligned, shape ``(B, d, ...)``.
@@ -103,13 +104,14 @@ class MomentAlignment(RoundCallback):
             )
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             raise ConfigError("MomentAlignment does not know the scale of gradients in '16-mixed'. Use 'bf16-mixed'.")
-        accumulated = trainer.accumulate_grad_batches
+        accumulated, ours = trainer.accumulate_grad_batches, pl_module.get_submodule(self.layer)
 
         def listen(layer: nn.Module, arguments: Any, output: Tensor) -> None:
-            if layer.training and torch.is_grad_enabled() and self._sums is not None:
+            # A copy of the module, such as Ditto's, has the hook, too.
+            if layer is ours and layer.training and torch.is_grad_enabled() and self._sums is not None:
                 self._heard(output, accumulated)
 
-        self._hook = pl_module.get_submodule(self.layer).register_forward_hook(listen)
+        self._hook = ours.register_forward_hook(listen)
 
     def on_round_start(self, trainer: Trainer, pl_module: LightningModule, round: int) -> None:
         """Take the sites' common moments as the reference, and begin to gather new ones."""

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from opacus import PrivacyEngine
 from round_fits import Alternating, Quadratic, Regression, Rounds, constant, fitted, loader, same
 from torch import nn
@@ -95,6 +96,24 @@ def test_personal_parameters_are_not_pulled():
 def test_in_bf16_precision_the_pull_is_as_large():
     w = fitted(Quadratic(sgd, 2.0), [Rounds(10), FedProx(0.5)], constant(3.0, 2), max_epochs=1, precision="bf16-mixed")
     assert w["w"].item() == pytest.approx(0.6 + 0.48 - 0.03, abs=2e-2)
+
+
+def half_precision():
+    # On a GPU Trainer(precision="16-mixed") makes it.
+    return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=1024.0))
+
+
+def test_with_scaled_float16_gradients_the_pull_is_as_large():
+    plugin = half_precision()
+    w = fitted(Quadratic(sgd, 2.0), [Rounds(10), FedProx(0.5)], constant(3.0, 2), max_epochs=1, plugins=[plugin])["w"]
+    assert plugin.scaler.get_scale() == 1024.0
+    assert w.item() == pytest.approx(0.6 + 0.48 - 0.03, abs=1e-3)
+
+
+def test_a_fused_optimiser_that_unscales_itself_is_refused():
+    module = Quadratic(lambda parameters: torch.optim.SGD(parameters, 0.1, fused=True))
+    with pytest.raises(ConfigError, match="fused=False"):
+        fitted(module, [Rounds(10), FedProx(0.5)], constant(3.0, 2), plugins=[half_precision()])
 
 
 class Private(Regression):

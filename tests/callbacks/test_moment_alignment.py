@@ -1,8 +1,9 @@
 import pytest
 import torch
-from round_fits import Regression, Rounds, fitted, loader, state
+from round_fits import Regression, Rounds, fitted, loader, same, state
 from torch import nn
 
+from lightning_fed.callbacks.ditto import Ditto
 from lightning_fed.callbacks.moment_alignment import FeatureMoments, MomentAlignment, distance
 from lightning_fed.errors import ConfigError
 from lightning_fed.update.layout import layout_of
@@ -110,6 +111,11 @@ def test_maps_are_averaged_over_their_positions():
     fresh = Maps()
     features = fresh.body[1](fresh.body[0](data.dataset.tensors[0])).mean((2, 3))
     assert torch.allclose(module.feature_moments.mean, features.mean(0), atol=1e-5)
+
+
+def test_a_personal_model_beside_the_fit_is_not_listened_to():
+    callbacks = [Rounds(3), MomentAlignment("body.2", 8), Ditto(0.0)]
+    assert same(fitted(Regression(), callbacks), fitted(Regression(), callbacks[:2]))
 
 
 def test_a_module_may_hold_the_moments_itself():

@@ -1,0 +1,128 @@
+"""SCAFFOLD's control variate of one site, from round to round."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_fed.aggregation.scaffold import gradient_correction, next_site_control
+from lightning_fed.errors import ModelMismatchError, UpdateRefusedError
+from lightning_fed.update.layout import Layout
+
+
+class SiteControl:
+    """The control c_i of one site, flat float32, shape ``(P,)``; zero at first, and always zero where buffers lie.
+
+    A round: ``begin(c)``; in each local step the gradient of every parameter gets its part of ``correction``, and
+    ``stepped`` is told; ``change(update)`` gives c_i' - c_i for the upload and makes c_i' the control; ``undo`` takes
+    that back if the upload did not count.
+
+    Learning rates are summed for each tensor, so several optimisers, parameter groups and schedules are exact. What
+    update stands for is ``-lr`` times the gradients of plain SGD. Where another optimiser stepped (momentum, Adam),
+    its movement says nothing of the size of gradients, and ``stepped`` is given those instead: c_i' is then their mean,
+    which is what the paper's option II estimates from the movement.
+
+    Args:
+        layout: what is exchanged.
+
+    Source: Karimireddy et al. 2020, arXiv 1910.06378, algorithm 1 with option II.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self.control = torch.zeros(layout.size)
+        self._server = torch.zeros(layout.size)
+        self._before: Tensor | None = None
+        self._gradients: dict[int, Tensor] = {}
+        self._lr_sums: dict[int, float] = {}
+        self._spans: dict[int, slice] = {}
+        stop = 0
+        for index, spec in enumerate(layout.exchanged):
+            start, stop = stop, stop + spec.size
+            if not spec.buffer:
+                self._spans[index] = slice(start, stop)
+
+    def begin(self, server_control: Tensor | None) -> None:
+        """Begin a round.
+
+        Args:
+            server_control: c, flat float32, shape ``(P,)``; None before the first round, for zeros.
+
+        Raises:
+            ModelMismatchError: it has another size.
+        """
+        server = torch.zeros_like(self.control) if server_control is None else server_control
+        if server.shape != self.control.shape:
+            raise ModelMismatchError(
+                f"the server's control has {server.numel()} values and the model exchanges {self.control.numel()}."
+            )
+        self._server, self._before = server, None
+        self._gradients, self._lr_sums = {}, {}
+
+    def correction(self) -> Tensor | None:
+        """``c - c_i``, shape ``(P,)``; None while that is zero everywhere, as in FedAvg."""
+        correction = gradient_correction(self.control, self._server)
+        return correction if bool(correction.any()) else None
+
+    def stepped(self, index: int, lr: float, gradient: Tensor | None = None) -> None:
+        """Count a local step of one tensor.
+
+        Args:
+            index: of the tensor in ``layout.exchanged``; it is a parameter.
+            lr: learning rate of the step.
+            gradient: the corrected gradient, if the step was not ``-lr`` times it; of the tensor's shape.
+        """
+        self._lr_sums[index] = self._lr_sums.get(index, 0.0) + lr
+        if gradient is not None:
+            part = self._gradients.setdefault(index, torch.zeros(gradient.numel()))
+            part.add_(gradient.detach().reshape(-1).to(part), alpha=lr)
+
+    def change(self, update: Tensor) -> Tensor:
+        """Take over the control after the round's local steps.
+
+        Args:
+            update: local model minus the round's global model, flat float32, shape ``(P,)``.
+
+        Returns:
+            ``c_i' - c_i``, flat float32, shape ``(P,)``; zero for buffers and for parameters that were not trained.
+
+        Raises:
+            UpdateRefusedError: nothing was trained, or the control would not be finite; it stays as it was.
+        """
+        if not any(lr > 0 for lr in self._lr_sums.values()):
+            raise UpdateRefusedError(
+                "no local step with a learning rate above 0 was taken in this round, and scaffold divides by their "
+                "sum. A site that did not train takes no part."
+            )
+        control = self.control.clone()
+        for index, lr_sum in self._lr_sums.items():
+            if lr_sum > 0:
+                span = self._spans[index]
+                moved = -self._gradients[index] if index in self._gradients else update[span]
+                control[span] = next_site_control(self.control[span], self._server[span], moved, lr_sum)
+        change = control - self.control
+        self._before, self.control = self.control, control
+        return change
+
+    def undo(self) -> None:
+        """Put back the control of before ``change``, once; the upload did not become part of the sum."""
+        if self._before is not None:
+            self.control, self._before = self._before, None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The control, for a checkpoint."""
+        return {"control": self.control.clone()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint's control.
+
+        Raises:
+            ModelMismatchError: it is of another model.
+        """
+        control = state["control"]
+        if control.shape != self.control.shape:
+            raise ModelMismatchError(
+                f"the checkpoint's control has {control.numel()} values and the model exchanges "
+                f"{self.control.numel()}. Start the site without the old checkpoint."
+            )
+        self.control = control.detach().cpu().float().clone()
