@@ -14,12 +14,19 @@ from lightning_fed.privacy.central import gradient_with_noise
 
 
 class ExampleGradients(GradSampleHooks):  # type: ignore[misc]
-    """Opacus' gradients of single examples, in ``parameter.grad_sample``, for losses that are means over a batch.
+    """Opacus' gradients of single examples, in ``parameter.grad_sample``, as they are in the loss of the batch.
+
+    In a mean over n examples they are an n-th of each example's own: scaling n numbers later is cheaper than scaling
+    every layer's backward pass, as Opacus does for such losses.
 
     Opacus hooks into the layers' backward passes, which forbids operations in place on a layer's output: torchvision's
     ResNets and DenseNets have them everywhere. A hook on the output tensor sees the same gradient and allows them,
     since PyTorch gives it the gradient of the value before such an operation.
     """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module, loss_reduction="sum")
+        self._trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
 
     def add_hooks(self, *, loss_reduction: str, batch_first: bool, force_functorch: bool = False) -> None:
         """Attach the hooks; called by Opacus' constructor."""
@@ -27,26 +34,26 @@ class ExampleGradients(GradSampleHooks):  # type: ignore[misc]
         from opacus.layers.dp_rnn import DPGRU, DPLSTM, DPRNN
 
         self._module.autograd_grad_sample_hooks = self.autograd_grad_sample_hooks = []
+        self._layers: list[nn.Module] = []
         for layer in self.iterate_submodules(self._module):
             # Their inner linear layers have hooks of their own.
             if type(layer) in (DPRNN, DPLSTM, DPGRU):
                 continue
             if force_functorch or type(layer) not in self.GRAD_SAMPLERS:
                 prepare_layer(layer, batch_first=batch_first)
+            self._layers.append(layer)
             self.autograd_grad_sample_hooks.append(layer.register_forward_hook(self._follow))
         self.enable_hooks()
 
     def forget(self) -> None:
         """Drop what a forward pass left behind that the loss did not use."""
-        for layer in self._module.modules():
-            for left in ("activations", "max_batch_len"):
-                if hasattr(layer, left):
-                    delattr(layer, left)
-        for parameter in self._module.parameters():
+        for layer in self._layers:
+            layer.__dict__.pop("activations", None)
+            layer.__dict__.pop("max_batch_len", None)
+        for parameter in self._trainable:
             parameter.grad = None
-            parameter.grad_sample = None
-            if getattr(parameter, "_forward_counter", 0):
-                parameter._forward_counter = 0
+            parameter.grad_sample = None  # type: ignore[attr-defined]
+            parameter._forward_counter = 0  # type: ignore[attr-defined]
 
     def _follow(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         first = output if isinstance(output, Tensor) else output[0]
@@ -123,7 +130,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
         """Clip the gradients of a batch's examples and add them to the step's sum; nothing else of them is kept.
 
         Args:
-            examples: number of examples in the batch.
+            examples: number n of examples in the batch, whose loss is their mean.
 
         Raises:
             ConfigError: a gradient cannot be told apart by example.
@@ -135,7 +142,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
         ]
         if samples:
             norms = torch.stack([torch.linalg.vector_norm(sample, dim=1) for sample, _ in samples]).norm(dim=0)
-            factors = (self.max_grad_norm / (norms + 1e-6)).clamp(max=1.0)
+            factors = examples * (self.max_grad_norm / (examples * norms + 1e-6)).clamp(max=1.0)
             for sample, part in samples:
                 part.addmv_(sample.t(), factors)
         self._gradients.forget()
