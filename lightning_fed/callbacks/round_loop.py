@@ -26,6 +26,7 @@ from torchmetrics import Metric
 import lightning_fed
 from lightning_fed.aggregation.contracts import SiteReport
 from lightning_fed.callbacks.attached import callbacks_of, check_model, mechanism_of
+from lightning_fed.callbacks.differential_privacy import DifferentialPrivacy
 from lightning_fed.callbacks.metric_states import state_size, state_values, summable_metrics, value_of_sums
 from lightning_fed.callbacks.round_callback import RoundCallback
 from lightning_fed.callbacks.scaffold import Scaffold
@@ -196,6 +197,10 @@ class RoundLoop(Callback):
         """Wait for the first round here, where there is still time to not train at all."""
         assert self.plan is not None
         self._adapt_limits(trainer, self.plan)
+        if self.plan.local.steps:
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, DifferentialPrivacy):
+                    callback.planned_steps = self.plan.rounds * self.plan.local.steps
         self._await_round(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -399,19 +404,22 @@ class RoundLoop(Callback):
     def _load_newest(self, trainer: Trainer, pl_module: LightningModule, at_least: int) -> None:
         name = self._identity.name
 
-        def newest(session: SiteSession) -> tuple[int, Tensor, str | None, Tensor | None] | None:
+        def newest(session: SiteSession) -> tuple[int, Tensor, str | None, Tensor | None, bool] | None:
             if session.model is None or session.model[0] < at_least:
                 return None
             control = torch.frombuffer(session.control, dtype=torch.float32) if session.control else None
-            return session.model[0], torch.frombuffer(session.model[1], dtype=torch.float32), session.rejected, control
+            vector = torch.frombuffer(session.model[1], dtype=torch.float32)
+            return session.model[0], vector, session.rejected, control, session.counted
 
-        self.version, vector, rejected, control = self._from_first(trainer, f"global model {at_least}", newest)
+        self.version, vector, rejected, control, counted = self._from_first(trainer, f"global model {at_least}", newest)
         if rejected:
             rank_zero_warn(f"the coordinator did not take the last update of site {name!r}: {rejected}")
         self._load(trainer, pl_module, vector)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Scaffold):
                 callback.server_control = control
+                if self._round and not counted:
+                    callback.undo_change()
 
     def _load(self, trainer: Trainer, pl_module: LightningModule, vector: Tensor | None) -> None:
         assert vector is not None

@@ -12,6 +12,7 @@ from lightning_fed.coordinator.events import EventLog
 from lightning_fed.coordinator.store import Store
 from lightning_fed.errors import FederationError, IdentityError, ModelMismatchError, ProtocolError
 from lightning_fed.plan import FederationPlan
+from lightning_fed.privacy.layers import replace_layers
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.actions import Action, Record, Save, Send, Wake
 from lightning_fed.protocol.coordinator import CoordinatorSession
@@ -70,6 +71,8 @@ class Coordinator:
         self._events = EventLog(self._store.folder)
         model, fresh = self._store.model, False
         if model is None and initial is not None:
+            if plan.privacy.example and plan.privacy.example.replace_layers:
+                replace_layers(initial)  # as the sites do
             model, fresh = GlobalModel.from_state(initial.state_dict(), layout_of(initial, plan.personal)), True
         self._session = CoordinatorSession(
             plan,

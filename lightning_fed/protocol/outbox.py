@@ -50,10 +50,12 @@ class Outbox:
 
     Attributes:
         pay: called before an update leaves.
+        counted: whether the update of the last round that ended is in its sum.
     """
 
     def __init__(self, exchange: Exchange, masked: MaskedSums | None) -> None:
         self.pay: Pay | None = None
+        self.counted = False
         self._exchange = exchange
         self._masked = masked
         self._feedback = ErrorFeedback(exchange.size) if exchange.keeps_residual else None
@@ -108,9 +110,10 @@ class Outbox:
         A restarted coordinator does not know which sites were in its last sum (``taken`` is 0 then); what it accepted
         is the best there is to go by.
         """
-        if self._feedback and self._begun.round and version >= self._begun.round:
-            counted = taken == self._begun.round if taken else self._accepted
-            self._feedback.settle(self._begun.round, counted=counted)
+        if self._begun.round and version >= self._begun.round:
+            self.counted = taken == self._begun.round if taken else self._accepted
+            if self._feedback:
+                self._feedback.settle(self._begun.round, counted=self.counted)
         if self._held and version >= self._held.round:
             self._held = None
 

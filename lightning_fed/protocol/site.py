@@ -237,6 +237,11 @@ class SiteSession:
         self._outbox.hold(round, update, report)
         return self._send_next()
 
+    @property
+    def counted(self) -> bool:
+        """Whether this site's update of the last round that ended is in its sum."""
+        return self._outbox is not None and self._outbox.counted
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold of the exchange: the error-feedback residual."""
         return self._outbox.state_dict() if self._outbox else {}

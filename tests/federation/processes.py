@@ -114,6 +114,7 @@ class Federation:
             "identity": self.keys / f"{name}.key",
             "roster": self.keys / "roster.yaml",
             "patience_s": 60.0,
+            "ledger": self.folder / name / "ledger.jsonl",
         }
 
     def events(self, kind: str | None = None) -> list[dict[str, Any]]:
