@@ -33,7 +33,7 @@ from lightning_fed.coordinator.service import Coordinator
 from lightning_fed.plan import FederationPlan, Masking
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.site import SiteSession
-from lightning_fed.transport.identity import Roster, load_identity, new_identity, write_identity
+from lightning_fed.transport.identity import Identity, Roster, load_identity, new_identity, write_identity
 from lightning_fed.transport.site import SiteConnection
 from lightning_fed.update.global_model import state_bytes
 from lightning_fed.update.layout import Layout, TensorSpec
@@ -111,13 +111,14 @@ def measured_rounds(
         plan = FederationPlan(rounds=rounds + 1, quorum=sites, masking=Masking(masking, bits))
         ours, theirs = _FRESH.Pipe()
         hub_key = write_identity(coordinator, Path(folder) / "keys")[0]
-        service = _FRESH.Process(target=_coordinate, args=(plan, hub_key, folder, theirs))
+        service = _FRESH.Process(target=_coordinate, args=(plan, hub_key, folder, theirs), daemon=True)
         service.start()
         theirs.close()  # so that a coordinator that dies is noticed
         address, idle_resident, idle_anonymous = ours.recv()
         count = processes or sites
         workers = [
-            _PROCESSES.Process(target=_sites, args=(address, keys[i::count], params, spent)) for i in range(count)
+            _PROCESSES.Process(target=_sites, args=(address, keys[i::count], params, spent), daemon=True)
+            for i in range(count)
         ]
         for worker in workers:
             worker.start()
@@ -126,7 +127,6 @@ def measured_rounds(
             # From outside, so that the looking takes nothing of the coordinator's time.
             peak_anonymous = max(peak_anonymous, memory_mb(service.pid)["RssAnon"])
             if died := [worker.exitcode for worker in workers if worker.exitcode]:
-                service.kill()
                 raise SystemExit(f"a process of sites ended with {died[0]}: the measurement means nothing.")
         coordinator_cpu, peak_resident = ours.recv()
         used = [spent.get() for _ in workers]
@@ -195,7 +195,10 @@ def _coordinate(plan: FederationPlan, key: Path, folder: str, pipe: Any) -> None
 
 def _sites(address: str, keys: Sequence[Path], params: int, spent: Any) -> None:
     torch.set_num_threads(1)
-    threads = [threading.Thread(target=_site, args=(address, key, params)) for key in keys]
+    # Before the threads start: msgspec crashes when two of them are the first to read files of one kind.
+    identities = [load_identity(key) for key in keys]
+    roster = Roster.load(keys[0].parent.parent / "roster.yaml")
+    threads = [threading.Thread(target=_site, args=(address, identity, roster, params)) for identity in identities]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -203,8 +206,7 @@ def _sites(address: str, keys: Sequence[Path], params: int, spent: Any) -> None:
     spent.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6, time.process_time()))
 
 
-def _site(address: str, key: Path, params: int) -> None:
-    identity, roster = load_identity(key), Roster.load(key.parent.parent / "roster.yaml")
+def _site(address: str, identity: Identity, roster: Roster, params: int) -> None:
     signing = {name: card.signing_public for name, card in roster.sites.items()}
     session = SiteSession(identity.name, identity.name, "benchmark", identity.signing_key, signing)
     connection = SiteConnection(address, identity, roster.coordinator, session, 60.0, lambda notice: None)
