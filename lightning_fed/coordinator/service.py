@@ -12,9 +12,11 @@ from lightning_fed.coordinator.events import EventLog
 from lightning_fed.coordinator.store import Store
 from lightning_fed.errors import FederationError, IdentityError, ModelMismatchError, ProtocolError
 from lightning_fed.plan import FederationPlan
+from lightning_fed.privacy.history import Release
 from lightning_fed.privacy.layers import replace_layers
+from lightning_fed.privacy.ledger import Budget, Ledger
 from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.actions import Action, Record, Save, Send, Wake
+from lightning_fed.protocol.actions import Action, Charge, Record, Save, Send, Wake
 from lightning_fed.protocol.coordinator import CoordinatorSession
 from lightning_fed.transport.hub import Hub, Traffic
 from lightning_fed.transport.identity import Identity, Roster
@@ -26,6 +28,9 @@ _KINDS: dict[type[FederationError], m.RefusalKind] = {
     ModelMismatchError: "ModelMismatchError",
     ProtocolError: "ProtocolError",
 }
+
+LEDGER = "ledger.jsonl"
+"""The federation's privacy ledger, in the store's folder."""
 
 _log = logging.getLogger(__name__)
 
@@ -85,6 +90,7 @@ class Coordinator:
             self._store.save(self._session.model)
         self._hub = Hub(address, identity, roster)
         self.address = self._hub.address
+        self._ledger = _ledger_of(plan, self._store.folder)
         self._timers: dict[str, float] = {}
         self._away_since: dict[str, float] = {}
         self._next_pulse = 0.0
@@ -108,6 +114,8 @@ class Coordinator:
                 raise self._session.outcome
         finally:
             self._hub.close()
+            if self._ledger:
+                self._ledger.close()
             self._store.close()
             self._events.close()
 
@@ -158,6 +166,8 @@ class Coordinator:
                     self._timers[timer] = time.monotonic() + after_s
                 case Save(model):
                     self._store.save(model)
+                case Charge(round, attempt, mechanism) if self._ledger:
+                    self._ledger.charge(Release(self._store.run, self._session.plan.hash, round, attempt, mechanism))
                 case Record(event, data):
                     self._record(event, data)
 
@@ -171,3 +181,9 @@ class Coordinator:
             data = {**data, "seconds": seconds, "bytes_up": traffic.up, "bytes_down": traffic.down}
         self._events.write(event, data)
         _log.info("%s %s", event, data)
+
+
+def _ledger_of(plan: FederationPlan, folder: Path) -> Ledger | None:
+    """The federation's own ledger, for what is promised about whole sites; sites keep theirs of both promises."""
+    site = plan.privacy.site
+    return None if site is None else Ledger.open(folder / LEDGER, plan.name, "federation", {"site": Budget(site.delta)})

@@ -180,6 +180,19 @@ class Store:
         return dataclasses.replace(model, bounds=bounds, server=server)
 
 
+def read_run(folder: Path) -> tuple[str, FederationPlan]:
+    """The run and the plan of a store, which may be in use.
+
+    Raises:
+        StoreError: the folder is no store.
+    """
+    try:
+        record = msgspec.json.decode((folder / "run.json").read_bytes(), type=_Run)
+    except (OSError, msgspec.MsgspecError, FederationError) as error:
+        raise StoreError(f"{folder} is not a coordinator's store: {error}. Name the folder of a run.") from error
+    return record.run, record.plan
+
+
 def _server_bytes(state: Mapping[str, torch.Tensor | float], metadata: Mapping[str, str]) -> bytes:
     tensors = {name: value.contiguous() for name, value in state.items() if isinstance(value, torch.Tensor)}
     numbers = {name: value for name, value in state.items() if not isinstance(value, torch.Tensor)}

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from lightning_fed.privacy.accounting import Mechanism
 from lightning_fed.protocol.messages import FromCoordinator
 from lightning_fed.update.global_model import GlobalModel
 
@@ -39,4 +40,13 @@ class Save:
     model: GlobalModel
 
 
-Action = Send | Wake | Record | Save
+@dataclass(frozen=True)
+class Charge:
+    """Write a release into the federation's privacy ledger; no later action may be performed before that is done."""
+
+    round: int
+    attempt: int
+    mechanism: Mechanism
+
+
+Action = Send | Wake | Record | Save | Charge

@@ -30,7 +30,7 @@ from lightning_fed.errors import (
 )
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.actions import Action, Record, Save, Send, Wake
+from lightning_fed.protocol.actions import Action, Charge, Record, Save, Send, Wake
 from lightning_fed.protocol.collection import Collection
 from lightning_fed.protocol.exchange import Exchange
 from lightning_fed.protocol.handout import Handout
@@ -329,10 +329,24 @@ class CoordinatorSession:
         self._collection = self._new_collection(self.model, cohort)
         started = {"round": self._collection.round, "attempt": self._failures + 1, "cohort": sorted(cohort)}
         return [
+            *self._charge(self._collection, "distributed"),
             Record("round_started", started),
             Wake(DEADLINE, self.plan.round_deadline_s),
             *self._collection.begin(),
         ]
+
+    def _charge(self, collection: Collection | MaskedCollection, mechanism: str) -> list[Action]:
+        """Charge what is about to be released, if this is the plan's mechanism.
+
+        With the sites' own noise that is when a sum can first be opened, so with each attempt; with the coordinator's,
+        when a model is about to leave it.
+        """
+        site = self.plan.privacy.site
+        if site is None or site.mechanism != mechanism or self.model is None:
+            return []
+        bounds = self.model.bounds or self._exchange.first_bounds
+        release = self._exchange.private_code(bounds[0]).release
+        return [Charge(collection.round, collection.attempt, release)]
 
     @property
     def _fewest(self) -> int:
@@ -367,6 +381,7 @@ class CoordinatorSession:
     def _complete(self) -> list[Action]:
         collection, self._collection = self._collection, None
         assert collection is not None and self.model is not None
+        charges = self._charge(collection, "central")
         try:
             summed = collection.summed()
             self.model = self._server.next(self.model, summed, len(collection.participants))
@@ -377,6 +392,7 @@ class CoordinatorSession:
             self._sites[site].taken = self.model.version
         self._handout.replace(self.model)
         actions: list[Action] = [
+            *charges,
             Save(self.model),
             Record(
                 "round_finished",

@@ -1,0 +1,123 @@
+"""``lightning-fed report``: what happened in a run, and what was spent of a privacy budget."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+from rich.console import Console
+from rich.table import Table
+
+from lightning_fed.coordinator.service import LEDGER
+from lightning_fed.coordinator.store import read_run
+from lightning_fed.plan import FederationPlan
+from lightning_fed.privacy.history import read_history
+from lightning_fed.privacy.ledger import LedgerRow, ledger_rows
+from lightning_fed.simulation.progress import EventTail, Progress, line_of
+from lightning_fed.simulation.tables import rounds_table
+
+_WORTH_A_LINE = frozenset(
+    {"round_failed", "round_skipped", "update_refused", "site_refused", "site_lost", "paused", "stopped"}
+)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Print the report.
+
+    Raises:
+        FederationError: a path is neither a coordinator's store nor a privacy ledger, or a ledger was edited.
+    """
+    config = _parser().parse_args(list(arguments[1:]))
+    console = Console(soft_wrap=True)
+    for path in config.paths:
+        if path.is_dir():
+            _report_run(path, console)
+        else:
+            _report_ledger(path, console)
+    return 0
+
+
+def _report_run(folder: Path, console: Console) -> None:
+    name, plan = read_run(folder)
+    console.print(f"run {name} of federation {plan.name!r}, plan {plan.hash}")
+    for line in _terms(plan):
+        console.print(f"  {line}")
+    events = EventTail(folder / "events.jsonl").new()
+    progress = Progress(sorted({event["site"] for event in events if event.get("event") == "site_joined"}))
+    for event in events:
+        progress.take(event)
+    console.print(rounds_table(progress.rounds.values(), plan.metrics, len(progress.sites)))
+    console.print(f"status: {progress.status}")
+    notable = [event for event in events if event.get("event") in _WORTH_A_LINE]
+    for event in notable:
+        console.print(f"  {event.get('time')} {line_of(event) or event}")
+    if (folder / LEDGER).exists():
+        _report_ledger(folder / LEDGER, console)
+
+
+def _terms(plan: FederationPlan) -> list[str]:
+    """What of the plan a privacy officer asks first."""
+    masking, privacy, compression = plan.masking, plan.privacy, plan.compression
+    masked = "the coordinator learns only sums" if masking.mode == "required" else "the coordinator sees each update"
+    lines = [f"algorithm: {plan.algorithm}", f"masking: {masking.mode}, {masked} (quorum {plan.quorum})"]
+    if privacy.example:
+        lines.append(f"privacy of examples: {privacy.example}; each site's own ledger says what was spent")
+    if privacy.site:
+        lines.append(f"privacy of sites: {privacy.site}")
+    if not (privacy.example or privacy.site):
+        lines.append("privacy: no differential privacy was promised")
+    if compression.method != "none":
+        lines.append(f"compression: {compression}")
+    return lines
+
+
+def _report_ledger(path: Path, console: Console) -> None:
+    history = read_history(path)
+    rows = ledger_rows(history)
+    owners = sorted({(entry.federation, entry.site) for entry in history.entries})
+    console.print(
+        f"privacy ledger {path.name} of {', '.join(f'{site} in {name}' for name, site in owners) or 'nobody'}"
+    )
+    console.print(_ledger_table(rows))
+    for unit in sorted({row.unit for row in rows}):
+        last = [row for row in rows if row.unit == unit][-1]
+        console.print(f"{unit} level: epsilon {last.unit_epsilon:.4g} at delta {last.delta:g} after all releases")
+    console.print(
+        "Units are different promises and are never added. A patient at two sites is covered by both ledgers."
+    )
+    console.print(f"last hash: {history.head}")
+
+
+def _ledger_table(rows: Sequence[LedgerRow]) -> Table:
+    table = Table(title="releases, in order", title_justify="left")
+    for column in (
+        "run",
+        "round",
+        "attempt",
+        "unit",
+        "mechanism",
+        "delta",
+        "epsilon",
+        "mechanism so far",
+        "unit so far",
+    ):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row.run or "(torn)",
+            str(row.round),
+            str(row.attempt),
+            row.unit,
+            row.mechanism,
+            f"{row.delta:g}",
+            *(f"{value:.4g}" for value in (row.release_epsilon, row.mechanism_epsilon, row.unit_epsilon)),
+        )
+    return table
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="lightning-fed report",
+        description="Show what happened in a run (a coordinator's store), or what a privacy ledger holds.",
+    )
+    parser.add_argument("paths", type=Path, nargs="+", help="stores (folders) or privacy ledgers (files)")
+    return parser
