@@ -15,6 +15,9 @@ from lightning_fed.privacy.ledger import LedgerRow, ledger_rows
 from lightning_fed.simulation.progress import EventTail, Progress, line_of
 from lightning_fed.simulation.tables import rounds_table
 
+_FILE_WIDTH = 160
+"""Columns of a report that goes into a file, where nothing may be cut off."""
+
 _WORTH_A_LINE = frozenset(
     {"round_failed", "round_skipped", "update_refused", "site_refused", "site_lost", "paused", "stopped"}
 )
@@ -28,6 +31,8 @@ def run(arguments: Sequence[str]) -> int:
     """
     config = _parser().parse_args(list(arguments[1:]))
     console = Console(soft_wrap=True)
+    if not console.is_terminal:
+        console.width = _FILE_WIDTH
     for path in config.paths:
         if path.is_dir():
             _report_run(path, console)
@@ -97,13 +102,13 @@ def _ledger_table(rows: Sequence[LedgerRow]) -> Table:
         "mechanism",
         "delta",
         "epsilon",
-        "mechanism so far",
+        "so far",
         "unit so far",
     ):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
-            row.run or "(torn)",
+            row.run[:8] or "(torn)",
             str(row.round),
             str(row.attempt),
             row.unit,

@@ -120,9 +120,9 @@ def test_batch_norms_statistics_are_refused_with_what_to_do(federation):
         sites=2, rounds=1, gather_s=2.0, privacy=Privacy(site=SitePrivacy("central")), masking=Masking("off")
     )
     here.coordinate(WithBuffers)
-    site = here.site("site-0", train, WithBuffers)
-    assert "running_mean" in site.error()
-    assert "GroupNorm" in site.error()
+    error = here.site("site-0", train, WithBuffers).error()
+    assert "running_mean" in error
+    assert "GroupNorm" in error
 
 
 def test_layers_are_replaced_on_every_site_and_at_the_coordinator_alike(federation):
