@@ -13,7 +13,7 @@ from lightning_fed.update.layout import Layout
 
 
 class SiteControl:
-    """The control c_i of one site, flat float32, shape ``(P,)``; zero at first, and always where buffers lie: they take no step.
+    """The control c_i of one site, flat float32, shape ``(P,)``; zero at first, and always where buffers lie.
 
     A round: ``begin(c)``; in each local step the gradient of every parameter gets its part of ``correction``, and
     ``stepped`` is told; ``change(update)`` gives c_i' - c_i for the upload and makes c_i' the control; ``undo`` takes
