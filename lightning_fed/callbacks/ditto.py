@@ -12,9 +12,14 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_fed.callbacks.exchanged import exchanged_parameters, private_optimizers
+from lightning_fed.callbacks.exchanged import exchanged_parameters, refuse_private
 from lightning_fed.callbacks.round_callback import RoundCallback
 from lightning_fed.errors import ConfigError
+
+_PRIVATE = (
+    "Ditto takes a plain step on each batch, and those of DP-SGD may hold nobody, or be a part of a step. Use "
+    "personal layers, whose gradients have the noise of the others."
+)
 
 
 class Ditto(RoundCallback):
@@ -63,13 +68,10 @@ class Ditto(RoundCallback):
                 f"Ditto repeats training_step on its own model, and {type(pl_module).__name__} steps the fit's "
                 "optimisers in there by hand. Use automatic optimization."
             )
-        if private_optimizers(trainer):
-            raise ConfigError(
-                "Ditto's personal model cannot be trained beside DP-SGD: what hooks take of single examples would be "
-                "copied with the model. Use personal layers, whose gradients have the noise of the others."
-            )
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             raise ConfigError("Ditto does not scale gradients as precision='16-mixed' needs. Use 'bf16-mixed' or 32.")
+        # Before copying: Opacus' class cannot be copied.
+        refuse_private(trainer, _PRIVATE)
         # One memo, so that the copied optimisers hold the copied parameters.
         memo: dict[int, Any] = {}
         self.personal = copy.deepcopy(pl_module, memo)
@@ -83,6 +85,14 @@ class Ditto(RoundCallback):
             self.personal.load_state_dict(self._restored["personal"])
             for optimizer, state in zip(self._optimizers, self._restored["optimizers"], strict=True):
                 optimizer.load_state_dict(state)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse what this cannot be combined with.
+
+        Raises:
+            ConfigError: the fit uses DP-SGD.
+        """
+        refuse_private(trainer, _PRIVATE)
 
     def on_round_start(self, trainer: Trainer, pl_module: LightningModule, round: int) -> None:
         """Remember the global model to be pulled to, and start from the first one."""

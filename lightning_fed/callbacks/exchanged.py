@@ -3,6 +3,7 @@
 from lightning.pytorch import Trainer
 from torch import nn
 
+from lightning_fed.errors import ConfigError
 from lightning_fed.update.layout import Layout
 
 
@@ -22,6 +23,12 @@ def exchanged_parameters(trainer: Trainer, module: nn.Module) -> dict[str, nn.Pa
     return {spec.name: parameters[spec.name] for spec in layout.exchanged if not spec.buffer}
 
 
-def private_optimizers(trainer: Trainer) -> bool:
-    """Whether an optimiser clips single examples' gradients and adds noise, as Opacus' ``DPOptimizer`` does."""
-    return any(hasattr(optimizer, "original_optimizer") for optimizer in trainer.optimizers)
+def refuse_private(trainer: Trainer, reason: str) -> None:
+    """Refuse DP-SGD; to be called in ``on_train_epoch_start``, as optimisers may become private in ``on_train_start``.
+
+    Raises:
+        ConfigError: with the reason, if an optimiser clips single examples' gradients and adds noise (an Opacus
+            ``DPOptimizer``).
+    """
+    if any(hasattr(optimizer, "original_optimizer") for optimizer in trainer.optimizers):
+        raise ConfigError(reason)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
-from lightning_fed.callbacks.exchanged import exchanged_parameters, federation_layout, private_optimizers
+from lightning_fed.callbacks.exchanged import exchanged_parameters, federation_layout, refuse_private
 from lightning_fed.callbacks.round_callback import RoundCallback
 from lightning_fed.errors import ConfigError
 from lightning_fed.update.personal import personal_names
@@ -52,18 +52,25 @@ class FedRep(RoundCallback):
         """Check that the optimiser can be trusted with parts of the model.
 
         Raises:
-            ConfigError: the fit steps its optimisers by hand, or uses DP-SGD.
+            ConfigError: the fit steps its optimisers by hand.
         """
         if not pl_module.automatic_optimization:
             raise ConfigError(
                 f"FedRep freezes parts of the model in turn, and {type(pl_module).__name__} steps its optimisers by "
                 "hand, perhaps one for a part that rests. Use automatic optimization."
             )
-        if private_optimizers(trainer):
-            raise ConfigError(
-                "FedRep freezes parts of the model in turn, and DP-SGD needs a gradient of every parameter in each "
-                "step. Use personal layers without FedRep: head and body are then trained together (FedPer)."
-            )
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse what this cannot be combined with.
+
+        Raises:
+            ConfigError: the fit uses DP-SGD.
+        """
+        refuse_private(
+            trainer,
+            "FedRep freezes parts of the model in turn, and DP-SGD needs a gradient of every parameter in each step. "
+            "Use personal layers without FedRep: head and body are then trained together (FedPer).",
+        )
 
     def on_round_start(self, trainer: Trainer, pl_module: LightningModule, round: int) -> None:
         """Freeze the body.

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lightning_fed.callbacks.exchanged import private_optimizers
+from lightning_fed.callbacks.exchanged import refuse_private
 from lightning_fed.callbacks.round_callback import RoundCallback
 from lightning_fed.errors import ConfigError
 
@@ -84,21 +84,25 @@ class FederatedFinetuning(RoundCallback):
                 BaseFinetuning.freeze_module(layer)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Freeze what waits for its round; by now it is in the optimisers and among what is exchanged.
-
-        Raises:
-            ConfigError: layers wait and the fit uses DP-SGD.
-        """
-        if self._due and private_optimizers(trainer):
-            raise ConfigError(
-                "FederatedFinetuning's schedule leaves layers without gradients for some rounds, and DP-SGD needs a "
-                "gradient of every parameter in each step. Leave the schedule out."
-            )
+        """Freeze what waits for its round; by now it is in the optimisers and among what is exchanged."""
         for layer in self._due:
             if self.train_bn and isinstance(layer, _BatchNorm):
                 continue
             self._waiting[layer] = [p for p in layer.parameters(recurse=False) if p.requires_grad]
             BaseFinetuning.freeze_module(layer)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a schedule that cannot be kept.
+
+        Raises:
+            ConfigError: layers are to be unfrozen and the fit uses DP-SGD.
+        """
+        if self._due:
+            refuse_private(
+                trainer,
+                "FederatedFinetuning's schedule leaves layers without gradients for some rounds, and DP-SGD needs a "
+                "gradient of every parameter in each step. Leave the schedule out.",
+            )
 
     def on_round_start(self, trainer: Trainer, pl_module: LightningModule, round: int) -> None:
         """Unfreeze the layers whose round this is or was."""

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_fed.callbacks.exchanged import private_optimizers
+from lightning_fed.callbacks.exchanged import refuse_private
 from lightning_fed.callbacks.round_callback import RoundCallback
 from lightning_fed.errors import ConfigError
 
@@ -95,13 +95,8 @@ class MomentAlignment(RoundCallback):
         """Listen to the layer.
 
         Raises:
-            ConfigError: the fit uses DP-SGD, or float16 with scaled gradients.
+            ConfigError: the fit uses float16 with scaled gradients.
         """
-        if private_optimizers(trainer):
-            raise ConfigError(
-                "MomentAlignment's term joins the examples of a batch and its moments have no noise, so DP-SGD cannot "
-                "bound what one example does. Remove one of the two."
-            )
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             raise ConfigError("MomentAlignment does not know the scale of gradients in '16-mixed'. Use 'bf16-mixed'.")
         accumulated, ours = trainer.accumulate_grad_batches, pl_module.get_submodule(self.layer)
@@ -112,6 +107,18 @@ class MomentAlignment(RoundCallback):
                 self._heard(output, accumulated)
 
         self._hook = ours.register_forward_hook(listen)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse what this cannot be combined with.
+
+        Raises:
+            ConfigError: the fit uses DP-SGD.
+        """
+        refuse_private(
+            trainer,
+            "MomentAlignment's term joins the examples of a batch and its moments have no noise, so DP-SGD cannot "
+            "bound what one example does. Remove one of the two.",
+        )
 
     def on_round_start(self, trainer: Trainer, pl_module: LightningModule, round: int) -> None:
         """Take the sites' common moments as the reference, and begin to gather new ones."""

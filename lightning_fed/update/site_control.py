@@ -1,5 +1,6 @@
 """SCAFFOLD's control variate of one site, from round to round."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from lightning_fed.update.layout import Layout
 
 
 class SiteControl:
-    """The control c_i of one site, flat float32, shape ``(P,)``; zero at first, and always zero where buffers lie.
+    """The control c_i of one site, flat float32, shape ``(P,)``; zero at first, and always where buffers lie.
 
     A round: ``begin(c)``; in each local step the gradient of every parameter gets its part of ``correction``, and
     ``stepped`` is told; ``change(update)`` gives c_i' - c_i for the upload and makes c_i' the control; ``undo`` takes
@@ -35,12 +36,8 @@ class SiteControl:
         self._before: Tensor | None = None
         self._gradients: dict[int, Tensor] = {}
         self._lr_sums: dict[int, float] = {}
-        self._spans: dict[int, slice] = {}
-        stop = 0
-        for index, spec in enumerate(layout.exchanged):
-            start, stop = stop, stop + spec.size
-            if not spec.buffer:
-                self._spans[index] = slice(start, stop)
+        stops = list(itertools.accumulate((spec.size for spec in layout.exchanged), initial=0))
+        self._spans = [slice(*ends) for ends in itertools.pairwise(stops)]
 
     def begin(self, server_control: Tensor | None) -> None:
         """Begin a round.

@@ -83,17 +83,19 @@ def test_features_move_to_the_reference(accumulate):
     assert distance(module.body(data.dataset.tensors[0]), *reference) < before / 20
 
 
-def test_the_step_is_the_gradient_of_loss_and_term():
-    """Against autograd on the sum, for the second round's first batch."""
-    module, data = Shifted(), loader(count=8)
-    fitted(module, [Rounds(1, towards), MomentAlignment("body.0", 3, weight=0.7)], data, max_epochs=2)
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_step_is_the_gradient_of_loss_and_term(accumulate):
+    """Against autograd on the sum, for the first step of the second round."""
+    module, data = Shifted(), loader(count=16, batch_size=16 // accumulate)
+    callbacks = [Rounds(accumulate, towards), MomentAlignment("body.0", 3, weight=0.7)]
+    fitted(module, callbacks, data, max_epochs=2, accumulate_grad_batches=accumulate)
     expected = Shifted()
     optimizer = expected.configure_optimizers()
-    x, y = data.dataset.tensors
     for weight in (0.0, 0.7):
         optimizer.zero_grad()
-        term = distance(expected.body(x), torch.full((3,), 2.0), torch.eye(3))
-        (nn.functional.mse_loss(expected(x), y) + weight * term).backward()
+        for x, y in data:
+            term = distance(expected.body(x), torch.full((3,), 2.0), torch.eye(3))
+            ((nn.functional.mse_loss(expected(x), y) + weight * term) / accumulate).backward()
         optimizer.step()
     for name, tensor in state(expected).items():
         assert torch.allclose(tensor, state(module)[name], atol=1e-5), name
