@@ -13,6 +13,10 @@ from lightning_fed.plan import LocalTraining, Masking
 MASKED = Masking("required", bits=32, bound=4096.0)
 
 
+def train_with(strategy, folder, module, options):
+    return train(strategy, folder, module, **options)
+
+
 class Quadratic(L.LightningModule):
     """``curvature / 2 (w - optimum)^2``: where a site alone would end is its own optimum."""
 
@@ -77,7 +81,7 @@ def test_a_robust_rule_withstands_a_site_that_sends_nonsense(federation, name):
     here = federation(sites=sites, rounds=2, algorithm={"name": name})
     coordinator = here.coordinate(Plain)
     programs = [here.site(site, train, Plain, seed) for seed, site in enumerate(here.sites[1:], start=1)]
-    hostile = here.site(here.sites[0], train, Plain, 1, module_arguments={"lr": -20.0})
+    hostile = here.site(here.sites[0], train_with, Plain, {"module_arguments": {"lr": -20.0}})
     for program in [*programs, hostile]:
         program.result()
     assert coordinator.result() == "finished"
@@ -93,7 +97,10 @@ def test_a_robust_rule_withstands_a_site_that_sends_nonsense(federation, name):
 def test_every_algorithm_on_sums_trains_with_and_without_masks(federation, name, masking):
     here = federation(sites=3, rounds=3, algorithm={"name": name}, masking=masking)
     coordinator = here.coordinate(WithBuffers)
-    sites = [here.site(site, train, WithBuffers, seed, count=8 * seed) for seed, site in enumerate(here.sites, start=1)]
+    sites = [
+        here.site(site, train_with, WithBuffers, {"seed": seed, "count": 8 * seed})
+        for seed, site in enumerate(here.sites, start=1)
+    ]
     for site in sites:
         site.result()
     assert coordinator.result() == "finished"
@@ -109,7 +116,10 @@ def test_a_server_optimiser_goes_on_with_its_memory_after_the_coordinator_died(f
     for name in ("through", "killed"):
         here = federation(sites=2, name=name, rounds=4, algorithm={"name": "fedavgm", "momentum": 0.9})
         coordinator = here.coordinate(Plain)
-        sites = [here.site(site, train, Plain, seed, slow_s=0.05) for seed, site in enumerate(here.sites, start=1)]
+        sites = [
+            here.site(site, train_with, Plain, {"seed": seed, "slow_s": 0.05})
+            for seed, site in enumerate(here.sites, start=1)
+        ]
         if name == "killed":
             here.wait_for("round_finished", round=2)
             coordinator.kill()
@@ -152,7 +162,8 @@ def test_fedprox_of_the_plan_holds_local_weights_back(federation):
         here = federation(sites=2, rounds=1, name=f"mu-{mu}", local=LocalTraining(epochs=4, proximal=mu))
         here.coordinate(Plain)
         sites = [
-            here.site(name, train, Plain, seed, module_arguments={"lr": 0.01}) for seed, name in enumerate(here.sites)
+            here.site(name, train_with, Plain, {"seed": seed, "module_arguments": {"lr": 0.01}})
+            for seed, name in enumerate(here.sites)
         ]
         for site in sites:
             site.result()
