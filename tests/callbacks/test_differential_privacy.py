@@ -9,6 +9,7 @@ from dp_accounting.rdp import RdpAccountant
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 from monai.data import DataLoader as MonaiLoader
 from monai.data import Dataset as MonaiDataset
+from monai.losses import DiceLoss
 from opacus.accountants import RDPAccountant
 from scipy.stats import binom, chi2
 from torch import nn
@@ -407,6 +408,12 @@ class OwnParameter(Regression):
         self.scale = nn.Parameter(torch.ones(1))
 
 
+class WithLoss(Regression):
+    def __init__(self, loss):
+        super().__init__()
+        self.loss = loss
+
+
 class Keeps(nn.Linear):
     def __init__(self):
         super().__init__(4, 1)
@@ -421,6 +428,9 @@ class Keeps(nn.Linear):
         (lambda: Regression(nn.InstanceNorm1d(4, track_running_stats=True)), "running statistics"),
         (lambda: Regression(nn.LSTM(4, 1)), "'net', LSTM .*DPLSTM"),
         (OwnParameter, r"own parameters \['scale'\]"),
+        (lambda: WithLoss(nn.MSELoss(reduction="sum")), "'loss', MSELoss .*'sum'"),
+        (lambda: WithLoss(nn.CrossEntropyLoss(torch.ones(2))), "'loss', CrossEntropyLoss .*class weights"),
+        (lambda: WithLoss(DiceLoss(batch=True)), "'loss', DiceLoss .*batch=True"),
         (lambda: Regression(Keeps()), r"'net', Keeps \(it has buffers besides its parameters: \['mean'\]"),
     ],
 )
