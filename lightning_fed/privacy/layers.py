@@ -109,3 +109,39 @@ def _replacement(layer: nn.Module) -> nn.Module | None:
         return None
     first = next(layer.parameters(), torch.empty(0))
     return replacement.to(first.device, first.dtype).train(layer.training)
+
+
+class SavedStatistics:
+    """The floating-point buffers in a module's state, which private training must leave alone.
+
+    They are saved, and exchanged in a federation, as they are: a running mean of examples in one of them would be
+    published without noise.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        saved = module.state_dict()
+        names = [name for name, b in module.named_buffers() if name in saved and b.is_floating_point()]
+        self._values = {name: module.get_buffer(name).clone() for name in names}
+        self._seen = {name: self._mark(name) for name in names}
+
+    def check(self) -> None:
+        """Refuse a state that training changed.
+
+        Raises:
+            ConfigError: a buffer has another value than at first.
+        """
+        for name, value in self._values.items():
+            mark = self._mark(name)
+            # Values are compared only where something was written, which may be the same values again.
+            if mark != self._seen[name] and not torch.equal(self._module.get_buffer(name), value):
+                raise ConfigError(
+                    f"buffer {name!r} changed in training. What is in the module's state is published without noise, "
+                    "so with example-level privacy it must not be worked out from examples: register it with "
+                    "persistent=False, or remove the layer that keeps it."
+                )
+            self._seen[name] = mark
+
+    def _mark(self, name: str) -> tuple[int, int]:
+        buffer = self._module.get_buffer(name)
+        return id(buffer), buffer._version
