@@ -33,3 +33,4 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/rounds.py --sites 4 --params 11200000
 	$(BIN)/python benchmarks/masking.py --sites 8 --params 11200000
 	$(BIN)/python benchmarks/compression_kernels.py
+	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python benchmarks/privacy.py

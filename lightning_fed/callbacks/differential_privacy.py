@@ -34,14 +34,14 @@ from lightning_fed.errors import BudgetExhaustedError, ConfigError
 from lightning_fed.privacy.accounting import (
     DpSgd,
     dp_sgd_noise_multiplier,
-    epsilon,
     require_delta,
     require_delta_for,
 )
 from lightning_fed.privacy.discrete import require_noise
-from lightning_fed.privacy.layers import check_layers, replace_layers
+from lightning_fed.privacy.layers import SavedStatistics, check_layers, replace_layers
 from lightning_fed.privacy.poisson import PoissonLoader, rows
 from lightning_fed.privacy.private_optimizer import ExampleGradients, PrivateOptimizer
+from lightning_fed.privacy.steps import Steps
 
 
 class DifferentialPrivacy(Callback):
@@ -103,12 +103,11 @@ class DifferentialPrivacy(Callback):
         self.replace_layers = replace_layers
         self.physical_batch_size = physical_batch_size
         self.planned_steps: int | None = None
-        # Steps by their sampling rate and noise multiplier: all of them, and those ``spent`` has not told of.
-        self._taken: dict[tuple[float, float], int] = {}
-        self._untold: dict[tuple[float, float], int] = {}
+        self._steps = Steps()
         self._loader: PoissonLoader | None = None
         self._gradients: ExampleGradients | None = None
         self._optimizer: PrivateOptimizer | None = None
+        self._statistics: SavedStatistics | None = None
         self._setting: tuple[float, float] = (0.0, 0.0)
         self._total = 0
         self._step: object = None
@@ -119,7 +118,7 @@ class DifferentialPrivacy(Callback):
     @property
     def epsilon_so_far(self) -> float:
         """Epsilon of all steps taken, those before a resumed checkpoint included."""
-        return epsilon(_mechanisms(self._taken), self.delta) if self._taken else 0.0
+        return self._steps.epsilon(self.delta)
 
     def spent(self) -> DpSgd | None:
         """The mechanism of the steps taken since this was last called; None if there were none.
@@ -127,20 +126,15 @@ class DifferentialPrivacy(Callback):
         Should their settings differ (steps of an interrupted fit that went on with another batch size), all count at
         the highest sampling rate and the lowest noise among them.
         """
-        if not self._untold:
-            return None
-        rates, noises = zip(*self._untold, strict=True)
-        mechanism = DpSgd(max(rates), min(noises), sum(self._untold.values()))
-        self._untold = {}
-        return mechanism
+        return self._steps.tell()
 
     def state_dict(self) -> dict[str, Any]:
         """The steps taken, with their sampling rates and noise multipliers."""
-        return {"taken": _as_rows(self._taken), "untold": _as_rows(self._untold)}
+        return self._steps.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting where a checkpoint stopped."""
-        self._taken, self._untold = _from_rows(state_dict["taken"]), _from_rows(state_dict["untold"])
+        self._steps.load_state_dict(state_dict)
 
     # Before training
 
@@ -179,6 +173,7 @@ class DifferentialPrivacy(Callback):
             )
         self._setting = (loader.sample_rate, self._noise_for(trainer, loader.sample_rate))
         optimizer = trainer.optimizers[0]
+        self._statistics = SavedStatistics(pl_module)
         self._gradients = ExampleGradients(pl_module)
         self._optimizer = PrivateOptimizer(
             optimizer,
@@ -259,43 +254,33 @@ class DifferentialPrivacy(Callback):
         return _scaled(output, trainer.accumulate_grad_batches)
 
     def _before_release(self) -> None:
-        taken = sum(self._taken.values())
-        if self.epsilon is not None and taken >= self._total:
-            after = epsilon(_mechanisms(_with(self._taken, self._setting, 1)), self.delta)
+        assert self._statistics is not None
+        self._statistics.check()
+        if self.epsilon is not None and self._steps.count >= self._total:
+            after = self._steps.epsilon(self.delta, DpSgd(*self._setting, 1))
             if after > self.epsilon:
                 raise BudgetExhaustedError(
-                    f"training was to take {self._total} steps and has taken {taken}; one more would bring epsilon to "
-                    f"{after:.4g} at delta {self.delta:g}, above the target of {self.epsilon:g}. Nothing was released. "
-                    "Plan for more steps, or raise epsilon."
+                    f"training was to take {self._total} steps and has taken {self._steps.count}; one more would bring "
+                    f"epsilon to {after:.4g} at delta {self.delta:g}, above the target of {self.epsilon:g}. Nothing "
+                    "was released. Plan for more steps, or raise epsilon."
                 )
         # Counted before the noise is drawn: an error later on may count a step that was not released, never lose one.
-        self._taken = _with(self._taken, self._setting, 1)
-        self._untold = _with(self._untold, self._setting, 1)
+        self._steps.add(*self._setting)
 
     def _noise_for(self, trainer: Trainer, sample_rate: float) -> float:
         if self.noise_multiplier is not None:
             return self.noise_multiplier
         assert self.epsilon is not None
-        taken = sum(self._taken.values())
-        total = self.planned_steps
-        if total is None:
-            estimated = trainer.estimated_stepping_batches
-            if estimated == float("inf"):
-                raise ConfigError(
-                    "the noise for a target epsilon follows from the number of steps, and the Trainer has no limit. "
-                    "Set max_epochs or max_steps, or give noise_multiplier instead of epsilon."
-                )
-            total = taken + int(estimated) - trainer.global_step
-        self._total = total
-        remaining = max(1, total - taken)
-        if not self._taken:
-            return dp_sgd_noise_multiplier(self.epsilon, self.delta, sample_rate, remaining)
-        noise = list(self._taken)[-1][1]
-        after = epsilon(_mechanisms(_with(self._taken, (sample_rate, noise), remaining)), self.delta)
-        if after > self.epsilon and total > taken:
+        taken, noise = self._steps.count, self._steps.last_noise
+        self._total = taken + _steps_left(trainer) if self.planned_steps is None else self.planned_steps
+        left = max(1, self._total - taken)
+        if noise is None:
+            return dp_sgd_noise_multiplier(self.epsilon, self.delta, sample_rate, left)
+        after = self._steps.epsilon(self.delta, DpSgd(sample_rate, noise, left))
+        if after > self.epsilon and self._total > taken:
             raise ConfigError(
-                f"{taken} steps were taken with noise multiplier {noise:.4g}, and {remaining} more would bring epsilon "
-                f"to {after:.4g} at delta {self.delta:g}, above the target of {self.epsilon:g}. Train as long as was "
+                f"{taken} steps were taken with noise multiplier {noise:.4g}, and {left} more would bring epsilon to "
+                f"{after:.4g} at delta {self.delta:g}, above the target of {self.epsilon:g}. Train as long as was "
                 "planned at first, or raise epsilon."
             )
         return noise
@@ -308,7 +293,7 @@ class DifferentialPrivacy(Callback):
             self._gradients.cleanup()
         for name in ("process_dataloader", "training_step"):
             trainer.strategy.__dict__.pop(name, None)
-        self._loader = self._gradients = self._optimizer = self._step = None
+        self._loader = self._statistics = self._gradients = self._optimizer = self._step = None
 
 
 def _check_trainer(trainer: Trainer, pl_module: LightningModule) -> None:
@@ -335,22 +320,14 @@ def _check_trainer(trainer: Trainer, pl_module: LightningModule) -> None:
         raise ConfigError(f"this fit cannot have example-level privacy: {reason}.")
 
 
-def _mechanisms(steps: Mapping[tuple[float, float], int]) -> list[DpSgd]:
-    return [DpSgd(rate, noise, count) for (rate, noise), count in steps.items()]
-
-
-def _with(
-    steps: Mapping[tuple[float, float], int], setting: tuple[float, float], more: int
-) -> dict[tuple[float, float], int]:
-    return {**steps, setting: steps.get(setting, 0) + more}
-
-
-def _as_rows(steps: Mapping[tuple[float, float], int]) -> list[list[float]]:
-    return [[rate, noise, count] for (rate, noise), count in steps.items()]
-
-
-def _from_rows(table: list[list[float]]) -> dict[tuple[float, float], int]:
-    return {(rate, noise): int(count) for rate, noise, count in table}
+def _steps_left(trainer: Trainer) -> int:
+    estimated = trainer.estimated_stepping_batches
+    if estimated == float("inf"):
+        raise ConfigError(
+            "the noise for a target epsilon follows from the number of steps, and the Trainer has no limit. Set "
+            "max_epochs or max_steps, or give noise_multiplier instead of epsilon."
+        )
+    return int(estimated) - trainer.global_step
 
 
 def _loss_of(output: Any) -> Tensor | None:

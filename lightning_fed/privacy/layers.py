@@ -7,6 +7,7 @@ from opacus.validators import ModuleValidator
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.modules.loss import _Loss
 
 from lightning_fed.errors import ConfigError
 
@@ -38,7 +39,9 @@ def replace_layers(module: nn.Module) -> dict[str, nn.Module]:
 
 
 def check_layers(module: nn.Module) -> None:
-    """Refuse a module with a layer whose gradients cannot be told apart by example.
+    """Refuse a module with a layer, or a loss kept as a layer, whose gradients cannot be told apart by example.
+
+    A loss that ``training_step`` works out by itself cannot be looked at here.
 
     Raises:
         ConfigError: there is such a layer; the message names each, its fault and what could replace it.
@@ -65,6 +68,8 @@ def _faults(module: nn.Module) -> Iterator[str]:
 
 
 def _fault(layer: nn.Module) -> str | None:
+    if isinstance(layer, _Loss):
+        return _fault_of_loss(layer)
     trainable = any(parameter.requires_grad for parameter in layer.parameters(recurse=False))
     if isinstance(layer, _BatchNorm):
         # A frozen one in evaluation mode is a fixed linear map.
@@ -76,6 +81,18 @@ def _fault(layer: nn.Module) -> str | None:
         return "its gradients cannot be told apart by example"
     if trainable and any(True for _ in layer.buffers()):
         return f"it has buffers besides its parameters: {[name for name, _ in layer.named_buffers()]}"
+    return None
+
+
+def _fault_of_loss(loss: _Loss) -> str | None:
+    # Gradients are taken for parts of a mean. In the last two, one example changes the parts of all others.
+    if loss.reduction == "sum":
+        return "its reduction is 'sum'; use 'mean'"
+    if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss) and loss.weight is not None and loss.reduction == "mean":
+        return "it divides by the class weights of the whole batch; use reduction='none' and take the plain mean"
+    # MONAI's losses of overlap.
+    if getattr(loss, "batch", False) is True:
+        return "batch=True makes one value of the whole batch; use batch=False"
     return None
 
 
@@ -92,3 +109,39 @@ def _replacement(layer: nn.Module) -> nn.Module | None:
         return None
     first = next(layer.parameters(), torch.empty(0))
     return replacement.to(first.device, first.dtype).train(layer.training)
+
+
+class SavedStatistics:
+    """The floating-point buffers in a module's state, which private training must leave alone.
+
+    They are saved, and exchanged in a federation, as they are: a running mean of examples in one of them would be
+    published without noise.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        saved = module.state_dict()
+        names = [name for name, b in module.named_buffers() if name in saved and b.is_floating_point()]
+        self._values = {name: module.get_buffer(name).clone() for name in names}
+        self._seen = {name: self._mark(name) for name in names}
+
+    def check(self) -> None:
+        """Refuse a state that training changed.
+
+        Raises:
+            ConfigError: a buffer has another value than at first.
+        """
+        for name, value in self._values.items():
+            mark = self._mark(name)
+            # Values are compared only where something was written, which may be the same values again.
+            if mark != self._seen[name] and not torch.equal(self._module.get_buffer(name), value):
+                raise ConfigError(
+                    f"buffer {name!r} changed in training. What is in the module's state is published without noise, "
+                    "so with example-level privacy it must not be worked out from examples: register it with "
+                    "persistent=False, or remove the layer that keeps it."
+                )
+            self._seen[name] = mark
+
+    def _mark(self, name: str) -> tuple[int, int]:
+        buffer = self._module.get_buffer(name)
+        return id(buffer), buffer._version

@@ -9,6 +9,7 @@ from dp_accounting.rdp import RdpAccountant
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 from monai.data import DataLoader as MonaiLoader
 from monai.data import Dataset as MonaiDataset
+from monai.losses import DiceLoss
 from opacus.accountants import RDPAccountant
 from scipy.stats import binom, chi2
 from torch import nn
@@ -200,6 +201,30 @@ def test_bf16_mixed_clips_in_full_precision():
     fit(Regression(), privacy, train, [watch], precision="bf16-mixed")
     assert watch.sums[0].dtype == torch.float32
     assert watch.sums[0].norm() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_batches_of_a_step_that_was_cut_off_do_not_add_to_another():
+    watch, privacy = Watch(), DifferentialPrivacy(noise_multiplier=1.0, clipping_norm=1e-3)
+    batches, drawn = [], []
+
+    class Shift(L.Callback):
+        """Lightning counts one batch too many, as after a checkpoint between two accumulated batches."""
+
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if batch_idx == 0:
+                trainer.fit_loop.epoch_loop.batch_progress.current.ready += 1
+            batches.append((trainer.train_dataloader.step, len(batch[0])))
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            if len(watch.sums) > len(drawn):
+                drawn.append(sum(count for step, count in batches if step is batches[-1][0]))
+                batches.clear()
+
+    # All examples are the same, and their clipped gradients have the clipping norm.
+    train = DataLoader(TensorDataset(torch.ones(40, 4), torch.ones(40, 1)), batch_size=4)
+    fit(Regression(lr=0.0), privacy, train, [watch, Shift()], accumulate_grad_batches=3, max_epochs=5)
+    assert len(drawn) == len(watch.sums) > 15
+    assert [round(float(total.norm()) / 1e-3, 1) for total in watch.sums] == drawn
 
 
 # Sampling
@@ -407,6 +432,12 @@ class OwnParameter(Regression):
         self.scale = nn.Parameter(torch.ones(1))
 
 
+class WithLoss(Regression):
+    def __init__(self, loss):
+        super().__init__()
+        self.loss = loss
+
+
 class Keeps(nn.Linear):
     def __init__(self):
         super().__init__(4, 1)
@@ -421,6 +452,9 @@ class Keeps(nn.Linear):
         (lambda: Regression(nn.InstanceNorm1d(4, track_running_stats=True)), "running statistics"),
         (lambda: Regression(nn.LSTM(4, 1)), "'net', LSTM .*DPLSTM"),
         (OwnParameter, r"own parameters \['scale'\]"),
+        (lambda: WithLoss(nn.MSELoss(reduction="sum")), "'loss', MSELoss .*'sum'"),
+        (lambda: WithLoss(nn.CrossEntropyLoss(torch.ones(2))), "'loss', CrossEntropyLoss .*class weights"),
+        (lambda: WithLoss(DiceLoss(batch=True)), "'loss', DiceLoss .*batch=True"),
         (lambda: Regression(Keeps()), r"'net', Keeps \(it has buffers besides its parameters: \['mean'\]"),
     ],
 )
@@ -485,6 +519,25 @@ class Functional(Regression):
     def training_step(self, batch, batch_idx):
         x, _ = batch
         return nn.functional.linear(x, self.net[0].weight).square().mean()
+
+
+class Averages(nn.Module):
+    def __init__(self, persistent):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(4), persistent=persistent)
+
+    def forward(self, x):
+        self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
+        return x
+
+
+def test_a_statistic_of_examples_in_the_state_is_refused_before_anything_is_released():
+    privacy = DifferentialPrivacy(noise_multiplier=1.0)
+    with pytest.raises(ConfigError, match=r"buffer 'net.0.mean' changed"):
+        fit(Regression(nn.Sequential(Averages(True), nn.Linear(4, 1))), privacy, loader(8, 8))
+    assert privacy.spent() is None
+    fit(Regression(nn.Sequential(Averages(False), nn.Linear(4, 1))), privacy, loader(8, 8))
+    assert privacy.spent().steps == 1
 
 
 @pytest.mark.parametrize(("module", "message"), [(Crops, "16 gradients for 8"), (Functional, "net.0.weight")])
