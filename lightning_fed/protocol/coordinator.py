@@ -139,6 +139,8 @@ class CoordinatorSession:
             # What the plan cannot hold is said now and not in the first round.
             Contribution(1, self.plan.masking.bits, terms.largest_cohort, (self.plan.masking.bound,), ())
             metric_code(self.plan, {}, len(self._sites))
+        if self.model and (self.plan.masking.mode == "required" or self.plan.privacy.site):
+            self._exchange.code(self.model.bounds or self._exchange.first_bounds)
         version = self.model.version if self.model else None
         record = Record(
             "started",
@@ -265,8 +267,6 @@ class CoordinatorSession:
     def _adopt(self, model: GlobalModel) -> GlobalModel:
         """Build what depends on the model's layout."""
         self._exchange = Exchange(self.plan, model.layout.size, len(self._sites), model.layout.statistics)
-        if self.plan.masking.mode == "required" or self.plan.privacy.site:
-            self._exchange.code(model.bounds or self._exchange.first_bounds)
         self._server = ServerStep(self._exchange, model)
         self.model = self._server.first(model)
         self._handout = Handout(self.model, self._exchange.keeps_residual)
