@@ -17,6 +17,13 @@ def train_with(strategy, folder, module, options):
     return train(strategy, folder, module, **options)
 
 
+class Hostile(Plain):
+    """Climbs the loss instead of going down, and twenty times as fast."""
+
+    def training_step(self, batch, batch_idx):
+        return -20 * super().training_step(batch, batch_idx)
+
+
 class Quadratic(L.LightningModule):
     """``curvature / 2 (w - optimum)^2``: where a site alone would end is its own optimum."""
 
@@ -77,17 +84,25 @@ def test_scaffold_finds_the_federations_optimum_where_fedavg_stops_beside_it(fed
 
 @pytest.mark.parametrize("name", ["median", "trimmed_mean", "krum", "multi_krum", "norm_bounding"])
 def test_a_robust_rule_withstands_a_site_that_sends_nonsense(federation, name):
+    assert moved_beside_a_hostile_site(federation, name) < 2.5
+
+
+def test_fedavg_does_not_withstand_it(federation):
+    assert moved_beside_a_hostile_site(federation, "fedavg") > 10
+
+
+def moved_beside_a_hostile_site(federation, name):
     sites = 5
     here = federation(sites=sites, rounds=2, algorithm={"name": name})
     coordinator = here.coordinate(Plain)
     programs = [here.site(site, train, Plain, seed) for seed, site in enumerate(here.sites[1:], start=1)]
-    hostile = here.site(here.sites[0], train_with, Plain, {"module_arguments": {"lr": -20.0}})
+    hostile = here.site(here.sites[0], train, Hostile)
     for program in [*programs, hostile]:
         program.result()
     assert coordinator.result() == "finished"
     alone = torch.cat([tensor.flatten() for tensor in here.model(0).values()])
     trained = torch.cat([tensor.flatten() for tensor in here.model(2).values()])
-    assert (trained - alone).norm() < 2.5
+    return float((trained - alone).norm())
 
 
 @pytest.mark.parametrize("masking", [Masking("off"), MASKED], ids=["clear", "masked"])
