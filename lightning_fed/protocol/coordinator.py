@@ -35,9 +35,8 @@ from lightning_fed.protocol.collection import Collection
 from lightning_fed.protocol.exchange import Exchange
 from lightning_fed.protocol.handout import Handout
 from lightning_fed.protocol.masked_collection import MaskedCollection
-from lightning_fed.protocol.masked_reports import MaskedReports
 from lightning_fed.protocol.masked_site import metric_code
-from lightning_fed.protocol.reports import Reports
+from lightning_fed.protocol.metric_reports import MetricReports
 from lightning_fed.protocol.server_step import ServerStep
 from lightning_fed.protocol.summed import DEADLINE
 from lightning_fed.protocol.terms import terms_of
@@ -118,8 +117,7 @@ class CoordinatorSession:
         self._opened_before = False
         self._gathered = False
         self._paused = False
-        self._reports = Reports(plan.metrics)
-        self._masked_reports: MaskedReports | None = None
+        self._metrics = MetricReports(plan, run, sites)
         self._awaited: set[str] = set()
         if model:
             self._adopt(model)
@@ -163,7 +161,7 @@ class CoordinatorSession:
             case m.Masking() if not state.ready:
                 return []  # of an attempt that is over
             case m.Masking(purpose="metrics"):
-                return self._masked_reports.step(site, message) if self._masked_reports else []
+                return self._metrics.step(site, message)
             case m.Masking():
                 return self._after_collection(self._collection.step(site, message) if self._collection else [])
             case m.Hello(protocol, package, _):
@@ -197,15 +195,12 @@ class CoordinatorSession:
             case m.Withdraw():
                 return self._withdrawn(site, message)
             case m.NoReport(version):
-                reports = self._masked_reports
-                return reports.drop(site) if reports and reports.round == version and site in reports.cohort else []
+                return self._metrics.no_report(site, version)
             case m.Computed():
-                return self._masked_reports.computed(site, message) if self._masked_reports else []
-            case m.Report() if self.plan.masking.mode == "required":
-                raise ProtocolError(f"site {site!r} reported metrics in the clear, and the plan masks them.")
-            case m.Report(version, metrics):
+                return self._metrics.computed(site, message)
+            case m.Report():
                 ready = self._ready() if self.phase != "closing" else [*self._ready(), *self._done_sites()]
-                return self._reports.add(site, version, metrics, expected=set(ready))
+                return self._metrics.report(site, message, expected=set(ready))
 
     def lost(self, site: str) -> list[Action]:
         """A site's connection is gone, for longer than a reconnection takes."""
@@ -230,13 +225,12 @@ class CoordinatorSession:
             self._gathered = True
             if self.phase == "closing":
                 self.outcome = "finished"
-                return self._last_metrics()
+                return self._metrics.close()
             return [] if self._too_few_left(_FOR_GOOD | _REPAIRABLE) else self._begin_if_possible()
         if timer == DEADLINE and self._collection:
             return self._after_collection(self._collection.close())
-        if self._masked_reports and timer == self._masked_reports.timer:
-            return self._masked_reports.expired()
-        return self._after_collection(self._collection.expired(timer)) if self._collection else []
+        expired = self._after_collection(self._collection.expired(timer)) if self._collection else []
+        return [*expired, *self._metrics.expired(timer)]
 
     # Joining
 
@@ -398,30 +392,20 @@ class CoordinatorSession:
                 "round_finished",
                 {"round": self.model.version, "participants": collection.participants, **summed.facts},
             ),
-            *self._reports.next_version(self.model.version),
+            *self._metrics.next_version(self.model.version),
         ]
         actions += [Send(site, self._handout.announcement(self._sites[site].taken)) for site in self._ready()]
-        if isinstance(collection, MaskedCollection) and self.plan.metrics:
-            actions += self._begin_reports(self.model, frozenset(collection.participants))
+        if isinstance(collection, MaskedCollection):
+            # Those who trained validate the model next.
+            cohort = frozenset(collection.participants) & set(self._ready())
+            told = [self._sites[site].metrics for site in sorted(cohort)]
+            enough = len(cohort) >= self._fewest
+            actions += self._metrics.begin(self.model, self._attempt, cohort if enough else frozenset(), told)
         if self.model.version >= self.plan.rounds:
             return [*actions, *self._close()]
         self.phase = "gathering"
         self._gathered = True
         return [*actions, *self._begin_if_possible(), *self._pause_if_needed()]
-
-    def _begin_reports(self, model: GlobalModel, participants: frozenset[str]) -> list[Action]:
-        """Ask those who trained, and so validate the model next, for its metrics."""
-        before = self._masked_reports.finish({}) if self._masked_reports else []
-        cohort = participants & set(self._ready())
-        if len(cohort) < self._fewest:
-            return before
-        told = [self._sites[site].metrics for site in sorted(cohort)]
-        # A state is summed if all have the same; else the mean of the plain values is what can be had.
-        sizes = {name: size for name, size in told[0].items() if all(other.get(name) == size for other in told)}
-        self._masked_reports = MaskedReports(
-            self.plan, sizes, self.run, model, self._attempt, self._signing_keys, cohort
-        )
-        return [*before, *self._masked_reports.begin()]
 
     def _failed(self, why: str, collection: Collection | MaskedCollection | None = None) -> list[Action]:
         collection, self._collection = collection or self._collection, None
@@ -480,8 +464,7 @@ class CoordinatorSession:
         actions: list[Action] = []
         if self.model is None and not self._ready():
             self._layout = None  # whoever comes next may bring the right model
-        if self._masked_reports and site in self._masked_reports.cohort:
-            actions += self._masked_reports.drop(site)
+        actions += self._metrics.drop(site)
         if site == self._initial_from and self.model is None:
             self._initial_from = next(iter(self._ready()), None)
             if self._initial_from:
@@ -524,11 +507,8 @@ class CoordinatorSession:
     def _finish_if_all_gone(self) -> list[Action]:
         if self.phase == "closing" and not self._awaited and not self._ready():
             self.outcome = "finished"
-            return self._last_metrics()
+            return self._metrics.close()
         return []
-
-    def _last_metrics(self) -> list[Action]:
-        return [*self._reports.close(), *(self._masked_reports.finish({}) if self._masked_reports else [])]
 
 
 def _sound_sizes(sizes: Mapping[str, int]) -> bool:

@@ -83,6 +83,11 @@ class MaskedReports(MaskedSum):
         actions += [Send(site, m.MetricSums(self.round, sums)) for site in sorted(self.cohort - self._dropped)]
         return actions if sums else [*actions, *self.finish({})]
 
+    @property
+    def computing(self) -> bool:
+        """Whether the sums are told and what a site computes of them has not come yet."""
+        return self._told and not self._recorded
+
     def computed(self, site: str, message: m.Computed) -> list[Action]:
         """What a site computed from the sums; the first answer is taken.
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from test_federation_without_sockets import assert_every_model_is_the_mean_of_its_participants
-from wire import Wire
+from wire import Wire, layout_of_size
 
 from lightning_fed.errors import IdentityError, PlanError, PlanRefusedError, ProtocolError, QuorumLostError
 from lightning_fed.masking import messages as masking
@@ -407,3 +407,41 @@ def test_a_count_of_examples_that_cannot_be_fails_the_round_and_not_the_coordina
         w.connect(name)
     w.settle()
     assert "cannot have examples" in w.events("round_failed")[0]["reason"]
+
+
+def test_what_sites_compute_of_a_version_is_recorded_also_after_the_next_round_is_over(wire):
+    w = wire(rounds=2, sites=3, quorum=3, metrics=["auroc"], masking="required")
+    original, deliver, reported, held = Wire.train, Wire.deliver_up, set(), []
+
+    def train(name):
+        site = w.sites[name]
+        if site.plan and not site.joined and site._layout is None:
+            w.up[name].extend(site.join(layout_of_size(w.size), {"auroc": 2}))
+            return True
+        if site.model and site.model[0] > 0 and (name, site.model[0]) not in reported:
+            reported.add((name, site.model[0]))
+            states = {"auroc": [1.0 + w.names.index(name), 4.0]}
+            ratio = lambda sums: {"auroc": sums["auroc"][0] / sums["auroc"][1]}  # noqa: E731
+            w.up[name].extend(site.report(site.model[0], {"auroc": 0.1}, states, ratio))
+            return True
+        return original(w, name)
+
+    def deliver_up(name):
+        if w.up[name] and isinstance(w.up[name][0][0], m.Computed) and w.up[name][0][0].version == 1:
+            held.append((name, w.up[name].popleft()[0]))
+            return True
+        return deliver(w, name)
+
+    w.train, w.deliver_up = train, deliver_up
+    for name in w.names:
+        w.connect(name)
+    w.settle()
+    assert len(held) == 3
+    assert len(w.saved) == 2
+    assert [event["version"] for event in w.events("metrics")] == [2]
+    for name, message in held:
+        w.perform(w.coordinator.receive(name, message))
+    assert [(event["version"], event["metrics"]) for event in w.events("metrics")] == [
+        (2, {"auroc": 0.5}),
+        (1, {"auroc": 0.5}),
+    ]
