@@ -57,6 +57,7 @@ class Way:
     masking: Masking
 
     def plan(self, rounds: int, sites: int) -> FederationPlan:
+        """The plan of a federation of so many sites."""
         return FederationPlan(
             rounds=rounds, quorum=sites, gather_s=0.0, masking=self.masking, compression=self.compression
         )
@@ -159,14 +160,18 @@ def main() -> None:
     parser.add_argument("--momentum", type=float, default=0.0, help="of the sites' SGD on digits")
     parser.add_argument("--images", type=int, default=400, help="of each hospital of the fracture study")
     parser.add_argument("--only", default="", help="ways whose name has this in it, and dense")
-    parser.add_argument("--json", type=Path, help="where to keep what was measured; a way that is there is not run again")
+    parser.add_argument(
+        "--json", type=Path, help="where to keep what was measured; a way that is there is not run again"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     digits = options.task == "digits"
     rounds = options.rounds or (40 if digits else 10)
     at = [rounds // 4, rounds // 2, rounds]
     ways = [way for way in (DIGITS if digits else FRACTURE) if options.only in way.name or way.name == dense().name]
-    tasks: list[Task] = [Digits(seed, options.momentum) if digits else Fracture(seed, options.images) for seed in range(options.seeds)]
+    tasks: list[Task] = [
+        Digits(seed, options.momentum) if digits else Fracture(seed, options.images) for seed in range(options.seeds)
+    ]
     size = tasks[0].initial.numel()
     print(f"{options.task}: {size:,} parameters, {len(tasks[0].examples)} sites, {rounds} rounds, {len(tasks)} seeds")
     print(f"{'':52}" + "".join(f"{f'@{round}':>8}" for round in at) + f"{'spread':>8}{'payload':>12}{'all':>12}"

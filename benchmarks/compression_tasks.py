@@ -36,9 +36,11 @@ class _Task:
         return parameters_to_vector(self.network.parameters()).detach() - model
 
     def optimiser(self) -> torch.optim.Optimizer:
+        """A fresh optimiser of the network's parameters, for one round."""
         raise NotImplementedError
 
     def loss(self, output: Tensor, label: Tensor) -> Tensor:
+        """Mean loss of a batch."""
         raise NotImplementedError
 
 
@@ -61,13 +63,16 @@ class Digits(_Task):
         self.examples = [len(site) for site in self._sites]
 
     def optimiser(self) -> torch.optim.Optimizer:
+        """SGD."""
         lr = 0.05 if self._momentum else 0.1
         return torch.optim.SGD(self.network.parameters(), lr=lr, momentum=self._momentum)
 
     def loss(self, output: Tensor, label: Tensor) -> Tensor:
+        """See ``_Task.loss``."""
         return cross_entropy(output, label)
 
     def train(self, site: int, round: int, model: Tensor) -> Tensor:
+        """A site's update of a round."""
         chosen = self._sites[site]
         return self.trained(site, round, model, self._images[chosen], self._labels[chosen])
 
@@ -115,12 +120,15 @@ class Fracture(_Task):
         self.examples = [len(label) for _, label in self._train]
 
     def optimiser(self) -> torch.optim.Optimizer:
+        """SGD with momentum, which starts from zero in each round."""
         return torch.optim.SGD(self.network.parameters(), lr=0.01, momentum=0.9)
 
     def loss(self, output: Tensor, label: Tensor) -> Tensor:
+        """See ``_Task.loss``."""
         return binary_cross_entropy_with_logits(output[:, 0], label)
 
     def train(self, site: int, round: int, model: Tensor) -> Tensor:
+        """A site's update of a round."""
         return self.trained(site, round, model, *self._train[site])
 
     @torch.no_grad()

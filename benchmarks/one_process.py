@@ -59,7 +59,7 @@ class OneProcess:
             self._up[name].extend(site.connected())
         trained = dict.fromkeys(self._sites, 0)
         while self.model.version < self._plan.rounds:
-            if not self._deliver() and not any([self._act(name, trained) for name in self._sites]):
+            if not self._deliver() and not any(self._act(name, trained) for name in self._sites):
                 raise SystemExit(f"the federation stands still after round {self.model.version}.")
 
     def _deliver(self) -> bool:
