@@ -1,7 +1,7 @@
 """Accuracy against uploaded bytes, of every way to send a part of an update, over three seeds.
 
     python benchmarks/compression.py digits [--seeds 3]
-    python benchmarks/compression.py fracture [--seeds 2] [--rounds 10] [--images 400]
+    python benchmarks/compression.py fracture [--seeds 2] [--rounds 10] [--images 500]
 
 Each federation runs in this process through the sessions that ship (``one_process``): masked ways are masked, residuals
 are kept, and the bytes are those of the messages. ``payload`` is what the compression decides about (ballots and
@@ -122,11 +122,12 @@ DIGITS = [
 
 FRACTURE = [
     dense(),
+    vote(0.066, 8, 32),
     own(0.01, "int4"),
-    own(0.01, "int8"),
-    vote(0.07, 8, 64),
-    vote(0.03, 8, 64, 0.5),
-    random_k(0.07, "int8"),
+    vote(0.073, 8, 64),
+    vote(0.077, 8, 32, 0.25),
+    vote(0.043, 12, 32),
+    random_k(0.079, "int8"),
 ]
 
 
@@ -158,7 +159,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--momentum", type=float, default=0.0, help="of the sites' SGD on digits")
-    parser.add_argument("--images", type=int, default=400, help="of each hospital of the fracture study")
+    parser.add_argument("--images", type=int, default=500, help="of each hospital of the fracture study")
     parser.add_argument("--only", default="", help="ways whose name has this in it, and dense")
     parser.add_argument(
         "--json", type=Path, help="where to keep what was measured; a way that is there is not run again"
