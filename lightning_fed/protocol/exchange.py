@@ -23,7 +23,7 @@ from lightning_fed.plan import FederationPlan
 from lightning_fed.privacy.contribution import PrivateContribution
 from lightning_fed.protocol.terms import terms_of
 from lightning_fed.update.contribution import Contribution, Decoded
-from lightning_fed.update.index_coding import decode_indices, encode_indices, largest_code_bytes
+from lightning_fed.update.index_coding import decode_indices, encode_indices, expected_code_bytes, largest_code_bytes
 from lightning_fed.update.quantisation import dequantise, quantise, value_bytes
 from lightning_fed.update.topk import largest, round_seed, shared_random
 from lightning_fed.update.vectors import FloatVector, IndexVector, RingVector
@@ -275,3 +275,11 @@ class Exchange:
         if compression.method != "topk":
             return coded
         return _LENGTH_BYTES + largest_code_bytes(self.size, self.count) + coded
+
+    @property
+    def expected_bytes(self) -> int:
+        """Bytes of an update without masks, where supports differ those of one that is spread at random."""
+        if self.plan.compression.method != "topk":
+            return self.most_bytes
+        indices = expected_code_bytes(self.size, self.count)
+        return _LENGTH_BYTES + indices + value_bytes(self.count, self.plan.compression.values)

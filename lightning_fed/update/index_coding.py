@@ -7,6 +7,8 @@ Both parts of all indices are laid out together, not index by index, so that eve
 Source: Rice and Plaunt 1971, Adaptive Variable-Length Coding; Golomb 1966, Run-Length Encodings.
 """
 
+import math
+
 import numpy as np
 
 from lightning_fed.errors import ProtocolError
@@ -100,6 +102,19 @@ def largest_code_bytes(size: int, count: int) -> int:
         return 0
     split = max((size - count) // count, 1).bit_length() - 1
     return 1 + packed_bytes(count, split) + packed_bytes(count + ((size - count) >> split), 1)
+
+
+def expected_code_bytes(size: int, count: int) -> int:
+    """Bytes that ``encode_indices`` makes on average of ``count`` random indices below ``size``.
+
+    Gaps are geometric, each coordinate being skipped with chance q = 1 - count / size; so with r lower bits the unary
+    part of an index has q^(2^r) / (1 - q^(2^r)) zeros on average.
+    """
+    if not count:
+        return 0
+    skipped = 1 - count / size
+    shortest = min(split + 1 + (tail := skipped ** (1 << split)) / (1 - tail) for split in range(32))
+    return 1 + math.ceil(count * shortest / 8)
 
 
 def _best_split(gaps: IndexVector) -> int:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_fed.errors import ProtocolError
-from lightning_fed.update.index_coding import decode_indices, encode_indices
+from lightning_fed.update.index_coding import decode_indices, encode_indices, expected_code_bytes, largest_code_bytes
 
 
 def indices(values):
@@ -93,3 +93,13 @@ def test_indices_that_do_not_increase_or_lie_outside_are_not_coded(bad):
 def test_impossible_numbers_of_indices_are_refused(size, count):
     with pytest.raises(ProtocolError):
         decode_indices(b"\0\1", size, count)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.01, 0.05, 0.3, 0.9])
+def test_random_indices_take_as_many_bytes_as_expected(share):
+    size = 200_000
+    count = int(share * size)
+    chosen = indices(np.random.default_rng(0).choice(size, count, replace=False))
+    # A standard deviation of a gap's code is about a bit, so that of the mean of so many is far below 1 %.
+    assert len(encode_indices(chosen, size)) == pytest.approx(expected_code_bytes(size, count), rel=0.02)
+    assert expected_code_bytes(size, count) <= largest_code_bytes(size, count) + 2
