@@ -2,9 +2,28 @@
 
 from importlib.metadata import version
 
-from lightning_fed.plan import FederationPlan, LocalTraining
+from lightning_fed.plan import (
+    Compression,
+    ExamplePrivacy,
+    FederationPlan,
+    LocalTraining,
+    Masking,
+    Privacy,
+    SitePrivacy,
+)
 from lightning_fed.policy import SitePolicy
 from lightning_fed.strategies.federated import FederatedStrategy
 
 __version__ = version("lightning_fed")
-__all__ = ["FederatedStrategy", "FederationPlan", "LocalTraining", "SitePolicy", "__version__"]
+__all__ = [
+    "Compression",
+    "ExamplePrivacy",
+    "FederatedStrategy",
+    "FederationPlan",
+    "LocalTraining",
+    "Masking",
+    "Privacy",
+    "SitePolicy",
+    "SitePrivacy",
+    "__version__",
+]

@@ -1,1 +1,23 @@
-"""Lightning callbacks: the round loop, and what a plan or a user adds to it."""
+"""Lightning callbacks: the round loop, and what a site may do beside it."""
+
+from lightning_fed.callbacks.adabn import AdaBN
+from lightning_fed.callbacks.differential_privacy import DifferentialPrivacy
+from lightning_fed.callbacks.ditto import Ditto
+from lightning_fed.callbacks.fedprox import FedProx
+from lightning_fed.callbacks.fedrep import FedRep
+from lightning_fed.callbacks.finetuning import FederatedFinetuning
+from lightning_fed.callbacks.moment_alignment import MomentAlignment
+from lightning_fed.callbacks.round_callback import RoundCallback
+from lightning_fed.callbacks.scaffold import Scaffold
+
+__all__ = [
+    "AdaBN",
+    "DifferentialPrivacy",
+    "Ditto",
+    "FedProx",
+    "FedRep",
+    "FederatedFinetuning",
+    "MomentAlignment",
+    "RoundCallback",
+    "Scaffold",
+]

@@ -18,6 +18,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.data import extract_batch_size
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from rich.filesize import decimal
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
@@ -156,14 +157,10 @@ class RoundLoop(Callback):
             [spec.name for spec in (*self.layout.exchanged, *self.layout.frozen)], self._identity.name
         )
         check_model(self.plan, self.layout)
+        exchange = Exchange(self.plan, self.layout.size, max(1, len(self._roster.sites)), self.layout.statistics)
         if trainer.is_global_zero:
             self._ledger = SiteLedger.for_plan(
-                self._ledger_path,
-                self.plan,
-                self.run or "",
-                self._identity.name,
-                self._policy,
-                Exchange(self.plan, self.layout.size, max(1, len(self._roster.sites)), self.layout.statistics),
+                self._ledger_path, self.plan, self.run or "", self._identity.name, self._policy, exchange
             )
         self._summable = summable_metrics(pl_module, self.plan.metrics)
         sizes = {name: state_size(metric) for name, metric in self._summable.items()}
@@ -190,7 +187,8 @@ class RoundLoop(Callback):
             trainer.check_val_every_n_epoch = self.plan.local.epochs
         rank_zero_info(
             f"site {self._identity.name!r} takes part in federation {self.plan.name!r} (run {self.run}): global model "
-            f"{self.version} of {self.plan.rounds} rounds, {self.layout.size:,} values exchanged a round."
+            f"{self.version} of {self.plan.rounds} rounds. {self.layout.size:,} values are exchanged a round: about "
+            f"{decimal(exchange.expected_bytes)} up, {decimal(4 * self.layout.size)} down."
         )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
