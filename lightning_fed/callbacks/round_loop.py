@@ -44,6 +44,7 @@ from lightning_fed.policy import SitePolicy
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.exchange import Exchange
 from lightning_fed.protocol.site import SiteSession
+from lightning_fed.protocol.upload_bytes import expected_upload
 from lightning_fed.transport.identity import Identity, Roster
 from lightning_fed.transport.site import SiteConnection
 from lightning_fed.update.global_model import state_bytes
@@ -185,10 +186,11 @@ class RoundLoop(Callback):
             trainer.check_val_every_n_epoch = None
         elif self.plan.local.epochs and trainer.check_val_every_n_epoch == 1:
             trainer.check_val_every_n_epoch = self.plan.local.epochs
+        upload = expected_upload(exchange, self._identity.name, self._roster.sites).total
         rank_zero_info(
             f"site {self._identity.name!r} takes part in federation {self.plan.name!r} (run {self.run}): global model "
             f"{self.version} of {self.plan.rounds} rounds. {self.layout.size:,} values are exchanged a round: about "
-            f"{decimal(exchange.expected_bytes)} up, {decimal(4 * self.layout.size)} down."
+            f"{decimal(upload)} up, {decimal(4 * self.layout.size)} down."
         )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

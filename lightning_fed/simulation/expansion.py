@@ -74,6 +74,7 @@ def site_config(simulation: Simulation, site: str, address: str, folder: Path, k
             "site": site,
             "identity": str(keys / f"{site}.key"),
             "roster": str(keys / "roster.yaml"),
+            "ledger": str(folder / "ledger.jsonl"),
         }
     }
     return {**settings, "trainer": {**_logged(settings["trainer"], folder), "strategy": deep_merge(own, strategy)}}

@@ -111,6 +111,7 @@ def test_a_site_gets_the_strategy_with_its_own_key_and_keeps_its_trainer_setting
             "site": "north",
             "identity": "run/keys/north.key",
             "roster": "run/keys/roster.yaml",
+            "ledger": "run/sites/north/ledger.jsonl",
         },
     }
 
