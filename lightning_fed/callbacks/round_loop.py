@@ -98,6 +98,7 @@ class RoundLoop(Callback):
         self._ledger: SiteLedger | None = None
         self._ledger_path = ledger
         self._restored: dict[str, Any] = {}
+        self._kept: dict[str, Any] = {}
         self._attached: list[Callback] = []
         self._round = 0
         self._examples = 0
@@ -105,7 +106,7 @@ class RoundLoop(Callback):
         self._epochs = 0
         self._first_step = 0
         self._reported = -1
-        self._finished = False
+        self._finished = self._spent = False
         self._validated = -1
         self._limits: tuple[Any, ...] | None = None
         self._summable: dict[str, Metric] = {}
@@ -116,7 +117,7 @@ class RoundLoop(Callback):
         """Meet the coordinator: the plan must be known before the model is set up, since it may ask for changes."""
         if stage != "fit":
             return
-        self._finished, self._reported, self._validated, self._round = False, -1, -1, 0
+        self._finished, self._spent, self._reported, self._validated, self._round = False, False, -1, -1, 0
         if trainer.is_global_zero:
             session = SiteSession(
                 self._identity.name,
@@ -237,7 +238,7 @@ class RoundLoop(Callback):
     ) -> None:
         """Exchange at a round's end."""
         assert self.plan is not None
-        if self._finished:
+        if self._finished or self._spent:
             # Training was over before this batch: the site sat out the last round. Undo the batch.
             self._load(trainer, pl_module, self.round_start)
             return
@@ -254,7 +255,7 @@ class RoundLoop(Callback):
             self._exchange(trainer, pl_module)
 
     def _await_round(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._round > self.version or self._finished:
+        if self._round > self.version or self._finished or self._spent:
             return
         version = self.version
 
@@ -327,7 +328,7 @@ class RoundLoop(Callback):
         rank_zero_warn(str(spent))
         self._load(trainer, pl_module, self.round_start)
         self._leave("stopped")
-        self._round = self.version
+        self._spent = True
         self._end_training(trainer)
 
     def _finish(self, trainer: Trainer) -> None:
@@ -387,12 +388,13 @@ class RoundLoop(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Where the checkpoint's weights come from, and what this site has not sent yet of its updates."""
-        exchange = self._connection.wait(lambda s: (s.state_dict(),), "the residual") if self._connection else None
+        if self._connection:
+            self._kept = _exchange_state(self._connection)
         return {
             "run": self.run,
             "plan_hash": self.plan.hash if self.plan else None,
             "version": self.version,
-            "exchange": exchange[0] if exchange else {},
+            "exchange": self._kept,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -468,6 +470,8 @@ class RoundLoop(Callback):
             if reason in ("done", "stopped"):
                 # The others need this site until the masked sum of the metrics is open.
                 connection.wait(lambda session: not session.reporting, "the last metrics", at_most_s=_LAST_METRICS_S)
+            # Checkpoints are written after this, too.
+            self._kept = _exchange_state(connection)
             connection.call(lambda session: session.leave(m.Leave(reason)))
         except FederationError as error:
             rank_zero_info(f"the coordinator was not told that this site leaves: {error}")
@@ -491,6 +495,11 @@ def _loss_of(outputs: Any) -> float | None:
 
 def _round_callbacks(trainer: Trainer) -> list[RoundCallback]:
     return [callback for callback in trainer.callbacks if isinstance(callback, RoundCallback)]  # type: ignore[attr-defined]
+
+
+def _exchange_state(connection: SiteConnection) -> dict[str, Any]:
+    found = connection.wait(lambda session: (session.state_dict(),), "the residual")
+    return found[0] if found else {}
 
 
 def _heed_sigterm(trainer: Trainer) -> None:
