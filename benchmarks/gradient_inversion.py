@@ -6,9 +6,11 @@ The attacker is the coordinator. It knows the model, the learning rate, the clip
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from leakage_victim import (
     CLIPPING_NORM,
+    HIDDEN,
     LEARNING_RATE,
     PIXELS,
     SIDE,
@@ -31,20 +33,23 @@ UPDATE_NORM = 0.04
 
 COHORT = 8
 
+VARIATION_WEIGHT = 1e-4
 
-def recovered(update: FloatVector, model: Classifier) -> Tensor:
+
+def recovered(update: FloatVector) -> Tensor:
     """Every picture that the first layer's part of an update gives away, shape ``(pictures, PIXELS)``.
 
     For one image x, neuron i's weights change by g_i x and its bias by g_i, so that their ratio is the image, exactly
     and whatever the loss. For sums of images, a neuron that only one of them woke up shows that image, and so does the
-    difference of two neurons that only one image tells apart. The first picture is the best rank-one fit to all neurons,
-    which noise disturbs the least.
+    difference of two neurons that only one image tells apart. The first picture is the best rank-one fit to all
+    neurons, which noise disturbs the least.
 
     Source: Phong et al. 2018, Privacy-Preserving Deep Learning via Additively Homomorphic Encryption, section 3; Fowl
     et al. 2021, Robbing the Fed (arXiv 2110.13057), for the differences.
     """
-    weights, biases = model.parts(update)
-    joined = torch.cat([weights, biases[:, None]], dim=1)
+    vector = torch.from_numpy(update[: HIDDEN * (PIXELS + 1)].astype(np.float64))
+    weights, biases = vector[: HIDDEN * PIXELS], vector[HIDDEN * PIXELS :]
+    joined = torch.cat([weights.view(HIDDEN, PIXELS), biases[:, None]], dim=1)
     strongest = torch.linalg.svd(joined, full_matrices=False).Vh[:1]
     rows = torch.cat([strongest, joined, joined[:-1] - joined[1:]])
     rows = rows[rows[:, -1] != 0]
@@ -60,13 +65,43 @@ def shown(picture: Tensor) -> Tensor:
     return picture.clamp(0, 1)
 
 
+def searched(update: FloatVector, model: Classifier, label: Tensor, steps: int = 1500, seed: int = 0) -> Tensor:
+    """The picture whose gradient points where the update does, found by descent, shape ``(1, PIXELS)``.
+
+    It works on any model, and knows the label. The loss is one less the cosine, so that clipping hides nothing, with
+    the total variation of the picture against noise; steps follow the signs of the gradient.
+
+    Source: Geiping et al. 2020, Inverting Gradients: How easy is it to break privacy in federated learning? (arXiv
+    2003.14053).
+    """
+    parameters = list(model.parameters())
+    # The gradient's direction is the opposite of the update's.
+    wanted = functional.normalize(-torch.from_numpy(update), dim=0)
+    picture = torch.rand(1, PIXELS, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+    optimizer = torch.optim.Adam([picture], lr=0.1)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [steps * k // 8 for k in (3, 5, 7)])
+    for _ in range(steps):
+        loss = functional.cross_entropy(model(picture), label)
+        gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters, create_graph=True)])
+        square = picture.view(SIDE, SIDE)
+        variation = square.diff(dim=0).abs().mean() + square.diff(dim=1).abs().mean()
+        distance = 1 - functional.cosine_similarity(gradient, wanted, dim=0)
+        (picture.grad,) = torch.autograd.grad(distance + VARIATION_WEIGHT * variation, [picture])
+        picture.grad.sign_()
+        optimizer.step()
+        schedule.step()
+        with torch.no_grad():
+            picture.clamp_(0, 1)
+    return picture.detach()
+
+
 @dataclass(frozen=True)
 class Reconstruction:
     """The best picture of an image that an attack gave, chosen with the image in hand: no attacker can choose better.
 
     Attributes:
         picture: shape ``(PIXELS,)``.
-        psnr: peak signal-to-noise ratio in dB; above 30 looks the same, the mean wrist has about 15.
+        psnr: peak signal-to-noise ratio in dB; above 30 looks the same, the mean of other wrists has about 19.
         ssim: structural similarity, 1 for the same picture.
     """
 
@@ -131,7 +166,7 @@ def expected_updates(model: Classifier, images: Tensor, labels: Tensor, largest:
     for image, label in zip(images, labels, strict=True):
         loss = functional.cross_entropy(model(image[None]), label[None])
         gradient = torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(model.parameters()))])
-        rows.append(gradient * -min(model.learning_rate, largest / float(gradient.norm())))
+        rows.append(gradient * -min(LEARNING_RATE, largest / float(gradient.norm())))
     return torch.stack(rows)
 
 

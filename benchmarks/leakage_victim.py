@@ -4,10 +4,13 @@ Everything that protects is the product's own: the DP-SGD callback, the clipping
 Seeds fix the images and the models. Noise and masks cannot be seeded, on purpose.
 """
 
+import copy
 import logging
 import math
 import warnings
 from collections.abc import Sequence
+from functools import cache
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +21,9 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_fed.callbacks.differential_privacy import DifferentialPrivacy
+from lightning_fed.errors import BudgetExhaustedError
 from lightning_fed.masking import Context, MaskingCoordinator, MaskingSite, Terms
+from lightning_fed.privacy.accounting import dp_sgd_noise_multiplier, sample_rate_of
 from lightning_fed.radiology.canvas import fit_to_canvas
 from lightning_fed.radiology.synthetic import default_sites, patients
 from lightning_fed.radiology.synthetic.exposure import exposed
@@ -65,31 +70,53 @@ class Classifier(LightningModule):
 
     Args:
         seed: of the initial weights.
-        learning_rate: of plain SGD.
     """
 
-    def __init__(self, seed: int = 0, learning_rate: float = LEARNING_RATE) -> None:
+    def __init__(self, seed: int = 0) -> None:
         super().__init__()
-        self.learning_rate = learning_rate
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.first = nn.Linear(PIXELS, HIDDEN)
-            self.second = nn.Linear(HIDDEN, 2)
+            self.build()
+
+    def build(self) -> None:
+        """Make the layers."""
+        self.first = nn.Linear(PIXELS, HIDDEN)
+        self.second = nn.Linear(HIDDEN, 2)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Two outputs for each image, ``(n, 2)``."""
         return self.second(functional.relu(self.first(images)))
 
     def training_step(self, batch: Sequence[Tensor]) -> Tensor:
+        """The mean cross-entropy."""
         images, labels = batch
         return functional.cross_entropy(self(images), labels)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=self.learning_rate)
+        """Plain SGD."""
+        return torch.optim.SGD(self.parameters(), lr=LEARNING_RATE)
 
-    def parts(self, update: FloatVector) -> tuple[Tensor, Tensor]:
-        """The first layer's weights ``(HIDDEN, PIXELS)`` and biases ``(HIDDEN,)`` in a flat update."""
-        vector = torch.from_numpy(update[: HIDDEN * (PIXELS + 1)].astype(np.float64))
-        return vector[: HIDDEN * PIXELS].view(HIDDEN, PIXELS), vector[HIDDEN * PIXELS :]
+
+class Convolutional(Classifier):
+    """Two convolutions: no layer sees all pixels, so the image has to be searched for."""
+
+    def build(self) -> None:
+        """Make the layers."""
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 16, 5, stride=2, padding=2),
+            nn.Sigmoid(),
+            nn.Conv2d(16, 16, 5, stride=2, padding=2),
+            nn.Sigmoid(),
+            nn.Flatten(),
+            nn.Linear(16 * PIXELS // 16, 2),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Two outputs for each image, ``(n, 2)``."""
+        return self.layers(images.view(-1, 1, SIDE, SIDE))
+
+
+Victim = TypeVar("Victim", bound=Classifier)
 
 
 def crafted(public: Tensor) -> Classifier:
@@ -114,9 +141,15 @@ def crafted(public: Tensor) -> Classifier:
     return model
 
 
+@cache
+def noise_for(epsilon: float, sample_rate: float, steps: int) -> float:
+    """The noise multiplier that the callback would find for this epsilon; finding it takes longer than training."""
+    return dp_sgd_noise_multiplier(epsilon, DELTA, sample_rate, steps)
+
+
 def fit(
-    model: Classifier, images: Tensor, labels: Tensor, *, batch_size: int, steps: int, epsilon: float | None = None
-) -> Classifier:
+    model: Victim, images: Tensor, labels: Tensor, *, batch_size: int, steps: int, epsilon: float | None = None
+) -> Victim:
     """Train ``model`` as a site does, with the DP-SGD callback if there is an epsilon, which all steps spend together.
 
     Args:
@@ -126,11 +159,15 @@ def fit(
         batch_size: examples of a step; on average, with an epsilon.
         steps: optimiser steps.
         epsilon: at ``DELTA``.
+
+    Raises:
+        BudgetExhaustedError: more was spent than ``epsilon``.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     callbacks: list[Callback] = []
     if epsilon is not None:
-        callbacks.append(DifferentialPrivacy(epsilon=epsilon, clipping_norm=CLIPPING_NORM, delta=DELTA))
+        noise = noise_for(epsilon, sample_rate_of(batch_size, len(images)), steps)
+        callbacks.append(DifferentialPrivacy(noise_multiplier=noise, clipping_norm=CLIPPING_NORM, delta=DELTA))
     with warnings.catch_warnings():
         # About workers, logging intervals and Opacus' choice of orders: nothing of it matters here.
         warnings.simplefilter("ignore")
@@ -145,6 +182,9 @@ def fit(
             callbacks=callbacks,
         )
         trainer.fit(model, DataLoader(TensorDataset(images, labels), batch_size=batch_size, shuffle=True))
+    for callback in callbacks:
+        if isinstance(callback, DifferentialPrivacy) and callback.epsilon_so_far > (epsilon or 0):
+            raise BudgetExhaustedError(f"{callback.epsilon_so_far} was spent, and {epsilon} is what the results say.")
     return model
 
 
@@ -154,9 +194,7 @@ def update_of(model: Classifier, images: Tensor, labels: Tensor, epsilon: float 
     With an epsilon, this one step spends all of it: a step of a longer training has more noise.
     """
     before = flatten(model.parameters())
-    trained = Classifier(learning_rate=model.learning_rate)
-    trained.load_state_dict(model.state_dict())
-    fit(trained, images, labels, batch_size=len(images), steps=1, epsilon=epsilon)
+    trained = fit(copy.deepcopy(model), images, labels, batch_size=len(images), steps=1, epsilon=epsilon)
     return (flatten(trained.parameters()) - before).numpy()
 
 
