@@ -71,7 +71,8 @@ def draw_inversions(path: Path, images: Tensor, found: Inversions) -> None:
     """Another original for each model and the pictures made of it side by side, with their PSNR in dB."""
     kinds = list(found["perceptron"])
     rows = [(name, number % len(images)) for number, name in enumerate(found)]
-    figure, grid = pyplot.subplots(len(rows), len(kinds) + 1, figsize=(1.15 * (len(kinds) + 1) + 0.6, 1.35 * len(rows)))
+    size = (1.15 * (len(kinds) + 1) + 0.6, 1.5 * len(rows) + 0.4)
+    figure, grid = pyplot.subplots(len(rows), len(kinds) + 1, figsize=size, layout="constrained")
     for line, (name, target) in zip(grid, rows, strict=True):
         line[0].imshow(images[target].view(SIDE, SIDE), cmap="gray", vmin=0, vmax=1)
         line[0].set_ylabel(ROWS[name], fontsize=7)
@@ -84,7 +85,6 @@ def draw_inversions(path: Path, images: Tensor, found: Inversions) -> None:
     for axes in grid.flat:
         axes.set_xticks([])
         axes.set_yticks([])
-    figure.tight_layout(pad=0.4)
     _save(figure, path)
 
 
