@@ -9,6 +9,7 @@ from lightning_fed.callbacks.finetuning import FederatedFinetuning
 from lightning_fed.callbacks.moment_alignment import MomentAlignment
 from lightning_fed.callbacks.round_callback import RoundCallback
 from lightning_fed.callbacks.scaffold import Scaffold
+from lightning_fed.callbacks.shared_statistics import SharedStatistics, SharedVector
 
 __all__ = [
     "AdaBN",
@@ -20,4 +21,6 @@ __all__ = [
     "MomentAlignment",
     "RoundCallback",
     "Scaffold",
+    "SharedStatistics",
+    "SharedVector",
 ]

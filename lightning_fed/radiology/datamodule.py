@@ -9,7 +9,12 @@ from torch.utils.data import DataLoader
 
 from lightning_fed.errors import DataError
 from lightning_fed.radiology.dataset import RadiographDataset, batches, evaluation_batches
-from lightning_fed.radiology.harmonisation import HistogramStandardisation
+from lightning_fed.radiology.harmonisation import (
+    HistogramStandardisation,
+    checked_scale,
+    landmark_sums,
+    standard_scale,
+)
 from lightning_fed.radiology.labels import Radiograph, Split, read_labels
 from lightning_fed.radiology.layouts import PUBLIC_LAYOUTS, Layout
 from lightning_fed.radiology.sites import radiographs_at, share_of_patients
@@ -55,6 +60,7 @@ class RadiographDataModule(LightningDataModule):
         site_by: the column that divides the data set into sites.
         site: value of that column, compared without case; all of them if not given.
         share: of how many equal shares of the patients this is which one: ``[2, 4]`` is the second of four.
+        harmonise: takes part in finding a common grey scale with the other sites (callback ``SharedStatistics(11)``).
         standard_scale: brings the images of all three sides to this grey scale before any augmentation; from
             :func:`lightning_fed.radiology.harmonisation.standard_scale`, the same for all sites.
     """
@@ -78,6 +84,7 @@ class RadiographDataModule(LightningDataModule):
         site: str | None = None,
         share: tuple[int, int] | None = None,
         standard_scale: Sequence[float] | None = None,
+        harmonise: bool = False,
     ) -> None:
         super().__init__()
         if image_size < 1 or batch_size < 1:
@@ -111,11 +118,14 @@ class RadiographDataModule(LightningDataModule):
             "val": evaluation,
             "test": evaluation,
         }
-        if standard_scale is not None:
-            self._transforms = {
+        self._standardisations: list[HistogramStandardisation] = []
+        if standard_scale is not None or harmonise:
+            standardised = {
                 split: HistogramStandardisation(standard_scale, transform)
                 for split, transform in self._transforms.items()
             }
+            self._standardisations = list(standardised.values())
+            self._transforms = {**standardised}
         self._radiographs: dict[Split, list[Radiograph]] | None = None
         self._datasets: dict[Split, RadiographDataset] = {}
 
@@ -144,6 +154,35 @@ class RadiographDataModule(LightningDataModule):
                 stacklevel=2,
             )
         self._datasets.update(datasets)
+
+    def shared_statistics(self) -> list[float]:
+        """The mean landmarks of this site's training images, 11 numbers; their mean over sites is a common scale.
+
+        Raises:
+            DataError: no image has landmarks, or the data module was made without ``harmonise``.
+        """
+        self._require_harmonise()
+        dataset = self.dataset("train")
+        return standard_scale(landmark_sums(dataset.image(index) for index in range(len(dataset))))
+
+    def use_shared_statistics(self, values: Sequence[float]) -> None:
+        """Standardise images to this scale from now on.
+
+        Args:
+            values: landmarks as ``shared_statistics`` gives them, or a mean of several sites'; rounding on the way is
+                mended.
+
+        Raises:
+            DataError: they are no scale, or the data module was made without ``harmonise``.
+        """
+        self._require_harmonise()
+        scale = checked_scale(sorted(min(max(float(value), 0.0), 1.0) for value in values))
+        for standardisation in self._standardisations:
+            standardisation.scale = scale
+
+    def _require_harmonise(self) -> None:
+        if not self._standardisations:
+            raise DataError("this data module was made with harmonise = False, so it shares no grey scale.")
 
     def dataset(self, split: Split) -> RadiographDataset:
         """Return the radiographs of one side, reading them if no ``setup`` has.

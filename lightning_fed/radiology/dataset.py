@@ -66,17 +66,24 @@ class RadiographDataset(Dataset[Sample]):
             DataError: without the cache, the file has become unreadable since the data set was made.
         """
         radiograph = self.radiographs[index]
-        # A copy, because a transform may work in place.
-        image = self._decoded(radiograph) if self._images is None else self._images[index].clone()
         sample = self.transform(
             {
-                "image": image,
+                "image": self.image(index),
                 "label": torch.tensor(float(radiograph.fracture)),
                 "salter_harris": torch.tensor(radiograph.salter_harris),
             }
         )
         # MONAI returns a MetaTensor, which carries its history of transforms into the batch and slows it down.
         return {name: torch.as_tensor(sample[name]).as_subclass(Tensor) for name in ("image", "label", "salter_harris")}
+
+    def image(self, index: int) -> Tensor:
+        """One decoded image before any transform, a new float32 tensor, shape ``(1, S, S)``.
+
+        Raises:
+            DataError: without the cache, the file has become unreadable since the data set was made.
+        """
+        # A copy, because a transform may work in place.
+        return self._decoded(self.radiographs[index]) if self._images is None else self._images[index].clone()
 
     def _decoded(self, radiograph: Radiograph) -> Tensor:
         read = read_picture if is_picture(radiograph.path) else read_radiograph

@@ -128,18 +128,19 @@ class HistogramStandardisation:
     """A transform that brings each image to the standard scale, and then on to another transform.
 
     Args:
-        scale: as ``standard_scale`` gives it.
+        scale: as ``standard_scale`` gives it; without one images stay as they are until ``scale`` is set.
         then: what comes after, such as ``TrainingTransform(96)``; augmentation must come after, or it would be undone.
 
     Raises:
         DataError: ``scale`` is no standard scale.
     """
 
-    def __init__(self, scale: Sequence[float], then: SampleTransform | None = None) -> None:
-        self.scale = checked_scale(scale)
+    def __init__(self, scale: Sequence[float] | None, then: SampleTransform | None = None) -> None:
+        self.scale = None if scale is None else checked_scale(scale)
         self.then = then
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Return the sample with a standardised ``image``, float32 ``(1, H, W)`` in [0, 1]."""
-        sample = {**sample, "image": standardised(sample["image"], self.scale)}
+        if self.scale is not None:
+            sample = {**sample, "image": standardised(sample["image"], self.scale)}
         return self.then(sample) if self.then else sample
