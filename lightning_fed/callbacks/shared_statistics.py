@@ -81,8 +81,8 @@ class SharedStatistics(RoundCallback):
         self._used = False
         if stage == "fit" and not isinstance(_datamodule(trainer), Harmonising):
             raise ConfigError(
-                "SharedStatistics needs a data module with shared_statistics() and use_shared_statistics(), and the fit "
-                f"has {type(_datamodule(trainer)).__name__}. Give trainer.fit a RadiographDataModule, or write both."
+                "SharedStatistics needs a data module with shared_statistics() and use_shared_statistics(), and the "
+                f"fit has {type(_datamodule(trainer)).__name__}. Give fit a RadiographDataModule, or write both."
             )
         if not isinstance(getattr(pl_module, NAME, None), SharedVector):
             pl_module.add_module(NAME, SharedVector(self.size))
