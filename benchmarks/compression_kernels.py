@@ -1,5 +1,7 @@
 """What compression costs at a site: milliseconds of one core, and in float32 norms of the same vector.
 
+First kernel by kernel, then all that a site's ``Outbox`` does with an update, residual included and masks apart.
+
     python benchmarks/compression_kernels.py [number of parameters]
 
 Times are CPU times of this thread, the least of several runs, so that a busy machine does not show. The norm is the
@@ -13,6 +15,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from lightning_fed.aggregation.contracts import SiteReport
+from lightning_fed.plan import Compression, FederationPlan, Masking
+from lightning_fed.protocol import messages as m
+from lightning_fed.protocol.exchange import VOTE_BITS, Exchange
+from lightning_fed.protocol.outbox import Outbox
 from lightning_fed.update.clipping import clip_by_norm
 from lightning_fed.update.error_feedback import ErrorFeedback
 from lightning_fed.update.fixed_point import FixedPoint, decode_sum, encode
@@ -35,6 +42,52 @@ def milliseconds(call: Callable[[], object], repeat: int = 7) -> float:
         call()
         times.append(time.thread_time() - start)
     return 1e3 * min(times)
+
+
+class WithoutMasks:
+    """Stands in for a site's masked sums, and does of their work all but the masks."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    def ready(self, purpose: m.Purpose, round: int) -> bool:
+        """No keys are needed."""
+        return True
+
+    def masked_ballot(self, total: np.ndarray, digest: bytes) -> tuple[m.Masking, bytes]:
+        """See ``MaskedSums``."""
+        return m.Masking("vote", 1, 1, b""), pack(ballot(total, self._exchange.vote, self._exchange.seed(1)), VOTE_BITS)
+
+    def masked_update(
+        self, values: np.ndarray, numbers: dict[str, float], digest: bytes, blocks: bytes
+    ) -> tuple[m.Masking, bytes, np.ndarray | None]:
+        """See ``MaskedSums``."""
+        code = self._exchange.code((0.1,))
+        words = code.encode(values, numbers)
+        sent = code.sent(words) if self._exchange.keeps_residual else None
+        return m.Masking("update", 1, 1, b""), pack(words, self._exchange.plan.masking.bits), sent
+
+
+def whole_path(update: np.ndarray, compression: Compression, masking: Masking) -> float:
+    """Least milliseconds of all that an outbox does in a round: it begins, votes if there is a vote, and sends."""
+    plan = FederationPlan(quorum=2, masking=masking, compression=compression)
+    exchange = Exchange(plan, update.size, SITES)
+    masked = WithoutMasks(exchange) if exchange.masked else None
+    blocks = b""
+    if exchange.votes:
+        summed = ballot(update, exchange.vote, exchange.seed(1))
+        blocks = encode_indices(winners(summed, exchange.vote, 1, exchange.seed(1)), exchange.vote.blocks)
+
+    def send() -> None:
+        outbox = Outbox(exchange, masked)  # type: ignore[arg-type]
+        outbox.hold(1, memoryview(update).cast("B"), SiteReport(1))
+        outbox.begin(m.Begin(1, 1, (0.1,)))
+        outbox.next(b"")
+        if exchange.votes:
+            outbox.choose(m.Support(1, 1, blocks))
+            outbox.next(b"")
+
+    return milliseconds(send)
 
 
 def naive_rounding(values: torch.Tensor, step: float) -> torch.Tensor:
@@ -118,6 +171,19 @@ def main() -> None:
     for name, ms in totals.items():
         print(f"{name:<52}{ms:>8.2f}{ms / norm:>8.1f}")
     print(f"{'(and the residual, where error feedback is on)':<52}{residual:>8.2f}{residual / norm:>8.1f}")
+    off, ring = Masking("off"), Masking("required", 8)
+    paths = {
+        "outbox, own support 1 %, int8": whole_path(update, Compression("topk", 0.01, "int8"), off),
+        "outbox, own support 1 %, int4": whole_path(update, Compression("topk", 0.01, "int4"), off),
+        "outbox, random-k 5 %, ring of 8 bits": whole_path(update, Compression("randomk", 0.05), ring),
+        "outbox, vote 5 % in blocks of 32, ring of 8 bits": whole_path(update, Compression("vote", 0.05), ring),
+        "outbox, vote 6.6 % in blocks of 32, ring of 8 bits": whole_path(update, Compression("vote", 0.066), ring),
+        "outbox, dense, ring of 16 bits": whole_path(update, Compression(), Masking("required", 16)),
+    }
+    print(f"\n{'the whole path, masks apart, goal 70 norms':<52}{'ms':>8}{'norms':>8}")
+    for name, ms in paths.items():
+        print(f"{name:<52}{ms:>8.2f}{ms / norm:>8.1f}")
+    totals |= paths
     print(f"\nindices: {8 * len(data) / count:.2f} bits each")
     sys.exit(any(ms > GOAL_NORMS * norm for ms in totals.values()))
 

@@ -15,7 +15,7 @@ class _Task:
     examples: Sequence[int]
 
     def __init__(self, seed: int, network: nn.Module, epochs: int, batch: int) -> None:
-        self._seed, self.network, self._epochs, self._batch = seed, network, epochs, batch
+        self._seed, self.network, self.epochs, self._batch = seed, network, epochs, batch
         self.initial = parameters_to_vector(network.parameters()).detach().clone()
 
     def load(self, model: Tensor) -> None:
@@ -28,7 +28,7 @@ class _Task:
         self.network.train()
         optimiser = self.optimiser()
         generator = torch.Generator().manual_seed(10_000 * self._seed + 100 * round + site)
-        for _ in range(self._epochs):
+        for _ in range(self.epochs):
             for chosen in torch.randperm(len(data), generator=generator).split(self._batch):
                 optimiser.zero_grad()
                 self.loss(self.network(data[chosen]), label[chosen]).backward()
@@ -101,7 +101,7 @@ def _by_dirichlet(
 class Fracture(_Task):
     """Fracture or not on the synthetic study's four hospitals; AUROC on the patients held out of all of them."""
 
-    def __init__(self, seed: int, images: int, size: int = 64) -> None:
+    def __init__(self, seed: int, images: int, size: int = 48) -> None:
         from torchvision.models import resnet18
 
         from lightning_fed.radiology.synthetic.style import default_sites
@@ -121,7 +121,7 @@ class Fracture(_Task):
 
     def optimiser(self) -> torch.optim.Optimizer:
         """SGD with momentum, which starts from zero in each round."""
-        return torch.optim.SGD(self.network.parameters(), lr=0.01, momentum=0.9)
+        return torch.optim.SGD(self.network.parameters(), lr=0.02, momentum=0.9)
 
     def loss(self, output: Tensor, label: Tensor) -> Tensor:
         """See ``_Task.loss``."""
