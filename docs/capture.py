@@ -17,9 +17,9 @@ import msgspec
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from lightning_fed.aggregation.contracts import SiteReport
 from lightning_fed.errors import UpdateRefusedError
 from lightning_fed.masking import messages as masking
-from lightning_fed.aggregation.contracts import SiteReport
 from lightning_fed.plan import FederationPlan, Masking
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.actions import Action, Record, Save, Send

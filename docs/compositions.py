@@ -1,6 +1,6 @@
 """Prints the table of docs/compositions.md: which parts of a plan go together, as the plan's own rules say.
 
-    python docs/compositions.py
+python docs/compositions.py
 """
 
 import itertools
@@ -62,7 +62,10 @@ def table() -> str:
         row = rows.setdefault((compression, privacy, algorithm), [])
         assert list(MASKINGS)[len(row)] == masking
         row.append(mark)
-    lines = ["| compression | privacy | algorithm | masking required | masking off |", "| --- | --- | --- | --- | --- |"]
+    lines = [
+        "| compression | privacy | algorithm | masking required | masking off |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     lines += [f"| {' | '.join(parts)} | {' | '.join(marks)} |" for parts, marks in rows.items()]
     lines += ["", *(f"{number}. {reason}" for number, reason in enumerate(reasons, start=1))]
     return "\n".join(lines)
