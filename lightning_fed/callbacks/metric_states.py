@@ -2,14 +2,18 @@
 
 import copy
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_sum
 
 from lightning_fed.update.metric_sum import LARGEST_STATE
+
+States = dict[str, list[float]]
+Compute = Callable[[Mapping[str, Sequence[float]]], dict[str, float]]
 
 
 def summable_metrics(module: LightningModule, names: Iterable[str]) -> dict[str, Metric]:
@@ -55,6 +59,28 @@ def value_of_sums(metric: Metric, sums: Sequence[float]) -> float:
     pooled._update_count = 1
     value = pooled.compute()
     return float(value) if isinstance(value, torch.Tensor) and value.numel() == 1 else math.nan
+
+
+def logged_metrics(trainer: Trainer, names: Sequence[str]) -> dict[str, float]:
+    """The newest logged values of these metrics; warns of those that the model does not log."""
+    found = {name: float(trainer.callback_metrics[name]) for name in names if name in trainer.callback_metrics}
+    missing = sorted(set(names) - found.keys())
+    if missing:
+        rank_zero_warn(
+            f"the plan asks for the metrics {missing}, which this model does not log; logged are "
+            f"{sorted(trainer.callback_metrics)}."
+        )
+    return found
+
+
+def summed_states(summable: Mapping[str, Metric], metrics: Mapping[str, float]) -> tuple[States, Compute]:
+    """The states of those summable metrics that were logged, and how values are made of their sums.
+
+    Of copies: the module's own metrics go on while the sums are on their way.
+    """
+    copies = {name: copy.deepcopy(metric) for name, metric in summable.items() if name in metrics}
+    states = {name: state_values(metric) for name, metric in copies.items()}
+    return states, lambda sums: {name: value_of_sums(copies[name], values) for name, values in sums.items()}
 
 
 def _states(metric: Metric) -> dict[str, torch.Tensor]:

@@ -6,7 +6,6 @@ Validation is moved to the rounds' ends when the Trainer has its default rhythm;
 what it validates in the middle of a round are the site's own weights.
 """
 
-import copy
 import uuid
 from collections import defaultdict
 from pathlib import Path
@@ -28,10 +27,11 @@ import lightning_fed
 from lightning_fed.aggregation.contracts import SiteReport
 from lightning_fed.callbacks.attached import callbacks_of, check_model, mechanism_of
 from lightning_fed.callbacks.differential_privacy import DifferentialPrivacy
-from lightning_fed.callbacks.metric_states import state_size, state_values, summable_metrics, value_of_sums
+from lightning_fed.callbacks.metric_states import logged_metrics, state_size, summable_metrics, summed_states
 from lightning_fed.callbacks.round_callback import RoundCallback
 from lightning_fed.callbacks.scaffold import Scaffold
 from lightning_fed.callbacks.site_ledger import SiteLedger
+from lightning_fed.callbacks.trainer_limits import TrainerLimits
 from lightning_fed.errors import (
     BudgetExhaustedError,
     FederationError,
@@ -49,8 +49,6 @@ from lightning_fed.transport.identity import Identity, Roster
 from lightning_fed.transport.site import SiteConnection
 from lightning_fed.update.global_model import state_bytes
 from lightning_fed.update.layout import Layout, check_finite, flatten, tensors_of, unflatten
-
-_LIGHTNINGS_DEFAULT_EPOCHS = 1000
 
 _LAST_METRICS_S = 60.0
 """How long a site stays for the masked sum of the last metrics; a slower site costs the federation those, not more."""
@@ -108,7 +106,7 @@ class RoundLoop(Callback):
         self._reported = -1
         self._finished = self._spent = False
         self._validated = -1
-        self._limits: tuple[Any, ...] | None = None
+        self._limits: TrainerLimits | None = None
         self._summable: dict[str, Metric] = {}
 
     # Joining and leaving
@@ -152,9 +150,7 @@ class RoundLoop(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Join: agree on the model, and start from the global weights."""
         assert self.plan is not None
-        fit, epoch = trainer.fit_loop, trainer.fit_loop.epoch_loop
-        epochs = (fit.min_epochs, fit.max_epochs)
-        self._limits = (*epochs, epoch.min_steps, trainer.val_check_interval, trainer.check_val_every_n_epoch)
+        self._limits = TrainerLimits(trainer)
         self._policy.check_names(
             [spec.name for spec in (*self.layout.exchanged, *self.layout.frozen)], self._identity.name
         )
@@ -181,12 +177,7 @@ class RoundLoop(Callback):
         if frozen[0]:
             self._load_frozen(pl_module, frozen[0])
         self._load_newest(trainer, pl_module, at_least=0)
-        # Validate when a round ends: only then the weights are the global model's.
-        if self.plan.local.steps and trainer.val_check_interval == 1.0:
-            trainer.val_check_interval = self.plan.local.steps * trainer.accumulate_grad_batches
-            trainer.check_val_every_n_epoch = None
-        elif self.plan.local.epochs and trainer.check_val_every_n_epoch == 1:
-            trainer.check_val_every_n_epoch = self.plan.local.epochs
+        self._limits.validate_after_rounds(self.plan)
         upload = expected_upload(exchange, self._identity.name, self._roster.sites).total
         rank_zero_info(
             f"site {self._identity.name!r} takes part in federation {self.plan.name!r} (run {self.run}): global model "
@@ -197,7 +188,8 @@ class RoundLoop(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wait for the first round here, where there is still time to not train at all."""
         assert self.plan is not None
-        self._adapt_limits(trainer, self.plan)
+        assert self._limits is not None
+        self._limits.fit_rounds(self.plan, self.version)
         if self.plan.local.steps:
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, DifferentialPrivacy):
@@ -222,10 +214,8 @@ class RoundLoop(Callback):
             trainer.callbacks.remove(callback)  # type: ignore[attr-defined]
         self._attached.clear()
         if self._limits:
-            # As the user set them, so that the Trainer can be used again.
-            fit, epoch, limits, self._limits = trainer.fit_loop, trainer.fit_loop.epoch_loop, self._limits, None
-            fit.min_epochs, fit.max_epochs, epoch.min_steps = limits[:3]
-            trainer.val_check_interval, trainer.check_val_every_n_epoch = limits[3:]
+            self._limits.restore()
+            self._limits = None
 
     # Rounds
 
@@ -269,7 +259,7 @@ class RoundLoop(Callback):
         if over or round - 1 > self.version:
             self._load_newest(trainer, pl_module, at_least=round if over else round - 1)
         if over:
-            self._finish(trainer)
+            self._finish()
             return
         self._round = round
         self._examples = self._epochs = 0
@@ -319,7 +309,7 @@ class RoundLoop(Callback):
         pl_module.log("federated_round", float(self.version), on_step=False, on_epoch=True, reduce_fx="max")
         over = self._from_first(trainer, "the coordinator", lambda s: (s.finished == self.version,))
         if over[0]:
-            self._finish(trainer)
+            self._finish()
 
     def _stop_spent(self, trainer: Trainer, pl_module: LightningModule, spent: FederationError) -> None:
         """End this site's part with the last global model; the others go on without it."""
@@ -329,19 +319,16 @@ class RoundLoop(Callback):
         self._load(trainer, pl_module, self.round_start)
         self._leave("stopped")
         self._spent = True
-        self._end_training(trainer)
+        self._stop_training()
 
-    def _finish(self, trainer: Trainer) -> None:
+    def _finish(self) -> None:
         self._finished = True
-        self._end_training(trainer)
+        self._stop_training()
         rank_zero_info(f"the federation has ended with global model {self.version}.")
 
-    @staticmethod
-    def _end_training(trainer: Trainer) -> None:
-        trainer.should_stop = True
-        # A federation that has ended cannot train on, whatever least number of epochs the site had in mind.
-        trainer.fit_loop.min_epochs = None
-        trainer.fit_loop.epoch_loop.min_steps = None
+    def _stop_training(self) -> None:
+        assert self._limits is not None
+        self._limits.stop()
 
     # What the coordinator may know of the global model's quality
 
@@ -363,26 +350,10 @@ class RoundLoop(Callback):
         if plan is None or not plan.metrics or version <= self._reported or self._round > version:
             return
         self._reported = version
-        metrics = {
-            name: float(trainer.callback_metrics[name]) for name in plan.metrics if name in trainer.callback_metrics
-        }
-        missing = sorted(set(plan.metrics) - metrics.keys())
-        if missing:
-            rank_zero_warn(
-                f"the plan asks for the metrics {missing}, which this model does not log; logged are "
-                f"{sorted(trainer.callback_metrics)}."
-            )
+        metrics = logged_metrics(trainer, plan.metrics)
         if metrics or plan.masking.mode == "required":
-            summable = {name: copy.deepcopy(metric) for name, metric in self._summable.items()}
-            states = {name: state_values(metric) for name, metric in summable.items() if name in metrics}
-            self._tell(
-                lambda session: session.report(
-                    version,
-                    metrics,
-                    states,
-                    lambda sums: {name: value_of_sums(summable[name], values) for name, values in sums.items()},
-                )
-            )
+            states, compute = summed_states(self._summable, metrics)
+            self._tell(lambda session: session.report(version, metrics, states, compute))
 
     # Checkpoints
 
@@ -440,18 +411,6 @@ class RoundLoop(Callback):
                 raise ProtocolError(f"the coordinator's frozen parameters do not hold {spec}.")
             with torch.no_grad():
                 tensor.copy_(state[spec.name])
-
-    def _adapt_limits(self, trainer: Trainer, plan: FederationPlan) -> None:
-        loop, rounds = trainer.fit_loop, max(1, plan.rounds - self.version)
-        needed = rounds * (plan.local.epochs or 0)
-        if loop.max_epochs == _LIGHTNINGS_DEFAULT_EPOCHS and trainer.max_steps == -1:
-            # Enough and no more, so that progress bars show where it ends; an epoch has at least one step.
-            loop.max_epochs = trainer.current_epoch + rounds * (plan.local.epochs or plan.local.steps or 1)
-        elif loop.max_epochs is not None and 0 <= loop.max_epochs < trainer.current_epoch + needed:
-            rank_zero_warn(
-                f"Trainer(max_epochs={loop.max_epochs}) ends before the federation's {plan.rounds} rounds of "
-                f"{plan.local.epochs} local epochs; this site will leave then. Leave max_epochs out to stay to the end."
-            )
 
     def _from_first(self, trainer: Trainer, reason: str, what: Any) -> Any:
         """What the session holds, known to every process of this site; waits until it is there."""
