@@ -22,7 +22,6 @@ from typing import Literal
 
 from lightning_fed.errors import (
     FederationError,
-    ModelMismatchError,
     PlanError,
     ProtocolError,
     QuorumLostError,
@@ -34,16 +33,16 @@ from lightning_fed.protocol.actions import Action, Charge, Record, Save, Send, W
 from lightning_fed.protocol.collection import Collection
 from lightning_fed.protocol.exchange import Exchange
 from lightning_fed.protocol.handout import Handout
+from lightning_fed.protocol.intake import Intake
 from lightning_fed.protocol.masked_collection import MaskedCollection
 from lightning_fed.protocol.masked_site import metric_code
 from lightning_fed.protocol.metric_reports import MetricReports
 from lightning_fed.protocol.server_step import ServerStep
 from lightning_fed.protocol.summed import DEADLINE
 from lightning_fed.protocol.terms import terms_of
-from lightning_fed.protocol.uploads import Upload
 from lightning_fed.update.contribution import Contribution
-from lightning_fed.update.global_model import GlobalModel, largest_state_bytes
-from lightning_fed.update.layout import Layout, check_finite, check_same_layout, check_sound
+from lightning_fed.update.global_model import GlobalModel
+from lightning_fed.update.layout import check_same_layout
 from lightning_fed.update.metric_sum import LARGEST_STATE
 
 GATHER = "gather"
@@ -72,7 +71,6 @@ class _Site:
     left: m.LeaveReason | None = None
     metrics: dict[str, int] = field(default_factory=dict)
     taken: int = 0
-    upload: Upload | None = field(default=None, repr=False)
 
 
 class CoordinatorSession:
@@ -107,8 +105,7 @@ class CoordinatorSession:
         self.phase: Phase = "gathering"
         self.outcome: FederationError | Literal["finished"] | None = None
         self._sites = {site: _Site() for site in sorted(sites)}
-        self._layout: Layout | None = model.layout if model else None
-        self._initial_from: str | None = None
+        self._intake = Intake()
         self._draw = draw or random.SystemRandom()
         self._collection: Collection | MaskedCollection | None = None
         self._signing_keys = dict(sites)
@@ -171,7 +168,6 @@ class CoordinatorSession:
                         f"protocol {m.VERSION}. Install the same version of lightning_fed on both sides."
                     )
                 state.ready = False
-                state.upload = None
                 return [Send(site, m.Welcome(self.run, self.plan.to_bytes()))]
             case m.Join():
                 return self._joining(site, message)
@@ -183,7 +179,7 @@ class CoordinatorSession:
             case m.Fetch():
                 return self._handout.chunks(site, message) if self.model else []
             case m.Offer(stream="initial"):
-                return self._initial_offered(site, message)
+                return self._intake.offer(site, message) if self.model is None else []
             case m.Offer():
                 return self._after_collection(self._collection.offer(site, message) if self._collection else [])
             case m.Chunk(stream="initial"):
@@ -208,14 +204,12 @@ class CoordinatorSession:
         if state.left is not None:
             return []
         state.ready = False
-        state.upload = None
         return [Record("site_lost", {"site": site}), *self._without(site)]
 
     def refused(self, site: str, reason: str) -> list[Action]:
         """The service refused a site because of what it sent."""
         state = self._sites[site]
         state.ready = False
-        state.upload = None
         state.left = "refused"
         return [Record("site_refused", {"site": site, "reason": reason}), *self._without(site)]
 
@@ -236,20 +230,15 @@ class CoordinatorSession:
 
     def _joining(self, site: str, join: m.Join) -> list[Action]:
         state, layout = self._sites[site], join.layout
-        if self._layout is None:
-            check_sound(layout)
-            self._layout = layout
-        check_same_layout(self._layout, layout, site)
+        if self._intake.layout is not None:
+            check_same_layout(self._intake.layout, layout, site)
         if not set(self.plan.metrics).issuperset(join.metrics) or not _sound_sizes(join.metrics):
             raise ProtocolError(f"site {site!r} announced metrics that the plan does not name, or too large ones.")
         state.metrics = join.metrics
         state.ready, state.left = True, None
         actions: list[Action] = [Record("site_joined", {"site": site})]
         if self.model is None:
-            if self._initial_from in (None, site):
-                self._initial_from = site
-                actions.append(Send(site, m.SendInitial()))
-            return actions
+            return [*actions, *self._intake.join(site, layout)]
         actions += self._admitted(site)
         if self.phase == "closing":
             return [*actions, Send(site, m.Finished(self.model.version))]
@@ -260,6 +249,7 @@ class CoordinatorSession:
 
     def _adopt(self, model: GlobalModel) -> GlobalModel:
         """Build what depends on the model's layout."""
+        self._intake.layout = model.layout
         self._exchange = Exchange(self.plan, model.layout.size, len(self._sites), model.layout.statistics)
         self._server = ServerStep(self._exchange, model)
         self.model = self._server.first(model)
@@ -272,37 +262,14 @@ class CoordinatorSession:
             Send(site, self._handout.announcement(self._sites[site].taken)),
         ]
 
-    def _initial_offered(self, site: str, offer: m.Offer) -> list[Action]:
-        if self.model or site != self._initial_from or self._layout is None:
-            return []
-        limit = largest_state_bytes(self._layout)
-        if not 0 < offer.nbytes <= limit:
-            raise ProtocolError(
-                f"an initial state of {offer.nbytes} bytes was offered; this model's has at most {limit}."
-            )
-        upload = self._sites[site].upload = Upload("initial", 0, offer.nbytes)
-        return [Send(site, upload.first_credit())]
-
     def _initial_chunk(self, site: str, chunk: m.Chunk, payload: memoryview | None) -> list[Action]:
-        state = self._sites[site]
-        if state.upload is None or self._layout is None:
-            return []
-        credit = state.upload.add(chunk, payload)
-        if not state.upload.assembly.complete:
-            return [Send(site, credit)] if credit else []
-        data = bytes(state.upload.assembly.data)
-        state.upload = None
-        actions: list[Action] = [Save(self._adopt(self._sound(GlobalModel.from_bytes(data, self._layout), site)))]
+        actions, model = self._intake.chunk(site, chunk, payload)
+        if model is None:
+            return actions
+        actions = [Save(self._adopt(model))]
         for other in self._ready():
             actions += self._admitted(other)
         return [*actions, *self._begin_if_possible()]
-
-    def _sound(self, model: GlobalModel, site: str) -> GlobalModel:
-        try:
-            check_finite(model.vector, model.layout)
-        except UpdateRefusedError as error:
-            raise ModelMismatchError(f"the initial state of site {site!r} cannot be used: {error}") from error
-        return model
 
     # Rounds
 
@@ -457,18 +424,14 @@ class CoordinatorSession:
 
     def _left(self, site: str, reason: m.LeaveReason) -> list[Action]:
         state = self._sites[site]
-        state.ready, state.left, state.upload = False, reason, None
+        state.ready, state.left = False, reason
         return [Record("site_left", {"site": site, "reason": reason}), *self._without(site)]
 
     def _without(self, site: str) -> list[Action]:
         actions: list[Action] = []
-        if self.model is None and not self._ready():
-            self._layout = None  # whoever comes next may bring the right model
         actions += self._metrics.drop(site)
-        if site == self._initial_from and self.model is None:
-            self._initial_from = next(iter(self._ready()), None)
-            if self._initial_from:
-                actions.append(Send(self._initial_from, m.SendInitial()))
+        if self.model is None:
+            actions += self._intake.without(site, self._ready())
         if self._collection:
             actions += self._after_collection(self._collection.drop(site))
         self._awaited.discard(site)
