@@ -16,6 +16,10 @@ A round, as the messages see it (a site's own in the left column)::
     Masking(Reveal) ->  <- Masking(Signatures)  all have signed the same: the sum, and only it, is opened
                         <- Model(version + 1), Begin(round + 1) ... Finished
 
-Without masks the ``Masking`` lines are not there. ``coordinator.py`` and ``site.py`` are the machines; an attempt at
-a round is a ``Collection`` or a ``MaskedCollection``.
+Without masks the ``Masking`` lines are not there. Where the plan has a vote, ballots go the same way first, and
+``Support`` says which coordinates won. A model may come as ``delta`` to the one before.
+
+``coordinator.py`` and ``site.py`` are the machines. What the plan makes of an update is ``Exchange``, the same object on
+both sides; a site's ``Outbox`` goes through it one way, the coordinator's ``Collection`` or ``MaskedCollection`` of an
+attempt at a round the other way, and ``ServerStep`` makes the next model of the sum.
 """

@@ -1,0 +1,79 @@
+"""``lightning-fed report``: what people and regulators read."""
+
+import pytest
+
+from lightning_fed.cli.main import main
+from lightning_fed.coordinator.events import EventLog
+from lightning_fed.coordinator.store import Store
+from lightning_fed.plan import ExamplePrivacy, FederationPlan, Privacy
+from lightning_fed.privacy.accounting import DpSgd, epsilon
+from lightning_fed.privacy.history import Release
+from lightning_fed.privacy.ledger import Budget, Ledger
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A store with two rounds, one of them with a trouble, and a site's ledger."""
+    plan = FederationPlan(
+        name="wrists",
+        metrics=["val_auroc"],
+        privacy=Privacy(example=ExamplePrivacy(noise_multiplier=1.0)),
+    )
+    store = Store(tmp_path / "store", plan, {})
+    store.close()
+    events = EventLog(tmp_path / "store")
+    for site in ("north", "south"):
+        events.write("site_joined", {"site": site})
+    events.write("update_refused", {"round": 1, "site": "south", "reason": "4 NaN values in 'head.weight'"})
+    for number in (1, 2):
+        finished = {"round": number, "participants": ["north"], "seconds": 1.5, "bytes_up": 2000, "bytes_down": 3000}
+        events.write("round_finished", finished)
+        events.write("metrics", {"version": number, "sites": 1, "metrics": {"val_auroc": 0.8 + number / 100}})
+    events.write("finished", {"version": 2})
+    events.close()
+    ledger = tmp_path / "north.jsonl"
+    with Ledger.open(ledger, "wrists", "north", {"example": Budget(1e-5)}) as open_ledger:
+        for number in (1, 2):
+            open_ledger.charge(Release("run-1", plan.hash, number, 1, DpSgd(0.1, 1.0, 30)))
+    return tmp_path / "store", ledger
+
+
+def test_a_report_shows_rounds_metrics_troubles_and_what_was_promised(run, capsys):
+    assert main(["report", str(run[0])]) == 0
+    out = capsys.readouterr().out
+    for part in ("wrists", "0.8100", "0.8200", "2.0 kB", "1/2", "4 NaN values in 'head.weight'", "status: finished"):
+        assert part in out
+    assert "the coordinator learns only sums" in out
+    assert "noise_multiplier=1.0" in out
+
+
+def test_a_report_shows_what_a_ledger_says_of_each_release_and_of_all_so_far(run, capsys):
+    assert main(["report", str(run[1])]) == 0
+    out = capsys.readouterr().out
+    one, both = (epsilon([DpSgd(0.1, 1.0, steps)], 1e-5) for steps in (30, 60))
+    assert out.count(f"{one:.4g}") >= 3
+    assert f"example level: epsilon {both:.4g} at delta 1e-05 after all releases" in out
+    assert "north in wrists" in out
+
+
+def test_several_paths_make_one_report(run, capsys):
+    assert main(["report", *map(str, run)]) == 0
+    out = capsys.readouterr().out
+    assert "status: finished" in out
+    assert "last hash" in out
+
+
+@pytest.mark.parametrize("what", ["missing", "empty folder", "edited"])
+def test_what_is_no_run_and_no_sound_ledger_is_one_line_and_exit_code_1(run, tmp_path, capsys, what):
+    path = tmp_path / "other"
+    if what == "empty folder":
+        path.mkdir()
+    if what == "edited":
+        path.write_text(run[1].read_text().replace('"steps":30', '"steps":3'))
+    assert main(["report", str(path)]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("lightning-fed report: ")
+    assert len(captured.err.splitlines()) == 1
+    assert {"missing": "cannot be read", "empty folder": "not a coordinator's store", "edited": "was edited"}[what] in (
+        captured.err
+    )
