@@ -110,7 +110,7 @@ class Fracture(_Task):
         network = resnet18(weights=None, num_classes=1, norm_layer=lambda channels: nn.GroupNorm(32, channels))
         # Small pictures: the usual stem would leave nothing of them.
         network.conv1 = nn.Conv2d(1, 64, 3, stride=2, padding=1, bias=False)
-        super().__init__(seed, network, epochs=2, batch=16)
+        super().__init__(seed, network, epochs=1, batch=16)
         self._train, self._test = [], []
         for style in default_sites():
             data, label, patient = _radiographs(style, images, seed, size)
