@@ -68,6 +68,8 @@ def site_config(simulation: Simulation, site: str, address: str, folder: Path, k
             f"trainer.strategy = {own!r} cannot be simulated. Leave it out, or give further settings of {_STRATEGY} "
             "as class_path and init_args."
         )
+    # A simulated site must not be charged to the ledger of a real one of that name, nor to another run's.
+    default = {"class_path": _STRATEGY, "init_args": {"ledger": str(folder / "ledger.jsonl")}}
     strategy = {
         "init_args": {
             "coordinator": address,
@@ -77,7 +79,8 @@ def site_config(simulation: Simulation, site: str, address: str, folder: Path, k
             "ledger": str(folder / "ledger.jsonl"),
         }
     }
-    return {**settings, "trainer": {**_logged(settings["trainer"], folder), "strategy": deep_merge(own, strategy)}}
+    merged = deep_merge(deep_merge(default, own), strategy)
+    return {**settings, "trainer": {**_logged(settings["trainer"], folder), "strategy": merged}}
 
 
 def coordinator_config(simulation: Simulation, address: str, store: Path, keys: Path) -> Settings:

@@ -117,10 +117,11 @@ def test_a_site_gets_the_strategy_with_its_own_key_and_keeps_its_trainer_setting
 
 
 def test_further_arguments_of_the_strategy_are_kept():
-    strategy = {"class_path": "lightning_fed.FederatedStrategy", "init_args": {"policy": "{site}.yaml", "site": "x"}}
+    given = {"policy": "{site}.yaml", "ledger": "kept/{site}.jsonl", "site": "x"}
+    strategy = {"class_path": "lightning_fed.FederatedStrategy", "init_args": given}
     config = site_config(simulation(trainer={"strategy": strategy}), "north", "tcp://127.0.0.1:5", FOLDER, KEYS)
     arguments = config["trainer"]["strategy"]["init_args"]
-    assert (arguments["policy"], arguments["site"]) == ("north.yaml", "north")
+    assert (arguments["policy"], arguments["ledger"], arguments["site"]) == ("north.yaml", "kept/north.jsonl", "north")
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "federated", {"class_path": "lightning.pytorch.strategies.DDPStrategy"}])
