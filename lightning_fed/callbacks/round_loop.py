@@ -26,6 +26,7 @@ from torchmetrics import Metric
 import lightning_fed
 from lightning_fed.aggregation.contracts import SiteReport
 from lightning_fed.callbacks.attached import callbacks_of, check_model, mechanism_of
+from lightning_fed.callbacks.connection import Connection
 from lightning_fed.callbacks.differential_privacy import DifferentialPrivacy
 from lightning_fed.callbacks.metric_states import logged_metrics, state_size, summable_metrics, summed_states
 from lightning_fed.callbacks.round_callback import RoundCallback
@@ -88,7 +89,7 @@ class RoundLoop(Callback):
         self._roster = roster
         self._policy = policy
         self._patience_s = patience_s
-        self._connection: SiteConnection | None = None
+        self._connection: Connection | None = None
         self.plan: FederationPlan | None = None
         self.run: str | None = None
         self.version = 0
@@ -124,18 +125,21 @@ class RoundLoop(Callback):
                 self._identity.signing_key,
                 {name: card.signing_public for name, card in self._roster.sites.items()},
             )
-            self._connection = SiteConnection(
-                self._coordinator,
-                self._identity,
-                self._roster.coordinator,
-                session,
-                self._patience_s,
-                rank_zero_info,
-                lambda: _heed_sigterm(trainer),
-            )
+            self._connection = self._connected(trainer, session)
         self.plan, self.run = self._from_first(trainer, "the federation plan", lambda s: s.plan and (s.plan, s.run))
         self._policy.check_plan(self.plan, self._identity.name)
         self._attach(trainer, self.plan)
+
+    def _connected(self, trainer: Trainer, session: SiteSession) -> Connection:
+        return SiteConnection(
+            self._coordinator,
+            self._identity,
+            self._roster.coordinator,
+            session,
+            self._patience_s,
+            rank_zero_info,
+            lambda: _heed_sigterm(trainer),
+        )
 
     def _attach(self, trainer: Trainer, plan: FederationPlan) -> None:
         """Add the callbacks that the plan needs and the user has not brought, right behind this one."""

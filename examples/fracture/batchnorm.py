@@ -1,0 +1,55 @@
+"""A small classifier with batch normalisation and no standardisation of images: what scanners do to it shows."""
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+
+class BatchNormClassifier(LightningModule):
+    """Binary classifier of 56 x 56 images: three convolution blocks (``backbone``) and a linear layer (``head``).
+
+    Args:
+        width: channels of the first block; the last has four times as many.
+        lr: learning rate of AdamW.
+    """
+
+    def __init__(self, width: int = 12, lr: float = 2e-3) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.lr = lr
+        self.backbone = nn.Sequential(
+            _block(1, width, 5, stride=2),
+            _block(width, 2 * width, 3, stride=1),
+            _block(2 * width, 4 * width, 3, stride=1),
+        )
+        self.head = nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(4 * width * 9, 1))
+        self.loss = nn.BCEWithLogitsLoss()
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return a logit for each image: float32 ``(B, 1, 56, 56)`` to ``(B,)``."""
+        logits: Tensor = self.head(self.backbone(image))
+        return logits.flatten()
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        """Return the loss of a batch of images and labels."""
+        image, label = batch
+        loss: Tensor = self.loss(self(image), label)
+        return loss
+
+    def predict_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        """Return the logits."""
+        logits: Tensor = self(batch[0])
+        return logits
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return AdamW over what is trainable."""
+        return torch.optim.AdamW([p for p in self.parameters() if p.requires_grad], lr=self.lr, weight_decay=1e-3)
+
+
+def _block(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+    )
