@@ -460,7 +460,7 @@ def _round_callbacks(trainer: Trainer) -> list[RoundCallback]:
     return [callback for callback in trainer.callbacks if isinstance(callback, RoundCallback)]  # type: ignore[attr-defined]
 
 
-def _exchange_state(connection: SiteConnection) -> dict[str, Any]:
+def _exchange_state(connection: Connection) -> dict[str, Any]:
     found = connection.wait(lambda session: (session.state_dict(),), "the residual")
     return found[0] if found else {}
 

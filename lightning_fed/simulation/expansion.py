@@ -76,7 +76,6 @@ def site_config(simulation: Simulation, site: str, address: str, folder: Path, k
             "site": site,
             "identity": str(keys / f"{site}.key"),
             "roster": str(keys / "roster.yaml"),
-            "ledger": str(folder / "ledger.jsonl"),
         }
     }
     merged = deep_merge(deep_merge(default, own), strategy)
