@@ -32,5 +32,6 @@ lint: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/rounds.py --sites 4 --params 11200000
 	$(BIN)/python benchmarks/masking.py --sites 8 --params 11200000
+	$(BIN)/python benchmarks/masking.py --sites 100 --params 1000000 --processes 4 --rounds 2
 	$(BIN)/python benchmarks/compression_kernels.py
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python benchmarks/privacy.py
