@@ -1,0 +1,79 @@
+"""What hostile, late or returning sites do to a round: the others' round goes on, and nobody honest is refused."""
+
+import numpy as np
+import pytest
+from wire import Wire, model_of_size
+
+from lightning_fed.errors import ProtocolError
+from lightning_fed.plan import Compression, FederationPlan, Masking
+from lightning_fed.protocol import messages as m
+
+SIZE = 400
+NAMES = ["site-0", "site-1", "site-2"]
+
+
+def voting(mode, rounds=1, quorum=2, names=NAMES):
+    plan = FederationPlan(
+        rounds=rounds,
+        quorum=quorum,
+        gather_s=1.0,
+        masking=Masking(mode, bits=32, bound=200.0),
+        compression=Compression("vote", share=0.1, block=4),
+    )
+    w = Wire(plan, names, SIZE, model_of_size(SIZE))
+    for name in names:
+        w.connect(name)
+    return w
+
+
+def hold_back(w, name):
+    """The site joins, and does not train until the returned function is called."""
+    original = Wire.train
+    w.train = lambda one: False if one == name and w.sites[one].joined else original(w, one)
+
+    def go_on():
+        del w.train
+
+    return go_on
+
+
+def stuffed(vote, lane):
+    """Ballots that no site can have cast."""
+    words = np.zeros((vote.words, vote.per_word), dtype=np.uint32)
+    words.reshape(-1)[lane] = vote.winners
+    words <<= np.arange(0, vote.per_word * vote.bits, vote.bits, dtype=np.uint32)
+    return np.bitwise_or.reduce(words, axis=1)
+
+
+@pytest.mark.parametrize("ballot", ["all", "one block many times", "beyond the last block"])
+def test_a_stuffed_ballot_is_refused_when_it_comes_and_costs_nobody_else_anything(ballot):
+    w = voting("off")
+    go_on = hold_back(w, "site-2")
+    w.settle()
+    vote = w.coordinator._exchange.vote
+    words = {
+        "all": np.full(vote.words, 0xFFFF_FFFF, dtype=np.uint32),
+        "one block many times": stuffed(vote, 0),
+        "beyond the last block": stuffed(vote, -1),
+    }[ballot]
+    data = memoryview(words.tobytes())
+    w.perform(w.coordinator.receive("site-2", m.Offer("vote", 1, len(data), 1)))
+    with pytest.raises(ProtocolError, match="votes"):
+        w.coordinator.receive("site-2", m.Chunk("vote", 1, 0), data)
+    w.perform(w.coordinator.refused("site-2", "votes"))
+    w.sites.pop("site-2")
+    go_on()
+    w.settle()
+    assert w.events("round_finished")[0]["participants"] == ["site-0", "site-1"]
+
+
+def test_a_voter_that_comes_back_is_not_waited_for_to_vote_again():
+    w = voting("off", quorum=3)
+    go_on = hold_back(w, "site-2")
+    w.settle()
+    w.connect("site-0")
+    w.settle()
+    go_on()
+    w.settle()
+    assert w.events("round_finished")[0]["participants"], "without a deadline"
+    assert sorted(w.events("round_finished")[0]["participants"]) == NAMES
