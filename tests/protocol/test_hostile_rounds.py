@@ -7,6 +7,7 @@ from wire import Wire, model_of_size
 from lightning_fed.errors import ProtocolError
 from lightning_fed.plan import Compression, FederationPlan, Masking
 from lightning_fed.protocol import messages as m
+from lightning_fed.protocol.summed import DEADLINE
 
 SIZE = 400
 NAMES = ["site-0", "site-1", "site-2"]
@@ -77,3 +78,36 @@ def test_a_voter_that_comes_back_is_not_waited_for_to_vote_again():
     w.settle()
     assert w.events("round_finished")[0]["participants"], "without a deadline"
     assert sorted(w.events("round_finished")[0]["participants"]) == NAMES
+
+
+def test_an_offer_that_comes_when_its_attempt_is_over_does_not_refuse_its_honest_site():
+    plan = FederationPlan(rounds=1, quorum=2, gather_s=1.0, masking=Masking(bits=32, bound=64.0))
+    w = Wire(plan, NAMES, 5, model_of_size(5))
+    for name in NAMES:
+        w.connect(name)
+    original = Wire.train
+    w.train = lambda name: original(w, name) if name == "site-1" or not w.sites[name].joined else False
+    while not any(isinstance(message, m.Offer) for message, _ in w.up["site-1"]):
+        _ = [w.deliver_down(name) or w.deliver_up(name) or w.train(name) for name in NAMES]
+    w.expire(DEADLINE)
+    assert len(w.events("round_started")) == 2, "the next attempt began while the offer was under way"
+    del w.train
+    w.settle()
+    assert sorted(w.events("round_finished")[0]["participants"]) == NAMES
+
+
+def test_a_vector_that_comes_before_the_vote_is_over_is_not_added():
+    w = voting("required")
+    go_on = hold_back(w, "site-0")
+    w.settle()
+    hostile = w.sites["site-2"]
+    hostile._outbox._support = np.arange(10, dtype=np.int64)
+    total = w.update_of("site-2", 1).numpy()
+    messages, _ = hostile._outbox._update(hostile._outbox._held, total, hostile._digest)
+    with pytest.raises(ProtocolError, match="before its turn"):
+        w.coordinator.receive("site-2", messages[0])
+    w.perform(w.coordinator.refused("site-2", "before its turn"))
+    w.sites.pop("site-2")
+    go_on()
+    w.settle()
+    assert sorted(w.events("round_finished")[0]["participants"]) == ["site-0", "site-1"]
