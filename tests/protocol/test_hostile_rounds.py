@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from wire import Wire, model_of_size
 
+from lightning_fed.aggregation.contracts import SiteReport
 from lightning_fed.errors import ProtocolError
-from lightning_fed.plan import Compression, FederationPlan, Masking
+from lightning_fed.plan import Compression, FederationPlan, Masking, Privacy, SitePrivacy
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.summed import DEADLINE
 
@@ -111,3 +112,47 @@ def test_a_vector_that_comes_before_the_vote_is_over_is_not_added():
     go_on()
     w.settle()
     assert sorted(w.events("round_finished")[0]["participants"]) == ["site-0", "site-1"]
+
+
+def with_report(w, report):
+    def train(name):
+        site = w.sites[name]
+        if site.model and site.joined and site.begun == site.model[0] + 1 and site.begun not in w.trained[name]:
+            w.trained[name].add(site.begun)
+            data = memoryview(w.update_of(name, site.begun).numpy()).cast("B")
+            w.up[name].extend(site.submit(site.begun, data, report(name)))
+            return True
+        return Wire.train(w, name)
+
+    w.train = train
+
+
+def test_a_masked_site_that_cannot_send_its_update_does_not_tell_its_loss_in_the_reason():
+    algorithm = {"name": "qfedavg", "q": 4.0, "local_lr": 0.1}
+    plan = FederationPlan(rounds=1, quorum=2, gather_s=1.0, algorithm=algorithm, masking=Masking(bits=32, bound=64.0))
+    w = Wire(plan, NAMES, 5, model_of_size(5))
+    with_report(w, lambda name: SiteReport(10, 1, 1.5 if name != "site-2" else 876543210.0))
+    for name in NAMES:
+        w.connect(name)
+    w.settle()
+    (refused,) = w.events("update_refused")
+    assert refused["site"] == "site-2"
+    assert "8765" not in refused["reason"]
+    assert "8765" in w.sites["site-2"].rejected, "the site itself is told"
+
+
+def test_under_site_level_privacy_a_withdrawal_says_nothing_of_the_update():
+    plan = FederationPlan(
+        rounds=1, quorum=2, gather_s=1.0, masking=Masking(bits=32), privacy=Privacy(site=SitePrivacy(quantile=0.5))
+    )
+    w = Wire(plan, NAMES, 5, model_of_size(5))
+    for name in NAMES:
+        w.connect(name)
+    go_on = hold_back(w, "site-2")
+    w.settle()
+    w.up["site-2"].extend(w.sites["site-2"].withdraw(1, "the update holds 7 NaN or infinite values"))
+    w.trained["site-2"].add(1)
+    go_on()
+    w.settle()
+    (refused,) = w.events("update_refused")
+    assert "7" not in refused["reason"]
