@@ -9,7 +9,7 @@ from lightning_fed.errors import FederationError, ProtocolError
 from lightning_fed.masking import messages as masking
 from lightning_fed.plan import Compression, FederationPlan, Masking, Privacy, SitePrivacy
 from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.summed import DEADLINE
+from lightning_fed.protocol.summed import DEADLINE, VALUES_S
 
 SIZE = 400
 NAMES = ["site-0", "site-1", "site-2"]
@@ -234,3 +234,30 @@ def test_a_late_piece_of_an_older_model_does_not_become_part_of_the_newest():
     assert site.model[0] == 11
     site.receive(m.Chunk("delta", 10, 0), memoryview(bytes(16)))
     assert bytes(site.model[1]) == bytes(1600)
+
+
+@pytest.mark.parametrize("mode", ["off", "required"])
+def test_a_vote_that_is_decided_just_before_the_deadline_leaves_time_for_the_values(mode):
+    w = voting(mode)
+    while not any(isinstance(message, m.Support) for name in NAMES for message, _ in w.down[name]):
+        _ = [w.deliver_down(name) or w.deliver_up(name) or w.train(name) for name in NAMES]
+    w.expire(DEADLINE)
+    assert w.timers[DEADLINE] == VALUES_S
+    w.settle()
+    assert sorted(w.events("round_finished")[0]["participants"]) == NAMES
+
+
+@pytest.mark.parametrize("mode", ["off", "required"])
+def test_a_site_that_votes_and_vanishes_costs_the_deadline_and_the_time_for_the_values(mode):
+    w = voting(mode)
+    while not any(isinstance(message, m.Support) for name in NAMES for message, _ in w.down[name]):
+        _ = [w.deliver_down(name) or w.deliver_up(name) or w.train(name) for name in NAMES]
+    w.sites.pop("site-2")
+    w.settle()
+    assert not w.events("round_finished")
+    w.expire(DEADLINE)
+    w.settle()
+    assert not w.events("round_finished")
+    w.expire(DEADLINE)
+    w.settle()
+    assert sorted(w.events("round_finished")[0]["participants"]) == ["site-0", "site-1"]
