@@ -18,7 +18,7 @@ from torch import Tensor
 from lightning_fed.aggregation.contracts import Aggregation, SiteReport, Spans
 from lightning_fed.aggregation.scaffold import Scaffold
 from lightning_fed.aggregation.weightings import ByExamples, Uniform
-from lightning_fed.errors import ProtocolError
+from lightning_fed.errors import PlanError, ProtocolError
 from lightning_fed.plan import FederationPlan
 from lightning_fed.privacy.contribution import PrivateContribution
 from lightning_fed.protocol.terms import terms_of
@@ -28,6 +28,7 @@ from lightning_fed.update.quantisation import dequantise, quantise, value_bytes
 from lightning_fed.update.topk import largest, round_seed, shared_random
 from lightning_fed.update.vectors import FloatVector, IndexVector, RingVector
 from lightning_fed.update.vote import BlockVote
+from lightning_fed.wire import MAX_MESSAGE_BYTES
 
 VOTE_BITS = 32
 """Several votes share one word of the ring, see ``update.vote``."""
@@ -121,12 +122,21 @@ class Exchange:
 
     @cached_property
     def vote(self) -> BlockVote:
-        """What a round votes about."""
+        """What a round votes about.
+
+        Raises:
+            PlanError: its result would not fit a message.
+        """
         compression = self.plan.compression
         block = min(compression.block, self.size)
         blocks = -(-self.size // block)
         winners = max(1, math.ceil(compression.share * blocks))
         listed = max(winners, math.ceil(compression.listed * blocks))
+        if largest_code_bytes(blocks, winners) > MAX_MESSAGE_BYTES // 2:
+            raise PlanError(
+                f"the result of a vote for {winners} of {blocks} blocks is too large for a message. Raise "
+                f"plan.compression.block, which is {compression.block}, or lower share."
+            )
         cohort = terms_of(self.plan, self.members).largest_cohort if self.masked else self.cohort
         return BlockVote(self.size, block, winners, cohort, None if listed == blocks else listed)
 
