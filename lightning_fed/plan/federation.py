@@ -42,7 +42,8 @@ class FederationPlan:
         gather_s: seconds the coordinator waits for more than the quorum of sites before the first round (and again
             after it had to pause), and for the last sites to fetch the final model.
         round_deadline_s: seconds after which a round closes with the updates it has.
-        max_attempts: how often a round is tried before the coordinator stops with an error.
+        max_attempts: how often a round is tried, and how many rounds in a row may be skipped, before the coordinator
+            stops with an error.
         metrics: names of logged metrics that each site reports on every new global model; nothing else is reported.
 
     Raises:

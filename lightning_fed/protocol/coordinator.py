@@ -110,7 +110,7 @@ class CoordinatorSession:
         self._collection: Collection | MaskedCollection | None = None
         self._signing_keys = dict(sites)
         self._attempt = starts * _ATTEMPTS_A_START
-        self._failures = 0
+        self._failures = self._skips = 0
         self._opened_before = False
         self._gathered = False
         self._paused = False
@@ -333,7 +333,8 @@ class CoordinatorSession:
         collection = self._collection
         if collection is None or message.round != collection.round or site not in collection.cohort:
             return []
-        self._opened_before |= message.opened
+        # Without masks nothing was opened, whatever a site says.
+        self._opened_before |= message.opened and isinstance(collection, MaskedCollection)
         record = Record(
             "update_refused", {"round": message.round, "site": site, "reason": message.reason[: m.MAX_REASON]}
         )
@@ -348,7 +349,7 @@ class CoordinatorSession:
             self.model = self._server.next(self.model, summed, len(collection.participants))
         except (UpdateRefusedError, PlanError) as error:
             return self._failed(f"the sum cannot be a global model: {error}", collection)
-        self._failures, self._opened_before = 0, False
+        self._failures, self._skips, self._opened_before = 0, 0, False
         for site in collection.participants:
             self._sites[site].taken = self.model.version
         self._handout.replace(self.model)
@@ -401,6 +402,7 @@ class CoordinatorSession:
         version every site forgets them and trains anew.
         """
         self._failures, self._opened_before = 0, False
+        self._skips += 1
         self.model = model.next(model.vector)
         self._handout.replace(self.model)
         actions: list[Action] = [Save(self.model), Record("round_skipped", {"round": self.model.version})]
@@ -408,6 +410,13 @@ class CoordinatorSession:
             # Also for those who are away: 0 would let a site go by what was accepted of the skipped round.
             state.taken = state.taken or _NOBODY
         actions += [Send(site, self._handout.announcement(self._sites[site].taken)) for site in self._ready()]
+        if self._skips >= self.plan.max_attempts:
+            self.outcome = QuorumLostError(
+                f"{self._skips} rounds in a row were skipped (plan.max_attempts): their sums were asked to be opened, "
+                f"and too few sites helped. Global model {self.model.version} is stored, unchanged by them. See to the "
+                "sites, then start the coordinator again with the same command."
+            )
+            return actions
         if self.model.version >= self.plan.rounds:
             return [*actions, *self._close()]
         return [*actions, *self._begin_if_possible(), *self._pause_if_needed()]

@@ -5,10 +5,11 @@ import pytest
 from wire import Wire, model_of_size
 
 from lightning_fed.aggregation.contracts import SiteReport
-from lightning_fed.errors import FederationError, ProtocolError
+from lightning_fed.errors import FederationError, PlanError, ProtocolError, QuorumLostError
 from lightning_fed.masking import messages as masking
 from lightning_fed.plan import Compression, FederationPlan, Masking, Privacy, SitePrivacy
 from lightning_fed.protocol import messages as m
+from lightning_fed.protocol.exchange import Exchange
 from lightning_fed.protocol.summed import DEADLINE, VALUES_S
 
 SIZE = 400
@@ -261,3 +262,42 @@ def test_a_site_that_votes_and_vanishes_costs_the_deadline_and_the_time_for_the_
     w.expire(DEADLINE)
     w.settle()
     assert sorted(w.events("round_finished")[0]["participants"]) == ["site-0", "site-1"]
+
+
+def test_a_run_in_which_no_round_can_be_opened_ends_with_an_error_and_not_as_finished():
+    plan = FederationPlan(rounds=5, quorum=2, gather_s=1.0, max_attempts=3, masking=Masking(bits=32, bound=64.0))
+    w = Wire(plan, NAMES, 5, model_of_size(5))
+    for name in NAMES:
+        w.connect(name)
+    receive = w.coordinator.receive
+
+    def lose_reveals(site, message, chunk=None):
+        if isinstance(message, m.Masking) and isinstance(masking.decode_from_site(message.data), masking.Reveal):
+            return []
+        return receive(site, message, chunk)
+
+    w.coordinator.receive = lose_reveals
+    for _ in range(5):
+        w.settle()
+        w.expire("masked update")
+    assert len(w.events("round_skipped")) == 3
+    assert isinstance(w.coordinator.outcome, QuorumLostError)
+    assert "skipped" in str(w.coordinator.outcome)
+
+
+def test_a_site_cannot_have_a_round_in_the_clear_skipped():
+    w = Wire(FederationPlan(rounds=2, quorum=3, gather_s=1.0, masking=Masking("off")), NAMES, 5, model_of_size(5))
+    for name in NAMES:
+        w.connect(name)
+    go_on = hold_back(w, "site-2")
+    w.settle()
+    w.perform(w.coordinator.receive("site-2", m.Withdraw(1, "no", opened=True)))
+    assert w.events("round_failed")
+    assert not w.events("round_skipped")
+    go_on()
+
+
+def test_a_vote_whose_result_no_message_could_hold_is_refused_before_it_begins():
+    plan = FederationPlan(quorum=2, compression=Compression("vote", share=0.1, block=1))
+    with pytest.raises(PlanError, match="block"):
+        _ = Exchange(plan, 100_000_000, 3).vote
