@@ -18,7 +18,7 @@ from lightning_fed.update.global_model import GlobalModel
 from lightning_fed.update.index_coding import encode_indices
 from lightning_fed.update.layout import check_finite
 from lightning_fed.update.vectors import FloatVector, IndexVector, non_finite
-from lightning_fed.update.vote import coordinates, winners
+from lightning_fed.update.vote import coordinates, tally, winners
 
 LARGEST_WEIGHT = 2**40
 """Most examples a site may claim: keeps the weighted sum far from float64's end."""
@@ -81,7 +81,8 @@ class Collection:
         self._gone.discard(site)
         if site in self.participants:
             return []
-        self._waiting.add(site)
+        if self._stage == "update" or site not in self._voters:
+            self._waiting.add(site)
         actions: list[Action] = [Send(site, self._begin)]
         return [*actions, Send(site, self._announcement)] if self._announcement else actions
 
@@ -118,7 +119,10 @@ class Collection:
         if data is None:
             return credit
         if self._stage == "vote":
-            self._ballots += np.frombuffer(data, dtype="<u4")
+            ballot = np.frombuffer(data, dtype="<u4").astype(np.uint32, copy=False)
+            # One wrong ballot would make the sum wrong for all, and nobody could say whose it was.
+            tally(ballot, self._exchange.vote, 1)
+            self._ballots += ballot
             self._voters.append(site)
             actions: list[Action] = []
         else:

@@ -36,6 +36,9 @@ class MaskedUploads(MaskedSum):
         bits: width of the ring.
         binding: what all sites must have been told alike.
         take: called once with the opened sum and the number of sites in it.
+
+    Attributes:
+        asked: whether vectors may come: not before the vote that says what they are about.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class MaskedUploads(MaskedSum):
         self._uploads = Uploads("vote" if purpose == "vote" else "update", round, packed_bytes(length, bits))
         self._signed: dict[str, masking.Masked] = {}
         self.take = take
+        self.asked = True
 
     def step(self, site: str, step: m.Masking) -> list[Action]:
         """A masking step of a site.
@@ -67,6 +71,8 @@ class MaskedUploads(MaskedSum):
             return []
         message = masking.decode_from_site(step.data)
         if isinstance(message, masking.Masked):
+            if not self.takes_vectors or not self.asked:
+                raise ProtocolError(f"site {site!r} masked its {step.purpose} before its turn, or a second time.")
             self._signed[site] = message
             return []
         return self.receive(site, message)
@@ -75,12 +81,11 @@ class MaskedUploads(MaskedSum):
         """A site has masked its vector.
 
         Raises:
-            ProtocolError: a size that is not the code's, or nothing was agreed on.
+            ProtocolError: a size that is not the code's.
         """
-        if offer.version != self.round or site in self._dropped or not self.open:
+        if offer.version != self.round or site in self._dropped or not self.open or site not in self._signed:
+            # Offers name no attempt: one that was under way when the attempt before failed is nobody's fault.
             return []
-        if not self.takes_vectors or site not in self._signed:
-            raise ProtocolError(f"site {site!r} offered {offer.stream} before its keys were agreed on.")
         return self._uploads.offer(site, offer)
 
     def chunk(self, site: str, chunk: m.Chunk, payload: memoryview | None) -> tuple[list[Action], bool]:
@@ -145,6 +150,7 @@ class MaskedCollection:
             if exchange.votes
             else None
         )
+        self._update.asked = self._vote is None
         self._announcement: m.Support | None = None
         self._announced = False
 
@@ -193,7 +199,7 @@ class MaskedCollection:
         """A site has masked its ballot or its update.
 
         Raises:
-            ProtocolError: a size that is not the code's, or nothing was agreed on.
+            ProtocolError: a size that is not the code's, or a stream that this plan does not have.
         """
         for each in self._sums:
             if each.purpose == offer.stream:
@@ -250,6 +256,7 @@ class MaskedCollection:
         self._support = coordinates(blocks, exchange.vote)
         self._announcement = m.Support(self.round, self.attempt, encode_indices(blocks, exchange.vote.blocks))
         self._update.bind(self._announcement.blocks)
+        self._update.asked = True
 
     def _take_update(self, words: RingVector, survivors: int) -> None:
         decoded = self._code.decode(words, survivors)

@@ -46,6 +46,9 @@ from lightning_fed.update.layout import Layout
 Compute = Callable[[Mapping[str, Sequence[float]]], dict[str, float]]
 """Makes the metrics' values of their summed states."""
 
+_NO_UPDATE = "the site has no update that can be sent; its own log says why"
+"""In place of reasons that hold the site's numbers."""
+
 Outgoing = tuple[m.Message, memoryview | None]
 """A message to send, with the chunk that follows it, if any."""
 
@@ -247,7 +250,12 @@ class SiteSession:
         return self._outbox.state_dict() if self._outbox else {}
 
     def withdraw(self, round: int, reason: str) -> list[Outgoing]:
-        """Say that there is no update for a round, also if it is tried again."""
+        """Say that there is no update for a round, also if it is tried again.
+
+        Under site-level privacy the reason stays here: it is about the update, and has no noise.
+        """
+        if self.plan and self.plan.privacy.site:
+            reason = _NO_UPDATE
         self._withdrawn = m.Withdraw(round, reason[: m.MAX_REASON])
         return [(self._withdrawn, None)] if self.joined else []
 
@@ -419,7 +427,8 @@ class SiteSession:
         except UpdateRefusedError as error:
             outbox.drop()
             self.rejected = str(error)
-            return self.withdraw(round, str(error))
+            # The error may name the site's loss or its number of examples, which the masks are there to hide.
+            return self.withdraw(round, _NO_UPDATE)
         except (BudgetExhaustedError, LedgerError) as error:
             outbox.drop()
             self.spent = error

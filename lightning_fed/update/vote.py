@@ -142,6 +142,38 @@ def ballot(values: FloatVector, vote: BlockVote, seed: bytes) -> _Words32:
     return words
 
 
+def tally(summed: _Words32, vote: BlockVote, voters: int) -> _Words32:
+    """How many votes each listed block has.
+
+    Args:
+        summed: sum of the ballots mod 2^32, shape ``(vote.words,)``.
+        vote: what the round votes about.
+        voters: number of ballots in the sum; 1 for a single ballot.
+
+    Returns:
+        uint32, shape ``(vote.ballot_size,)``.
+
+    Raises:
+        ProtocolError: not a sum of this many ballots.
+    """
+    if summed.dtype != np.uint32 or summed.shape != (vote.words,) or not 1 <= voters <= vote.cohort:
+        raise ProtocolError(
+            f"{summed.shape} words of {summed.dtype} are not the votes of {voters} sites: {vote.words} words of uint32 "
+            f"and 1 to {vote.cohort} sites were expected."
+        )
+    shifts = np.arange(0, vote.per_word * vote.bits, vote.bits, dtype=np.uint32)
+    spread = ((summed[:, None] >> shifts) & np.uint32((1 << vote.bits) - 1)).reshape(-1)
+    votes: _Words32 = spread[: vote.ballot_size]
+    counted, most = int(votes.sum(dtype=np.int64)), int(spread.max())
+    # What lies behind the last block would carry into it once ballots are added up.
+    if most > voters or counted != voters * vote.winners or spread[vote.ballot_size :].any():
+        raise ProtocolError(
+            f"the opened votes name {counted} blocks, at most {most} times each, where {voters} sites have "
+            f"{voters * vote.winners} votes: the sum is wrong. The round must be tried again."
+        )
+    return votes
+
+
 def winners(summed: _Words32, vote: BlockVote, voters: int, seed: bytes) -> IndexVector:
     """The blocks with most votes.
 
@@ -159,20 +191,7 @@ def winners(summed: _Words32, vote: BlockVote, voters: int, seed: bytes) -> Inde
     Raises:
         ProtocolError: not a sum of this many ballots.
     """
-    if summed.dtype != np.uint32 or summed.shape != (vote.words,) or not 1 <= voters <= vote.cohort:
-        raise ProtocolError(
-            f"{summed.shape} words of {summed.dtype} are not the votes of {voters} sites: {vote.words} words of uint32 "
-            f"and 1 to {vote.cohort} sites were expected."
-        )
-    shifts = np.arange(0, vote.per_word * vote.bits, vote.bits, dtype=np.uint32)
-    spread = (summed[:, None] >> shifts) & np.uint32((1 << vote.bits) - 1)
-    votes = spread.reshape(-1)[: vote.ballot_size]
-    counted = int(spread.sum(dtype=np.int64))
-    if int(votes.max()) > voters or counted != voters * vote.winners:
-        raise ProtocolError(
-            f"the opened votes name {counted} blocks, at most {int(votes.max())} times each, where {voters} sites have "
-            f"{voters * vote.winners} votes: the sum is wrong. The round must be tried again."
-        )
+    votes = tally(summed, vote, voters)
     keys = votes << np.uint32(32 - vote.bits)
     keys |= random_words(vote.ballot_size, seed + b"/ties") >> np.uint32(vote.bits)
     won = largest_words(keys, vote.winners)

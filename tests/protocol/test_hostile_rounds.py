@@ -1,0 +1,158 @@
+"""What hostile, late or returning sites do to a round: the others' round goes on, and nobody honest is refused."""
+
+import numpy as np
+import pytest
+from wire import Wire, model_of_size
+
+from lightning_fed.aggregation.contracts import SiteReport
+from lightning_fed.errors import ProtocolError
+from lightning_fed.plan import Compression, FederationPlan, Masking, Privacy, SitePrivacy
+from lightning_fed.protocol import messages as m
+from lightning_fed.protocol.summed import DEADLINE
+
+SIZE = 400
+NAMES = ["site-0", "site-1", "site-2"]
+
+
+def voting(mode, rounds=1, quorum=2, names=NAMES):
+    plan = FederationPlan(
+        rounds=rounds,
+        quorum=quorum,
+        gather_s=1.0,
+        masking=Masking(mode, bits=32, bound=200.0),
+        compression=Compression("vote", share=0.1, block=4),
+    )
+    w = Wire(plan, names, SIZE, model_of_size(SIZE))
+    for name in names:
+        w.connect(name)
+    return w
+
+
+def hold_back(w, name):
+    """The site joins, and does not train until the returned function is called."""
+    original = Wire.train
+    w.train = lambda one: False if one == name and w.sites[one].joined else original(w, one)
+
+    def go_on():
+        del w.train
+
+    return go_on
+
+
+def stuffed(vote, lane):
+    """Ballots that no site can have cast."""
+    words = np.zeros((vote.words, vote.per_word), dtype=np.uint32)
+    words.reshape(-1)[lane] = vote.winners
+    words <<= np.arange(0, vote.per_word * vote.bits, vote.bits, dtype=np.uint32)
+    return np.bitwise_or.reduce(words, axis=1)
+
+
+@pytest.mark.parametrize("ballot", ["all", "one block many times", "beyond the last block"])
+def test_a_stuffed_ballot_is_refused_when_it_comes_and_costs_nobody_else_anything(ballot):
+    w = voting("off")
+    go_on = hold_back(w, "site-2")
+    w.settle()
+    vote = w.coordinator._exchange.vote
+    words = {
+        "all": np.full(vote.words, 0xFFFF_FFFF, dtype=np.uint32),
+        "one block many times": stuffed(vote, 0),
+        "beyond the last block": stuffed(vote, -1),
+    }[ballot]
+    data = memoryview(words.tobytes())
+    w.perform(w.coordinator.receive("site-2", m.Offer("vote", 1, len(data), 1)))
+    with pytest.raises(ProtocolError, match="votes"):
+        w.coordinator.receive("site-2", m.Chunk("vote", 1, 0), data)
+    w.perform(w.coordinator.refused("site-2", "votes"))
+    w.sites.pop("site-2")
+    go_on()
+    w.settle()
+    assert w.events("round_finished")[0]["participants"] == ["site-0", "site-1"]
+
+
+def test_a_voter_that_comes_back_is_not_waited_for_to_vote_again():
+    w = voting("off", quorum=3)
+    go_on = hold_back(w, "site-2")
+    w.settle()
+    w.connect("site-0")
+    w.settle()
+    go_on()
+    w.settle()
+    assert w.events("round_finished")[0]["participants"], "without a deadline"
+    assert sorted(w.events("round_finished")[0]["participants"]) == NAMES
+
+
+def test_an_offer_that_comes_when_its_attempt_is_over_does_not_refuse_its_honest_site():
+    plan = FederationPlan(rounds=1, quorum=2, gather_s=1.0, masking=Masking(bits=32, bound=64.0))
+    w = Wire(plan, NAMES, 5, model_of_size(5))
+    for name in NAMES:
+        w.connect(name)
+    original = Wire.train
+    w.train = lambda name: original(w, name) if name == "site-1" or not w.sites[name].joined else False
+    while not any(isinstance(message, m.Offer) for message, _ in w.up["site-1"]):
+        _ = [w.deliver_down(name) or w.deliver_up(name) or w.train(name) for name in NAMES]
+    w.expire(DEADLINE)
+    assert len(w.events("round_started")) == 2, "the next attempt began while the offer was under way"
+    del w.train
+    w.settle()
+    assert sorted(w.events("round_finished")[0]["participants"]) == NAMES
+
+
+def test_a_vector_that_comes_before_the_vote_is_over_is_not_added():
+    w = voting("required")
+    go_on = hold_back(w, "site-0")
+    w.settle()
+    hostile = w.sites["site-2"]
+    hostile._outbox._support = np.arange(10, dtype=np.int64)
+    total = w.update_of("site-2", 1).numpy()
+    messages, _ = hostile._outbox._update(hostile._outbox._held, total, hostile._digest)
+    with pytest.raises(ProtocolError, match="before its turn"):
+        w.coordinator.receive("site-2", messages[0])
+    w.perform(w.coordinator.refused("site-2", "before its turn"))
+    w.sites.pop("site-2")
+    go_on()
+    w.settle()
+    assert sorted(w.events("round_finished")[0]["participants"]) == ["site-0", "site-1"]
+
+
+def with_report(w, report):
+    def train(name):
+        site = w.sites[name]
+        if site.model and site.joined and site.begun == site.model[0] + 1 and site.begun not in w.trained[name]:
+            w.trained[name].add(site.begun)
+            data = memoryview(w.update_of(name, site.begun).numpy()).cast("B")
+            w.up[name].extend(site.submit(site.begun, data, report(name)))
+            return True
+        return Wire.train(w, name)
+
+    w.train = train
+
+
+def test_a_masked_site_that_cannot_send_its_update_does_not_tell_its_loss_in_the_reason():
+    algorithm = {"name": "qfedavg", "q": 4.0, "local_lr": 0.1}
+    plan = FederationPlan(rounds=1, quorum=2, gather_s=1.0, algorithm=algorithm, masking=Masking(bits=32, bound=64.0))
+    w = Wire(plan, NAMES, 5, model_of_size(5))
+    with_report(w, lambda name: SiteReport(10, 1, 1.5 if name != "site-2" else 876543210.0))
+    for name in NAMES:
+        w.connect(name)
+    w.settle()
+    (refused,) = w.events("update_refused")
+    assert refused["site"] == "site-2"
+    assert "8765" not in refused["reason"]
+    assert "8765" in w.sites["site-2"].rejected, "the site itself is told"
+
+
+def test_under_site_level_privacy_a_withdrawal_says_nothing_of_the_update():
+    plan = FederationPlan(
+        rounds=1, quorum=2, gather_s=1.0, masking=Masking(bits=32), privacy=Privacy(site=SitePrivacy(quantile=0.5))
+    )
+    w = Wire(plan, NAMES, 5, model_of_size(5))
+    for name in NAMES:
+        w.connect(name)
+    go_on = hold_back(w, "site-2")
+    w.settle()
+    w.up["site-2"].extend(w.sites["site-2"].withdraw(1, "the update holds 7 NaN or infinite values"))
+    w.trained["site-2"].add(1)
+    go_on()
+    w.settle()
+    (refused,) = w.events("update_refused")
+    assert "7" not in refused["reason"]
