@@ -381,22 +381,26 @@ class RoundLoop(Callback):
     def _load_newest(self, trainer: Trainer, pl_module: LightningModule, at_least: int) -> None:
         name = self._identity.name
 
-        def newest(session: SiteSession) -> tuple[int, Tensor, str | None, Tensor | None, bool] | None:
+        def newest(session: SiteSession) -> tuple[int, Tensor, str | None, Tensor | None, int, Tensor | None] | None:
             if session.model is None or session.model[0] < at_least:
                 return None
             control = torch.frombuffer(session.control, dtype=torch.float32) if session.control else None
             vector = torch.frombuffer(session.model[1], dtype=torch.float32)
-            return session.model[0], vector, session.rejected, control, session.counted
+            sent = None if session.sent_control is None else torch.from_numpy(session.sent_control)
+            return session.model[0], vector, session.rejected, control, session.counted, sent
 
-        self.version, vector, rejected, control, counted = self._from_first(trainer, f"global model {at_least}", newest)
+        found = self._from_first(trainer, f"global model {at_least}", newest)
+        self.version, vector, rejected, control, counted, sent = found
         if rejected:
             rank_zero_warn(f"the coordinator did not take the last update of site {name!r}: {rejected}")
         self._load(trainer, pl_module, vector)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Scaffold):
                 callback.server_control = control
-                if self._round and not counted:
+                if self._round and counted != self._round:
                     callback.undo_change()
+                elif sent is not None:
+                    callback.settle_change(sent)
 
     def _load(self, trainer: Trainer, pl_module: LightningModule, vector: Tensor | None) -> None:
         assert vector is not None

@@ -94,6 +94,11 @@ class Scaffold(GradientCorrection):
         if self._site is not None:
             self._site.undo()
 
+    def settle_change(self, change: Tensor) -> None:
+        """Take over the last ``control_change`` as the sum holds it, flat float32, shape ``(P,)``."""
+        if self._site is not None:
+            self._site.settle(change)
+
     def state_dict(self) -> dict[str, Any]:
         """The site's control; empty before the first round."""
         return self._site.state_dict() if self._site else dict(self._restored or {})

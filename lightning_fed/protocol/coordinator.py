@@ -55,7 +55,7 @@ _ATTEMPTS_A_START = 10_000
 """Attempts are numbered on across restarts: keys of an attempt must never be asked for twice."""
 
 _NOBODY = -1
-"""In place of the round that a site was last part of: the last one had no sum."""
+"""In place of the round that a site was last part of, if there is none: the last one had no sum."""
 
 Phase = Literal["gathering", "collecting", "closing"]
 
@@ -404,7 +404,10 @@ class CoordinatorSession:
         self.model = model.next(model.vector)
         self._handout.replace(self.model)
         actions: list[Action] = [Save(self.model), Record("round_skipped", {"round": self.model.version})]
-        actions += [Send(site, self._handout.announcement(_NOBODY)) for site in self._ready()]
+        for state in self._sites.values():
+            # Also for those who are away: 0 would let a site go by what was accepted of the skipped round.
+            state.taken = state.taken or _NOBODY
+        actions += [Send(site, self._handout.announcement(self._sites[site].taken)) for site in self._ready()]
         if self.model.version >= self.plan.rounds:
             return [*actions, *self._close()]
         return [*actions, *self._begin_if_possible(), *self._pause_if_needed()]

@@ -210,8 +210,8 @@ class MaskedSums:
                 everybody else, a coordinator could read one site out of the sum, so all sites sign them.
 
         Returns:
-            The message that goes with it, the packed masked words, and the values that the words stand for; None under
-            site-level privacy, where they are clipped and noisy.
+            The message that goes with it, the packed masked words, and the values that the words stand for; None where
+            nobody needs them, and under site-level privacy, where they are clipped and noisy.
 
         Raises:
             ProtocolError: the keys are not agreed yet, or something was masked under them before.
@@ -221,7 +221,8 @@ class MaskedSums:
         self._check_model("update", digest)
         code = self._exchange.code(self._bounds)
         words = code.encode(values, numbers)
-        sent = code.sent(words) if isinstance(code, Contribution) and self._exchange.keeps_residual else None
+        wanted = self._exchange.keeps_residual or self._exchange.parts > 1
+        sent = code.sent(words) if isinstance(code, Contribution) and wanted else None
         message = machine.mask(words, bits, blocks)
         return _wrapped(machine, message), pack(words, bits), sent
 

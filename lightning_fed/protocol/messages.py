@@ -65,7 +65,7 @@ class Model(Message, frozen=True):
 
     ``delta`` is the size of its difference from the model before, 0 where there is none to be had; ``control`` says
     that a control variate goes with it; ``taken`` is the last round whose sum holds this site's update, 0 if unknown,
-    and -1 if the round had no sum.
+    and -1 if none that this coordinator knows of, the last round having been skipped.
     """
 
     version: int

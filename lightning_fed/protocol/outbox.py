@@ -50,12 +50,15 @@ class Outbox:
 
     Attributes:
         pay: called before an update leaves.
-        counted: whether the update of the last round that ended is in its sum.
+        counted: the newest round whose sum is known to hold this site's update, 0 before the first.
+        control: of the last update that was sent, the change of SCAFFOLD's control as rounded for the masks, float32,
+            shape ``(P,)``; None where it was sent as it is.
     """
 
     def __init__(self, exchange: Exchange, masked: MaskedSums | None) -> None:
         self.pay: Pay | None = None
-        self.counted = False
+        self.counted = 0
+        self.control: FloatVector | None = None
         self._exchange = exchange
         self._masked = masked
         self._feedback = ErrorFeedback(exchange.size) if exchange.keeps_residual else None
@@ -111,9 +114,11 @@ class Outbox:
         is the best there is to go by.
         """
         if self._begun.round and version >= self._begun.round:
-            self.counted = taken == self._begun.round if taken else self._accepted
+            counted = taken == self._begun.round if taken else self._accepted
+            if counted:
+                self.counted = self._begun.round
             if self._feedback:
-                self._feedback.settle(self._begun.round, counted=self.counted)
+                self._feedback.settle(self._begun.round, counted=counted)
         if self._held and version >= self._held.round:
             self._held = None
 
@@ -183,6 +188,7 @@ class Outbox:
             if sent is not None:
                 # The words hold weighted values, the residual plain ones.
                 sent /= np.float32(numbers.get("examples", 1.0))
+                self.control = sent[exchange.size :] if exchange.parts > 1 else None
             report = SiteReport(1)
         else:
             data = exchange.to_bytes(values, support)

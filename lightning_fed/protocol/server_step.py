@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import torch
 
+from lightning_fed.aggregation.contracts import RuleState
 from lightning_fed.aggregation.scaffold import next_server_control
+from lightning_fed.errors import UpdateRefusedError
 from lightning_fed.protocol.exchange import Exchange
 from lightning_fed.protocol.summed import Summed
 from lightning_fed.update.global_model import CONTROL, GlobalModel
@@ -38,13 +40,27 @@ class ServerStep:
         """The global model after a round over so many sites.
 
         Raises:
-            UpdateRefusedError: the sum cannot be a global model.
+            UpdateRefusedError: the sum cannot be a global model; the rule remembers nothing of it.
         """
-        size = model.layout.size
-        vector = self._rule.apply(model.vector, summed.mean[:size])
-        check_finite(vector, model.layout)
-        server = self._rule.state_dict()
-        if model.control is not None:
-            changes = summed.mean[size:] * float(participants)
-            server[CONTROL] = next_server_control(model.control, changes, self._exchange.members)
+        size, before = model.layout.size, self._rule.state_dict()
+        try:
+            vector = self._rule.apply(model.vector, summed.mean[:size])
+            check_finite(vector, model.layout)
+            server = self._rule.state_dict()
+            if model.control is not None:
+                changes = summed.mean[size:] * float(participants)
+                server[CONTROL] = next_server_control(model.control, changes, self._exchange.members)
+            _check_memory(server)
+        except UpdateRefusedError:
+            self._rule.load_state_dict(before)
+            raise
         return replace(model.next(vector), bounds=summed.next_bounds or model.bounds, server=server)
+
+
+def _check_memory(state: RuleState) -> None:
+    for name, value in state.items():
+        if not bool(torch.as_tensor(value).isfinite().all()):
+            raise UpdateRefusedError(
+                f"the server's {name} would hold a NaN or an infinity, which no later round could mend: an update "
+                "was far too large."
+            )

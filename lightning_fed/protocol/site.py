@@ -42,6 +42,7 @@ from lightning_fed.protocol.streams import chunk_count, chunk_of
 from lightning_fed.update.delta import apply_delta
 from lightning_fed.update.global_model import largest_state_bytes
 from lightning_fed.update.layout import Layout
+from lightning_fed.update.vectors import FloatVector
 
 Compute = Callable[[Mapping[str, Sequence[float]]], dict[str, float]]
 """Makes the metrics' values of their summed states."""
@@ -241,9 +242,14 @@ class SiteSession:
         return self._send_next()
 
     @property
-    def counted(self) -> bool:
-        """Whether this site's update of the last round that ended is in its sum."""
-        return self._outbox is not None and self._outbox.counted
+    def counted(self) -> int:
+        """The newest round whose sum is known to hold this site's update, 0 before the first."""
+        return self._outbox.counted if self._outbox else 0
+
+    @property
+    def sent_control(self) -> FloatVector | None:
+        """See ``Outbox.control``."""
+        return self._outbox.control if self._outbox else None
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold of the exchange: the error-feedback residual."""

@@ -17,7 +17,8 @@ class SiteControl:
 
     A round: ``begin(c)``; in each local step the gradient of every parameter gets its part of ``correction``, and
     ``stepped`` is told; ``change(update)`` gives c_i' - c_i for the upload and makes c_i' the control; ``undo`` takes
-    that back if the upload did not count.
+    that back if the upload did not count, and ``settle`` says what of it did: were the site to keep what rounding took
+    from the sum, c would no longer be the mean of all c_i, and training would drift by the difference for ever.
 
     Learning rates are summed for each tensor, so several optimisers, parameter groups and schedules are exact. What
     update stands for is ``-lr`` times the gradients of plain SGD. Where another optimiser stepped (momentum, Adam),
@@ -105,6 +106,15 @@ class SiteControl:
         """Put back the control of before ``change``, once; the upload did not become part of the sum."""
         if self._before is not None:
             self.control, self._before = self._before, None
+
+    def settle(self, change: Tensor) -> None:
+        """Take over what the sum holds in place of what ``change`` gave, once.
+
+        Args:
+            change: ``c_i' - c_i`` as it was sent, flat float32, shape ``(P,)``.
+        """
+        if self._before is not None:
+            self.control, self._before = self._before + change, None
 
     def state_dict(self) -> dict[str, Any]:
         """The control, for a checkpoint."""

@@ -6,6 +6,7 @@ from wire import Wire, model_of_size
 
 from lightning_fed.aggregation.contracts import SiteReport
 from lightning_fed.errors import ProtocolError
+from lightning_fed.masking import messages as masking
 from lightning_fed.plan import Compression, FederationPlan, Masking, Privacy, SitePrivacy
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.summed import DEADLINE
@@ -156,3 +157,35 @@ def test_under_site_level_privacy_a_withdrawal_says_nothing_of_the_update():
     w.settle()
     (refused,) = w.events("update_refused")
     assert "7" not in refused["reason"]
+
+
+def test_a_site_that_was_away_while_its_round_was_skipped_keeps_its_residual():
+    compression = Compression("randomk", share=0.2)
+    plan = FederationPlan(
+        rounds=2, quorum=2, gather_s=1.0, compression=compression, masking=Masking(bits=32, bound=64.0)
+    )
+    w = Wire(plan, NAMES, 50, model_of_size(50))
+    for name in NAMES:
+        w.connect(name)
+    receive = w.coordinator.receive
+
+    def lose_reveals(site, message, chunk=None):
+        if isinstance(message, m.Masking) and isinstance(masking.decode_from_site(message.data), masking.Reveal):
+            return []
+        return receive(site, message, chunk)
+
+    w.coordinator.receive = lose_reveals
+    w.settle()
+    assert w.coordinator._collection.opened
+    away = w.sites["site-2"]
+    w.disconnect("site-2")
+    w.perform(w.coordinator.lost("site-2"))
+    before = away.state_dict()["residual"].clone()
+    w.expire("masked update")
+    assert w.events("round_skipped")
+    w.coordinator.receive = receive
+    w.connect("site-2")
+    while not away.model or away.model[0] < 1:
+        _ = w.deliver_up("site-2") or w.deliver_down("site-2")
+    assert not away.counted
+    assert (away.state_dict()["residual"] == before).all()

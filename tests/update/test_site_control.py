@@ -110,6 +110,16 @@ def test_an_upload_that_did_not_count_leaves_the_control_as_it_was():
     assert torch.equal(control.control, first)
 
 
+def test_what_the_sum_holds_becomes_the_control_once_and_cannot_be_undone():
+    control = SiteControl(LAYOUT)
+    control.begin(None)
+    change = control.change(train(torch.zeros(5), 0, control, RATES["constant"], False))
+    control.settle(change + 0.25)
+    control.settle(change + 0.5)
+    control.undo()
+    assert torch.equal(control.control, change + 0.25)
+
+
 def test_a_round_without_training_or_with_an_infinite_control_is_refused_and_changes_nothing():
     control = SiteControl(LAYOUT)
     control.begin(None)
