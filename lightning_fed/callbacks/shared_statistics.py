@@ -9,6 +9,10 @@ from torch import Tensor, nn
 
 from lightning_fed.callbacks.round_callback import RoundCallback
 from lightning_fed.errors import ConfigError
+from lightning_fed.plan import FederationPlan
+
+_KNOWN = 0.02
+"""How far from 1 the mean of the sites' ones may be: beyond it the masks' first bound has cut the numbers off, too."""
 
 NAME = "shared_statistics"
 """Name under which the module holds its ``SharedVector``."""
@@ -35,7 +39,7 @@ class SharedVector(nn.Module):
 
     Attributes:
         values: float32, shape ``(size,)``.
-        known: float32 scalar, 0 until a round has filled them.
+        known: float32 scalar, 0 until a round has filled them, then 1 but for rounding.
     """
 
     values: Tensor
@@ -52,15 +56,15 @@ class SharedStatistics(RoundCallback):
 
     In the first round each site puts ``datamodule.shared_statistics()`` beside its weights; the mean over all examples
     comes back with the global model and goes to ``datamodule.use_shared_statistics()``. So the coordinator and the
-    other sites see a mean, under masks nothing else. The first round trains without it. In a fit without rounds nothing
-    happens.
+    other sites see a mean, under masks nothing else. The first round trains without it, and under masks the second,
+    too, if the first bound was too small for a site's number of examples. In a fit without rounds nothing happens.
 
     The numbers are part of the module's state, as ``shared_statistics``. A module may hold ``SharedVector(size)`` under
     that name itself, and must if the coordinator makes the first model; otherwise it is added here. They have no noise,
     so a plan that promises privacy refuses them, as it does every buffer; compression would send them in parts.
 
     Args:
-        size: how many numbers; 11 for ``RadiographDataModule``.
+        size: how many numbers, of magnitudes up to 1; 11 for ``RadiographDataModule``.
 
     Raises:
         ConfigError: ``size`` is below 1.
@@ -87,11 +91,24 @@ class SharedStatistics(RoundCallback):
         if not isinstance(getattr(pl_module, NAME, None), SharedVector):
             pl_module.add_module(NAME, SharedVector(self.size))
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the plan.
+
+        Raises:
+            ConfigError: it sends updates in parts.
+        """
+        plans = (getattr(callback, "plan", None) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        if any(isinstance(plan, FederationPlan) and plan.compression.method != "none" for plan in plans):
+            raise ConfigError(
+                "SharedStatistics needs whole updates, and plan.compression sends parts of them, so that some of the "
+                "numbers would stay at 0. Find the numbers in a run of one round without compression."
+            )
+
     def on_round_start(self, trainer: Trainer, pl_module: LightningModule, round: int) -> None:
         """Hand the mean over all sites to the data module, once it is known."""
         shared = pl_module.get_submodule(NAME)
         assert isinstance(shared, SharedVector)
-        if self._used or float(shared.known) < 0.5:
+        if self._used or abs(float(shared.known) - 1) > _KNOWN:
             return
         datamodule = _datamodule(trainer)
         assert isinstance(datamodule, Harmonising)

@@ -13,7 +13,7 @@ from lightning_fed.errors import PlanError, ProtocolError
 from lightning_fed.privacy.central import CentralNoise, central_noise
 from lightning_fed.privacy.discrete import DistributedNoise, distributed_noise, largest_noise
 from lightning_fed.privacy.rounding import grid_step, round_clipped
-from lightning_fed.update.clipping import AdaptiveBound, clip_by_norm
+from lightning_fed.update.clipping import LARGEST_BOUND, SMALLEST_BOUND, AdaptiveBound, clip_by_norm
 from lightning_fed.update.contribution import Decoded
 from lightning_fed.update.ring import from_ring, word_dtype
 from lightning_fed.update.vectors import FloatVector, RingVector
@@ -60,6 +60,11 @@ class PrivateContribution:
     quantile: float | None = None
 
     def __post_init__(self) -> None:
+        if not SMALLEST_BOUND <= self.max_norm <= LARGEST_BOUND:
+            raise PlanError(
+                f"a clipping norm of {self.max_norm} is not possible: it must lie between {SMALLEST_BOUND} and "
+                f"{LARGEST_BOUND}. Change plan.privacy.site."
+            )
         assert self.release  # raises what there is to raise
 
     @property

@@ -55,6 +55,7 @@ class Collection:
         self._stage: Literal["vote", "update"] = "vote" if exchange.votes else "update"
         self._support: IndexVector | None = exchange.support(self.round)
         self._announcement: m.Support | None = None
+        self._granted = False
         self._ballots = np.zeros(exchange.vote.words if exchange.votes else 0, dtype=np.uint32)
         self._voters: list[str] = []
         self._total = Total(0 if exchange.plan.aggregation.needs_single_updates else exchange.width)
@@ -145,10 +146,14 @@ class Collection:
         return [*self._uploads.drop(site), *self._next_stage()]
 
     def close(self) -> list[Action]:
-        """The deadline: wait for nobody any longer."""
+        """The deadline: wait for nobody any longer; but values after a vote have their time, whenever it was over."""
+        if self._announcement and not self._granted:
+            self._granted = True
+            return [Wake(DEADLINE, VALUES_S)]
         self._waiting.clear()
         self.failure = "the deadline passed"
         actions = self._next_stage()
+        self._granted = bool(actions)
         return [*actions, Wake(DEADLINE, VALUES_S)] if actions else []
 
     def expired(self, timer: str) -> list[Action]:

@@ -152,7 +152,7 @@ class MaskedCollection:
         )
         self._update.asked = self._vote is None
         self._announcement: m.Support | None = None
-        self._announced = False
+        self._announced = self._granted = False
 
     @property
     def open(self) -> bool:
@@ -226,9 +226,15 @@ class MaskedCollection:
         return self._after([action for each in self._sums for action in each.drop(site)])
 
     def close(self) -> list[Action]:
-        """The deadline: go on without those who have not answered."""
+        """The deadline: go on without those who have not answered.
+
+        Values after a vote have their time, whenever it was over: its sum is open, and the round could not be repeated.
+        """
         if self._vote and self._vote.open:
             return self._after([*self._vote.close(), Wake(DEADLINE, VALUES_S)])
+        if self._announced and not self._granted:
+            self._granted = True
+            return [Wake(DEADLINE, VALUES_S)]
         return self._after(self._update.close())
 
     def expired(self, timer: str) -> list[Action]:

@@ -1,8 +1,9 @@
 """The messages: typed, versioned, bounded; encoded with MessagePack. Tensors follow as raw little-endian chunks."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 from lightning_fed.update.layout import Layout
 from lightning_fed.wire import decoded, encoded
@@ -22,6 +23,10 @@ MAX_REASON = 500
 Stream = Literal["model", "delta", "control", "frozen", "initial", "vote", "update"]
 """What a chunk is part of: a global model, its difference from the one before, the control variate that goes with it,
 the frozen parameters, the first site's initial state, a site's ballot, a site's update."""
+
+
+Count = Annotated[int, Meta(ge=0, le=1 << 32)]
+"""A round, a version or an attempt."""
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
@@ -68,7 +73,7 @@ class Model(Message, frozen=True):
     and -1 if none that this coordinator knows of, the last round having been skipped.
     """
 
-    version: int
+    version: Count
     nbytes: int
     delta: int = 0
     control: bool = False
@@ -83,8 +88,8 @@ class Begin(Message, frozen=True):
     different ones.
     """
 
-    round: int
-    attempt: int
+    round: Count
+    attempt: Count
     bounds: tuple[float, ...] = ()
     model: bytes = b""
 
@@ -92,8 +97,8 @@ class Begin(Message, frozen=True):
 class Support(Message, frozen=True):
     """Coordinator: the blocks that won the vote of a round, as ``index_coding`` writes them."""
 
-    round: int
-    attempt: int
+    round: Count
+    attempt: Count
     blocks: bytes
 
 
@@ -107,8 +112,8 @@ class BeginReport(Message, frozen=True):
     ``model`` is its BLAKE3 hash; ``sizes`` the numbers of each metric's state, 0 where a plain value is summed.
     """
 
-    version: int
-    attempt: int
+    version: Count
+    attempt: Count
     model: bytes
     sizes: dict[str, int]
 
@@ -127,8 +132,8 @@ class Masking(Message, frozen=True):
     """
 
     purpose: Purpose
-    round: int
-    attempt: int
+    round: Count
+    attempt: Count
     data: bytes
     payload: bytes = b""
 

@@ -349,7 +349,8 @@ class SiteSession:
             self.frozen = bytes(data)
             return []
         arriving = self._arriving
-        assert arriving is not None
+        if arriving is None or chunk.version != arriving.version:
+            return []  # the end of a model that a newer one replaced
         if chunk.stream == "control":
             arriving.control = data
         elif chunk.stream == "delta":
@@ -364,10 +365,11 @@ class SiteSession:
         return self._send_next()
 
     def _begun(self, begin: m.Begin) -> list[Outgoing]:
+        if self._outbox is None:
+            raise ProtocolError(f"the coordinator began round {begin.round} before this site joined.")
         self.begun = max(self.begun, begin.round)
         if self._withdrawn and self._withdrawn.round == begin.round:
             return [(self._withdrawn, None)]
-        assert self._outbox is not None
         self._outbox.begin(begin)
         if self._masked:
             return [(message, None) for message in self._masked.begin_round(begin)]

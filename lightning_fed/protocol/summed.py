@@ -9,7 +9,7 @@ DEADLINE = "deadline"
 """The timer of a round."""
 
 VALUES_S = 60.0
-"""How long the values may take once a vote was closed by the round's deadline."""
+"""How long the values after a vote may take beyond the round's deadline."""
 
 
 @dataclass(frozen=True)

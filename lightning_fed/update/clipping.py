@@ -9,7 +9,8 @@ import numpy as np
 from lightning_fed.errors import PlanError, ProtocolError, UpdateRefusedError
 from lightning_fed.update.vectors import FloatVector, l2_norm
 
-_SMALLEST, _LARGEST = 1e-20, 1e20
+SMALLEST_BOUND, LARGEST_BOUND = 1e-20, 1e20
+"""Range of a clipping norm: beyond it float32 and the grid run out of digits."""
 
 
 def clip_by_norm(update: FloatVector, max_norm: float) -> tuple[FloatVector, float]:
@@ -72,9 +73,10 @@ class AdaptiveBound:
     rate: float = 0.2
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.value) and _SMALLEST <= self.value <= _LARGEST):
+        if not (math.isfinite(self.value) and SMALLEST_BOUND <= self.value <= LARGEST_BOUND):
             raise PlanError(
-                f"a clipping bound of {self.value} is not possible: it must lie between {_SMALLEST} and {_LARGEST}."
+                f"a clipping bound of {self.value} is not possible: it must lie between {SMALLEST_BOUND} and "
+                f"{LARGEST_BOUND}."
             )
         if not 0 <= self.quantile <= 1:
             raise PlanError(f"the quantile of the clipping bound is {self.quantile}: it must lie between 0 and 1.")
@@ -100,4 +102,4 @@ class AdaptiveBound:
         # Noise may carry the sum out of its range; the bound must not jump by more than one step for it.
         share = min(max(within / survivors, 0.0), 1.0)
         value = self.value * math.exp(-self.rate * (share - self.quantile))
-        return dataclasses.replace(self, value=min(max(value, _SMALLEST), _LARGEST))
+        return dataclasses.replace(self, value=min(max(value, SMALLEST_BOUND), LARGEST_BOUND))

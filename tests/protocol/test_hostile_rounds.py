@@ -5,11 +5,11 @@ import pytest
 from wire import Wire, model_of_size
 
 from lightning_fed.aggregation.contracts import SiteReport
-from lightning_fed.errors import ProtocolError
+from lightning_fed.errors import FederationError, ProtocolError
 from lightning_fed.masking import messages as masking
 from lightning_fed.plan import Compression, FederationPlan, Masking, Privacy, SitePrivacy
 from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.summed import DEADLINE
+from lightning_fed.protocol.summed import DEADLINE, VALUES_S
 
 SIZE = 400
 NAMES = ["site-0", "site-1", "site-2"]
@@ -189,3 +189,75 @@ def test_a_site_that_was_away_while_its_round_was_skipped_keeps_its_residual():
         _ = w.deliver_up("site-2") or w.deliver_down("site-2")
     assert not away.counted
     assert (away.state_dict()["residual"] == before).all()
+
+
+@pytest.mark.parametrize("bound", [0.0, -1.0, float("nan"), float("inf"), 5e-324, 1e308])
+def test_an_impossible_clipping_norm_is_a_named_error_at_the_site(bound):
+    plan = FederationPlan(
+        rounds=1, quorum=2, gather_s=1.0, masking=Masking(bits=32), privacy=Privacy(site=SitePrivacy(quantile=0.5))
+    )
+    w = Wire(plan, NAMES, 5, model_of_size(5))
+    for name in NAMES:
+        w.connect(name)
+    w.settle()
+    begin = m.Begin(2, 2, (bound,), w.coordinator.model.digest)
+    with pytest.raises(FederationError, match="clipping norm"):
+        w.sites["site-0"].receive(m.decode_from_coordinator(m.encode(begin)))
+
+
+def test_a_round_that_begins_before_a_site_has_joined_is_a_named_error():
+    w = Wire(FederationPlan(quorum=2), NAMES, 5, model_of_size(5))
+    site = w.connect("site-0")
+    with pytest.raises(ProtocolError, match="before"):
+        site.receive(m.Begin(1, 1))
+
+
+@pytest.mark.parametrize("numbers", [(-1, 1), (1, -1), (1 << 40, 1)])
+def test_a_round_or_attempt_that_cannot_be_is_no_message(numbers):
+    for message in (m.Begin(*numbers), m.Support(*numbers, b""), m.BeginReport(*numbers, b"", {})):
+        with pytest.raises(ProtocolError, match="cannot be read"):
+            m.decode_from_coordinator(m.encode(message))
+
+
+def test_a_late_piece_of_an_older_model_does_not_become_part_of_the_newest():
+    plan = FederationPlan(rounds=9, quorum=2, gather_s=1.0, masking=Masking("off"), compression=Compression("randomk"))
+    w = Wire(plan, NAMES, 400, model_of_size(400))
+    for name in NAMES:
+        w.connect(name)
+    w.settle()
+    site = w.sites["site-0"]
+    site.receive(m.Model(10, 1600, 16))
+    site.receive(m.Model(11, 1600, 16))
+    site.receive(m.Chunk("delta", 10, 0), memoryview(bytes(16)))
+    assert site.model[0] == 9
+    site.receive(m.Chunk("model", 11, 0), memoryview(bytes(1600)))
+    assert site.model[0] == 11
+    site.receive(m.Chunk("delta", 10, 0), memoryview(bytes(16)))
+    assert bytes(site.model[1]) == bytes(1600)
+
+
+@pytest.mark.parametrize("mode", ["off", "required"])
+def test_a_vote_that_is_decided_just_before_the_deadline_leaves_time_for_the_values(mode):
+    w = voting(mode)
+    while not any(isinstance(message, m.Support) for name in NAMES for message, _ in w.down[name]):
+        _ = [w.deliver_down(name) or w.deliver_up(name) or w.train(name) for name in NAMES]
+    w.expire(DEADLINE)
+    assert w.timers[DEADLINE] == VALUES_S
+    w.settle()
+    assert sorted(w.events("round_finished")[0]["participants"]) == NAMES
+
+
+@pytest.mark.parametrize("mode", ["off", "required"])
+def test_a_site_that_votes_and_vanishes_costs_the_deadline_and_the_time_for_the_values(mode):
+    w = voting(mode)
+    while not any(isinstance(message, m.Support) for name in NAMES for message, _ in w.down[name]):
+        _ = [w.deliver_down(name) or w.deliver_up(name) or w.train(name) for name in NAMES]
+    w.sites.pop("site-2")
+    w.settle()
+    assert not w.events("round_finished")
+    w.expire(DEADLINE)
+    w.settle()
+    assert not w.events("round_finished")
+    w.expire(DEADLINE)
+    w.settle()
+    assert sorted(w.events("round_finished")[0]["participants"]) == ["site-0", "site-1"]
