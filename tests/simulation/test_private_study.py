@@ -67,9 +67,7 @@ def test_each_image_has_a_vector_of_its_own_whatever_else_is_in_the_batch():
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_small_private_federation_of_real_processes_is_tested_and_within_its_promise(
-    simulation, tmp_path, monkeypatch
-):
+def test_a_small_private_federation_of_real_processes_keeps_its_promise(simulation, tmp_path, monkeypatch):
     from examples.fracture.private_study import auroc
     from examples.fracture.study import on_study
 
@@ -79,10 +77,10 @@ def test_a_small_private_federation_of_real_processes_is_tested_and_within_its_p
     small = dataclasses.replace(
         simulation,
         sites=["north", "east"],
-        plan=dataclasses.replace(simulation.plan, rounds=2, quorum=2),
+        plan=dataclasses.replace(simulation.plan, rounds=1, quorum=2),
         data={**simulation.data, "init_args": {**simulation.data["init_args"], "batch_size": 8}},
     )
     small = on_study(small, str(tmp_path / "study"), seed=1, run=str(tmp_path / "run"))
     assert 0 <= auroc(small) <= 1
     assert (tmp_path / "run" / "sites" / "north" / "ledger.jsonl").exists()
-    assert len(list((tmp_path / "run" / "store" / "models").glob("*.ckpt"))) == 3
+    assert len(list((tmp_path / "run" / "store" / "models").glob("*.ckpt"))) == 2
