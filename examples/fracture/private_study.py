@@ -30,7 +30,7 @@ Curve = dict[float, float]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epsilon", type=float, nargs="+", default=[8.0, 3.0, 1.0])
+    parser.add_argument("--epsilon", type=float, nargs="+", default=[1.0, 3.0, 8.0])
     parser.add_argument("--config", default="configs/fracture-private.yaml")
     parser.add_argument("--picture", type=Path, help="PNG file to draw the curve into")
     options = parser.parse_args()
