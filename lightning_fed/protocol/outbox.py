@@ -113,12 +113,14 @@ class Outbox:
         A restarted coordinator does not know which sites were in its last sum (``taken`` is 0 then); what it accepted
         is the best there is to go by.
         """
-        if self._begun.round and version >= self._begun.round:
-            counted = taken == self._begun.round if taken else self._accepted
+        # A site that was started again has begun nothing, and its checkpoint may hold a round of which it saw no end.
+        round = self._begun.round or (self._feedback.unsettled if self._feedback else 0)
+        if round and version >= round:
+            counted = taken == round if taken else self._accepted
             if counted:
-                self.counted = self._begun.round
+                self.counted = round
             if self._feedback:
-                self._feedback.settle(self._begun.round, counted=counted)
+                self._feedback.settle(round, counted=counted)
         if self._held and version >= self._held.round:
             self._held = None
 

@@ -22,10 +22,10 @@ from lightning_fed.update.ring import word_dtype
 from lightning_fed.update.vectors import FloatVector, RingVector
 
 _NUMBER_BITS = 64
-_NUMBER_SCALE = 2.0**16
-"""Numbers are multiples of 2^-16: counts are exact, losses and the like good to five digits."""
+_NUMBER_SCALE = 2.0**24
+"""Numbers are multiples of 2^-24: counts are exact, a power of a small loss still has digits."""
 
-LARGEST_NUMBER = float(1 << 44)
+LARGEST_NUMBER = float(1 << 36)
 """Largest number beside an update: examples times steps of a round fit easily."""
 
 _COUNT_BITS = 48
@@ -94,7 +94,8 @@ class Contribution:
             Shape ``(length,)``, dtype ``word_dtype(bits)``.
 
         Raises:
-            UpdateRefusedError: a value is NaN or infinite, or a number is not between 0 and ``LARGEST_NUMBER``.
+            UpdateRefusedError: a value is NaN or infinite, or a number is not between 0 and ``LARGEST_NUMBER``, or
+                above 0 and nothing when it is rounded.
         """
         words = np.zeros(self.length, dtype=word_dtype(self.bits))
         saturated = 0
@@ -108,7 +109,13 @@ class Contribution:
             number = numbers[name]
             if not 0 <= number <= LARGEST_NUMBER:
                 raise UpdateRefusedError(f"the site's {name} = {number} must lie between 0 and {LARGEST_NUMBER:.3g}.")
-            self._number.write(round(number * _NUMBER_SCALE), words[at : at + length])
+            steps = round(number * _NUMBER_SCALE)
+            if number and not steps:
+                raise UpdateRefusedError(
+                    f"the site's {name} = {number:.3g} is too small to be summed under masks, in steps of "
+                    f"{1 / _NUMBER_SCALE:.3g}. With qfedavg, lower plan.algorithm.q."
+                )
+            self._number.write(steps, words[at : at + length])
             at += length
         self._count.write(saturated, words[at : at + self._count.length])
         return words

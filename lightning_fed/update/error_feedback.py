@@ -34,6 +34,11 @@ class ErrorFeedback:
         self._proposed_round = -1
         self._settled_round = -1
 
+    @property
+    def unsettled(self) -> int:
+        """The round of a proposal that is not settled, 0 if there is none."""
+        return 0 if self._proposed is None else self._proposed_round
+
     def with_residual(self, update: FloatVector) -> FloatVector:
         """The update plus the residual, a new float32 vector, shape ``(P,)``; nothing changes yet.
 

@@ -163,6 +163,34 @@ def test_a_restarted_site_goes_on_with_its_residual():
     assert state["residual"].norm() > 1
 
 
+def test_a_restarted_site_learns_what_became_of_the_round_in_which_its_checkpoint_was_made():
+    w = Wire(
+        FederationPlan(rounds=9, quorum=2, masking=Masking("off"), compression=Compression("topk", share=0.05)),
+        NAMES,
+        SIZE,
+        model_of_size(SIZE),
+    )
+    for name in NAMES:
+        w.connect(name)
+    original = Wire.train
+    w.train = lambda name: False if name == "site-2" and w.sites[name].joined else original(w, name)
+    w.settle()
+    state = w.sites["site-0"].state_dict()
+    assert state["proposed"].norm() > 0
+    w.disconnect("site-0")
+    del w.sites["site-0"]
+    w.perform(w.coordinator.lost("site-2"))
+    w.perform(w.coordinator.lost("site-0"))
+    assert w.events("round_finished")[0]["participants"] == ["site-0", "site-1"]
+    site = w.connect("site-0")
+    while site.plan is None:
+        assert w.deliver_up("site-0") or w.deliver_down("site-0")
+    w.up["site-0"].extend(site.join(model_of_size(SIZE).layout, state=state))
+    while site.model is None:
+        assert w.deliver_up("site-0") or w.deliver_down("site-0")
+    torch.testing.assert_close(site.state_dict()["residual"], state["proposed"], rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
     ("mechanism", "masking"), [("central", "off"), ("central", "required"), ("distributed", "required")]
 )
