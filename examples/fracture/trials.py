@@ -51,9 +51,7 @@ def trial(name: str, data: Data, seed: int) -> dict[str, Scores]:
         model = trained(pooled(data), seed)
         return {site: scores(logits(model, test), test) for site, (_, test) in data.items()}
     models = federated(method, {site: train for site, (train, _) in data.items()}, seed)
-    return {
-        site: scores(logits(models[site], test, method.adapted), test) for site, (_, test) in data.items()
-    }
+    return {site: scores(logits(models[site], test, method.adapted), test) for site, (_, test) in data.items()}
 
 
 def unseen(name: str, data: Data, seed: int, adapted: Sequence[bool]) -> list[dict[str, Scores]]:
