@@ -64,4 +64,5 @@ METHODS = {
     "Histogram": Method(standardised=True),
     "Moments": Method(callbacks=lambda: [MomentAlignment("backbone", features=4 * WIDTH, weight=1.0)]),
     "AdaBN": Method(adapted=True),
+    "FedBN + FedAvgM": Method({"name": "fedavgm", "momentum": 0.5}, personal=["normalisation"]),
 }
