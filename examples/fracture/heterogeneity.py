@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from examples.fracture.figure import draw
-from examples.fracture.methods import METHODS
+from examples.fracture.methods import METHODS, ROUNDS, WIDTH
 from examples.fracture.trials import ALONE, TOGETHER, Data, Scores, study, trial, unseen
 
 RUNS = Path("runs/heterogeneity")
@@ -40,7 +40,10 @@ def main() -> None:
     options = parser.parse_args()
     quieten()
     torch.set_num_threads(1)
-    seeds, place = range(options.seeds), RUNS / f"sites{options.sites}-strength{options.strength:g}"
+    seeds, place = (
+        range(options.seeds),
+        RUNS / f"sites{options.sites}-strength{options.strength:g}-rounds{ROUNDS}-width{WIDTH}",
+    )
     studies: dict[int, Data] = {}
 
     def data(seed: int) -> Data:

@@ -14,7 +14,7 @@ from lightning_fed.callbacks.fedrep import FedRep
 from lightning_fed.callbacks.moment_alignment import MomentAlignment
 from lightning_fed.plan import FederationPlan, LocalTraining
 
-ROUNDS, LOCAL_EPOCHS = 15, 2
+ROUNDS, LOCAL_EPOCHS = 20, 2
 WIDTH = 8
 
 

@@ -71,7 +71,7 @@ def trial(start: Start, seed: int, backbone: Path) -> dict[str, float]:
     sites = []
     for name, (train, _) in data.items():
         torch.manual_seed(seed)
-        model = BatchNormClassifier(WIDTH)
+        model = BatchNormClassifier(WIDTH).to(memory_format=torch.channels_last)
         if start.pretrained:
             model.backbone.load_state_dict(torch.load(backbone, weights_only=True))
         callbacks = [FederatedFinetuning("backbone", checkpoint=backbone)] if start.frozen else []
