@@ -13,7 +13,7 @@ class BatchNormClassifier(LightningModule):
         lr: learning rate of AdamW.
     """
 
-    def __init__(self, width: int = 12, lr: float = 2e-3) -> None:
+    def __init__(self, width: int = 12, lr: float = 4e-3) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.lr = lr

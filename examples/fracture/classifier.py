@@ -7,6 +7,8 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torchmetrics.classification import BinaryAUROC, BinaryRecall, BinarySpecificity
 
+from examples.fracture.front_end import FrontEnd
+
 Batch = dict[str, Tensor]
 
 # Side of the small network's last feature map; at 96 pixels it has this size by itself.
@@ -24,25 +26,29 @@ class FractureClassifier(LightningModule):
 
     Args:
         backbone: ``small`` (group normalisation, well suited to small federated batches), ``resnet18`` or
-            ``densenet121`` (torchvision, batch normalisation), all trained from scratch.
+            ``densenet121`` (torchvision, batch normalisation), all trained from scratch; ``gabor`` trains one linear
+            layer behind a fixed front end for images of 48 pixels, which private training does better with.
         width: channels of the small network's first block.
-        lr: learning rate of AdamW.
-        weight_decay: of AdamW.
+        lr: learning rate.
+        weight_decay: of either optimizer.
         dropout: before the small network's last layer.
+        optimizer: ``adamw``, or ``sgd`` with a momentum of 0.9.
     """
 
     def __init__(
         self,
-        backbone: Literal["small", "resnet18", "densenet121"] = "small",
+        backbone: Literal["small", "resnet18", "densenet121", "gabor"] = "small",
         width: int = 16,
         lr: float = 5e-4,
         weight_decay: float = 1e-3,
         dropout: float = 0.3,
+        optimizer: Literal["adamw", "sgd"] = "adamw",
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.lr = lr
         self.weight_decay = weight_decay
+        self.optimizer = optimizer
         self.network = _network(backbone, width, dropout)
         self.loss = nn.BCEWithLogitsLoss()
         # Binned, so that a federation can sum it over hospitals under masks and know the exact value over all of them.
@@ -98,13 +104,18 @@ class FractureClassifier(LightningModule):
             metric.reset()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return AdamW over all parameters."""
+        """Return the optimizer over all parameters."""
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9, weight_decay=self.weight_decay)
         return torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)
 
 
 def _network(backbone: str, width: int, dropout: float) -> nn.Module:
     if backbone == "small":
         return _SmallNetwork(width, dropout)
+    if backbone == "gabor":
+        front_end = FrontEnd()
+        return nn.Sequential(front_end, nn.Linear(front_end.features, 1))
     # Imported here: the small network does without torchvision's models.
     from torchvision import models
 
@@ -115,7 +126,7 @@ def _network(backbone: str, width: int, dropout: float) -> nn.Module:
         network = models.densenet121(weights=None, num_classes=1)
         network.features.conv0 = nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=False)
     else:
-        raise ValueError(f"backbone = {backbone!r} is none of small, resnet18, densenet121.")
+        raise ValueError(f"backbone = {backbone!r} is none of small, resnet18, densenet121, gabor.")
     return network
 
 

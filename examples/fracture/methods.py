@@ -14,8 +14,8 @@ from lightning_fed.callbacks.fedrep import FedRep
 from lightning_fed.callbacks.moment_alignment import MomentAlignment
 from lightning_fed.plan import FederationPlan, LocalTraining
 
-ROUNDS, LOCAL_EPOCHS = 10, 2
-WIDTH = 12
+ROUNDS, LOCAL_EPOCHS = 20, 2
+WIDTH = 8
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ METHODS = {
     "SCAFFOLD": Method({"name": "scaffold"}),
     "FedAvgM": Method({"name": "fedavgm", "momentum": 0.5}),
     "FedAdam": Method({"name": "fedadam", "server_lr": 0.01}),
-    "FedYogi": Method({"name": "fedyogi", "server_lr": 0.01}),
+    "FedYogi": Method({"name": "fedyogi", "server_lr": 0.03}),
     "FedAdagrad": Method({"name": "fedadagrad", "server_lr": 0.03}),
     "FedNova": Method({"name": "fednova"}),
     "q-FedAvg": Method({"name": "qfedavg", "q": 0.5, "local_lr": 10.0}),
@@ -64,4 +64,5 @@ METHODS = {
     "Histogram": Method(standardised=True),
     "Moments": Method(callbacks=lambda: [MomentAlignment("backbone", features=4 * WIDTH, weight=1.0)]),
     "AdaBN": Method(adapted=True),
+    "FedBN + FedAvgM": Method({"name": "fedavgm", "momentum": 0.5}, personal=["normalisation"]),
 }

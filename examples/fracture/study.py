@@ -4,7 +4,7 @@
 
 For each seed a study of its own is written (other patients, other fractures), a federation of real processes trains on
 it from that seed, and so do each site alone and one model on all data; every model is tested on the pooled test set.
-What was finished before is not done again.
+What was finished before is not done again. ``examples.fracture.heterogeneity`` compares methods under scanner shift.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_fed.radiology.synthetic.study import write_study
-from lightning_fed.simulation.config import read_config
+from lightning_fed.simulation.config import Simulation, read_config
 from lightning_fed.simulation.expansion import deep_merge
 from lightning_fed.simulation.simulate import simulate
 
@@ -34,24 +34,32 @@ def main() -> None:
 
 def aurocs(config: str, seed: int) -> dict[str, float]:
     """AUROC on the pooled test set: mean of the sites alone, federated, pooled."""
-    data, run = f"data/wrists-seed{seed}", Path(f"runs/study-seed{seed}")
+    data = f"data/wrists-seed{seed}"
     write_study(data, images_per_site=IMAGES_PER_SITE, seed=seed)
-    simulation = read_config(["--config", config])
+    simulation = on_study(read_config(["--config", config]), data, seed, f"runs/study-seed{seed}")
+    return comparison(results_of(simulation))
+
+
+def on_study(simulation: Simulation, data: str, seed: int, run: str) -> Simulation:
+    """The same simulation from a seed, in a folder of its own, on the study in the folder ``data``."""
     assert simulation.baselines is not None
     roots = [f"{data}/{site}" for site in simulation.sites]
     pooled = deep_merge(simulation.baselines.pooled, {"init_args": {"roots": roots}})
-    code = simulate(
-        dataclasses.replace(
-            simulation,
-            run=str(run),
-            seed=seed,
-            data=deep_merge(simulation.data, {"init_args": {"root": f"{data}/{{site}}"}}),
-            baselines=dataclasses.replace(simulation.baselines, pooled=pooled),
-        )
+    return dataclasses.replace(
+        simulation,
+        run=run,
+        seed=seed,
+        data=deep_merge(simulation.data, {"init_args": {"root": f"{data}/{{site}}"}}),
+        baselines=dataclasses.replace(simulation.baselines, pooled=pooled),
     )
-    if code:
+
+
+def results_of(simulation: Simulation) -> dict[str, Any]:
+    """Run it, unless that was done before, and give its ``results.json``; ends the program if it fails."""
+    if code := simulate(simulation):
         sys.exit(code)
-    return comparison(json.loads((run / "results.json").read_text()))
+    results: dict[str, Any] = json.loads((Path(simulation.run) / "results.json").read_text())
+    return results
 
 
 def comparison(results: dict[str, Any]) -> dict[str, float]:

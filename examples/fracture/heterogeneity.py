@@ -1,0 +1,119 @@
+"""Hospitals whose scanners differ strongly: every method beside FedAvg, local-only and centralised training.
+
+    python -m examples.fracture.heterogeneity --sites 4 --seeds 5
+    python -m examples.fracture.heterogeneity --sites 4 --seeds 3 --leave-one-out
+    python -m examples.fracture.heterogeneity --sites 4 --seeds 5 --figure docs/pictures/heterogeneity.png
+
+Whole federations in one process, under masks, a few seconds each. What was finished before, in runs/heterogeneity, is
+not done again.
+"""
+
+import argparse
+import json
+import logging
+import statistics
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from examples.fracture.figure import draw
+from examples.fracture.methods import METHODS, ROUNDS, WIDTH
+from examples.fracture.trials import ALONE, TOGETHER, Data, Scores, study, trial, unseen
+
+RUNS = Path("runs/heterogeneity")
+Rows = dict[str, list[dict[str, Scores]]]
+"""By method: for each seed, the scores by site."""
+
+UNSEEN = (TOGETHER, "FedAvg", "SiloBN", "Histogram", "Moments")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sites", type=int, default=4, help="4 or 8")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--strength", type=float, default=1.0, help="of the scanner shift; 0 is none")
+    parser.add_argument("--methods", nargs="+", default=[ALONE, TOGETHER, *METHODS], metavar="METHOD")
+    parser.add_argument("--leave-one-out", action="store_true", help="test at a hospital that took no part")
+    parser.add_argument("--figure", metavar="FILE", help="draw the results at each site")
+    options = parser.parse_args()
+    quieten()
+    torch.set_num_threads(1)
+    seeds, place = (
+        range(options.seeds),
+        RUNS / f"sites{options.sites}-strength{options.strength:g}-rounds{ROUNDS}-width{WIDTH}",
+    )
+    studies: dict[int, Data] = {}
+
+    def data(seed: int) -> Data:
+        if seed not in studies:
+            studies.clear()
+            studies[seed] = study(options.sites, seed, options.strength)
+        return studies[seed]
+
+    rows: Rows = {}
+    # Seed by seed, so that an interrupted run leaves whole comparisons behind.
+    for seed in seeds:
+        if options.leave_one_out:
+            for name in UNSEEN:
+                pair = kept(place / f"unseen-{name}-{seed}.json", lambda: unseen(name, data(seed), seed, (False, True)))  # noqa: B023
+                for scores, suffix in zip(pair, ("", " + AdaBN"), strict=True):
+                    rows.setdefault(name + suffix, []).append(scores)
+        else:
+            for name in options.methods:
+                scores = kept(place / f"{name}-{seed}.json", lambda: trial(name, data(seed), seed))  # noqa: B023
+                rows.setdefault(name, []).append(scores)
+    print_table(rows)
+    if options.figure:
+        draw(rows, Path(options.figure))
+
+
+def quieten() -> None:
+    """A trial makes a Trainer for each site, and each would introduce itself."""
+    for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+
+
+def kept(path: Path, compute: Callable[[], object]) -> object:
+    """The content of a file, computed and written if it is not there."""
+    if not path.exists():
+        content = compute()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(content))
+        part.rename(path)
+        print(path.stem, flush=True)
+    return json.loads(path.read_text())
+
+
+def print_table(rows: Rows) -> None:
+    """Mean and standard deviation over the seeds, as Markdown; gains are paired by seed."""
+    print("\n| method | AUROC, mean of sites | gain over FedAvg | worst site's AUROC | sensitivity at 90 % | ECE |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name, seeds in rows.items():
+        mean = [over_sites(sites, "auroc") for sites in seeds]
+        cells = [
+            spread(mean),
+            spread([a - over_sites(b, "auroc") for a, b in zip(mean, rows.get("FedAvg", seeds), strict=True)], "+.3f"),
+            spread([min(site["auroc"] for site in sites.values()) for sites in seeds]),
+            spread([over_sites(sites, "sensitivity") for sites in seeds]),
+            spread([over_sites(sites, "ece") for sites in seeds]),
+        ]
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
+def over_sites(sites: dict[str, Scores], score: str) -> float:
+    """Mean of a score over the sites."""
+    return statistics.fmean(site[score] for site in sites.values())
+
+
+def spread(values: Sequence[float], form: str = ".3f") -> str:
+    """Mean ± standard deviation."""
+    deviation = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):{form}}{deviation}"
+
+
+if __name__ == "__main__":
+    main()
