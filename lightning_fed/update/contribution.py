@@ -21,11 +21,11 @@ from lightning_fed.update.fixed_point import FixedPoint, decode_sum, encode
 from lightning_fed.update.ring import word_dtype
 from lightning_fed.update.vectors import FloatVector, RingVector
 
-_NUMBER_BITS = 64
+_NUMBER_BITS = 69
 _NUMBER_SCALE = 2.0**24
 """Numbers are multiples of 2^-24: counts are exact, a power of a small loss still has digits."""
 
-LARGEST_NUMBER = float(1 << 36)
+LARGEST_NUMBER = float(1 << 44)
 """Largest number beside an update: examples times steps of a round fit easily."""
 
 _COUNT_BITS = 48

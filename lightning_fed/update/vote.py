@@ -51,7 +51,7 @@ class BlockVote:
             raise PlanError(
                 f"a vote for {self.winners} of {self.ballot_size} blocks of {self.block} of {self.size} coordinates is "
                 "not possible. "
-                "Change block or fraction in the plan's compression."
+                "Change block or share in the plan's compression."
             )
         if not 1 <= self.cohort < 1 << 16:
             raise PlanError(f"a vote of {self.cohort} sites is not possible: 1 to 65535 can vote.")

@@ -1,9 +1,11 @@
+import numpy as np
 import pytest
 import torch
 from wire import Wire, model_of_size
 
 from lightning_fed.aggregation.contracts import SiteReport
 from lightning_fed.plan import FederationPlan, Masking
+from lightning_fed.update.contribution import Contribution
 
 NAMES = ["site-0", "site-1", "site-2"]
 
@@ -47,3 +49,11 @@ def test_a_number_too_small_to_be_summed_is_refused_at_its_site():
     assert [event["site"] for event in w.events("update_refused")] == ["site-2"]
     assert "too small" in w.sites["site-2"].rejected
     assert sorted(w.events("round_finished")[0]["participants"]) == ["site-0", "site-1"]
+
+
+def test_examples_times_steps_of_a_large_site_fit_the_sum():
+    code = Contribution(5, 16, 3, (1.0,), ("examples", "examples_progress"))
+    # A million images in five epochs, batches of 32, momentum 0.9.
+    numbers = {"examples": 5e6, "examples_progress": 5e6 * 156_250 * 10}
+    decoded = code.decode(code.encode(np.zeros(5, dtype=np.float32), numbers), 1)
+    assert decoded.numbers == numbers

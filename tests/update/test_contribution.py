@@ -29,7 +29,7 @@ def test_the_sum_of_contributions_gives_the_sum_of_everything_in_them(bits, coun
     rng = np.random.default_rng(seed)
     code = Contribution(11 * parts, bits, 7, (4.0, 0.5)[:parts], ("examples", "loss"))
     bound = np.repeat([4.0, 0.5][:parts], 11)
-    numbers = [{"examples": 1 + count % 2**36, "loss": 0.25 * (1 + count % 9)} for count in counts]
+    numbers = [{"examples": 1 + count % 2**40, "loss": 0.25 * (1 + count % 9)} for count in counts]
     updates = [rng.normal(size=11 * parts).astype(np.float32) * 1.5 for _ in counts]
     rows = [code.encode(update, beside) for update, beside in zip(updates, numbers, strict=True)]
     decoded = code.decode(ring_sum(rows, bits), len(rows))
