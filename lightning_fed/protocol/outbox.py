@@ -49,7 +49,8 @@ class Outbox:
         masked: the site's masked sums, if the plan masks updates.
 
     Attributes:
-        pay: called before an update leaves.
+        pay: called before an update leaves; once an attempt, whose sum is one release, however often a connection is
+            lost.
         counted: the newest round whose sum is known to hold this site's update, 0 before the first.
         control: of the last update that was sent, the change of SCAFFOLD's control as rounded for the masks, float32,
             shape ``(P,)``; None where it was sent as it is.
@@ -64,6 +65,7 @@ class Outbox:
         self._feedback = ErrorFeedback(exchange.size) if exchange.keeps_residual else None
         self._held: _Held | None = None
         self._begun = m.Begin(0, 0)
+        self._paid = (0, 0)
         self._support: IndexVector | None = None
         self._blocks = b""
         self._voted = self._sent = self._accepted = False
@@ -148,8 +150,10 @@ class Outbox:
             self._voted = True
             return self._ballot(held, total, digest)
         self._sent = True
-        if self.pay:
-            self.pay(held.round, self._begun.attempt, (self._begun.bounds or self._exchange.first_bounds)[0])
+        attempt = (held.round, self._begun.attempt)
+        if self.pay and attempt != self._paid:
+            self.pay(*attempt, (self._begun.bounds or self._exchange.first_bounds)[0])
+            self._paid = attempt
         return self._update(held, total, digest)
 
     def state_dict(self) -> dict[str, Any]:

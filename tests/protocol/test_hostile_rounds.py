@@ -301,3 +301,27 @@ def test_a_vote_whose_result_no_message_could_hold_is_refused_before_it_begins()
     plan = FederationPlan(quorum=2, compression=Compression("vote", share=0.1, block=1))
     with pytest.raises(PlanError, match="block"):
         _ = Exchange(plan, 100_000_000, 3).vote
+
+
+def test_a_site_that_reconnects_pays_for_an_attempt_once():
+    plan = FederationPlan(
+        rounds=1, quorum=3, gather_s=1.0, masking=Masking("off"), privacy=Privacy(site=SitePrivacy("central"))
+    )
+    w = Wire(plan, NAMES, 5, model_of_size(5))
+    paid = []
+    for name in NAMES:
+        w.connect(name)
+    site = w.sites["site-0"]
+    while site.plan is None:
+        assert w.deliver_up("site-0") or w.deliver_down("site-0")
+    w.up["site-0"].extend(site.join(model_of_size(5).layout, pay=lambda *release: paid.append(release)))
+    original = Wire.deliver_up
+    w.deliver_up = lambda name: False if w.up[name] and isinstance(w.up[name][0][0], m.Offer) else original(w, name)
+    w.settle()
+    w.connect("site-0")
+    w.settle()
+    assert len(paid) == 1
+    del w.deliver_up
+    w.settle()
+    assert w.events("round_finished")
+    assert paid == [(1, 1, 1.0)]
