@@ -365,8 +365,13 @@ class SiteSession:
         return self._send_next()
 
     def _begun(self, begin: m.Begin) -> list[Outgoing]:
-        if self._outbox is None:
+        if self._outbox is None or self.plan is None:
             raise ProtocolError(f"the coordinator began round {begin.round} before this site joined.")
+        if begin.round > self.plan.rounds:
+            raise ProtocolError(
+                f"the coordinator began round {begin.round}, and the plan that this site accepted has "
+                f"{self.plan.rounds} rounds. Nothing was sent."
+            )
         self.begun = max(self.begun, begin.round)
         if self._withdrawn and self._withdrawn.round == begin.round:
             return [(self._withdrawn, None)]

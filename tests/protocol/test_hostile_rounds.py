@@ -195,13 +195,13 @@ def test_a_site_that_was_away_while_its_round_was_skipped_keeps_its_residual():
 @pytest.mark.parametrize("bound", [0.0, -1.0, float("nan"), float("inf"), 5e-324, 1e308])
 def test_an_impossible_clipping_norm_is_a_named_error_at_the_site(bound):
     plan = FederationPlan(
-        rounds=1, quorum=2, gather_s=1.0, masking=Masking(bits=32), privacy=Privacy(site=SitePrivacy(quantile=0.5))
+        rounds=2, quorum=2, gather_s=1.0, masking=Masking(bits=32), privacy=Privacy(site=SitePrivacy(quantile=0.5))
     )
     w = Wire(plan, NAMES, 5, model_of_size(5))
     for name in NAMES:
         w.connect(name)
     w.settle()
-    begin = m.Begin(2, 2, (bound,), w.coordinator.model.digest)
+    begin = m.Begin(2, 9, (bound,), w.coordinator.model.digest)
     with pytest.raises(FederationError, match="clipping norm"):
         w.sites["site-0"].receive(m.decode_from_coordinator(m.encode(begin)))
 
@@ -325,3 +325,13 @@ def test_a_site_that_reconnects_pays_for_an_attempt_once():
     w.settle()
     assert w.events("round_finished")
     assert paid == [(1, 1, 1.0)]
+
+
+def test_a_round_beyond_those_that_the_site_agreed_to_is_refused():
+    w = Wire(FederationPlan(rounds=2, quorum=2, gather_s=1.0), NAMES, 5, model_of_size(5))
+    for name in NAMES:
+        w.connect(name)
+    w.settle()
+    assert len(w.saved) == 2
+    with pytest.raises(ProtocolError, match="2 rounds"):
+        w.sites["site-0"].receive(m.Begin(3, 99, (64.0,), w.coordinator.model.digest))
