@@ -132,7 +132,7 @@ class CoordinatorSession:
         if self.plan.masking.mode == "required":
             terms = terms_of(self.plan, len(self._sites))
             # What the plan cannot hold is said now and not in the first round.
-            Contribution(1, self.plan.masking.bits, terms.largest_cohort, (self.plan.masking.bound,), ())
+            Contribution(1, self.plan.masking.bits, terms.largest_cohort, (self.plan.masking.bound or 1.0,), ())
             metric_code(self.plan, {}, len(self._sites))
         if self.model and (self.plan.masking.mode == "required" or self.plan.privacy.site):
             self._exchange.code(self.model.bounds or self._exchange.first_bounds)

@@ -35,6 +35,8 @@ VOTE_BITS = 32
 
 _LENGTH_BYTES = 8
 
+_BOUND_BY_EXAMPLES, _BOUND_ALIKE = 1024.0, 1.0
+
 
 class RoundCode(Protocol):
     """How one round's values become ring words, and the words' sum values again."""
@@ -166,7 +168,11 @@ class Exchange:
     def first_bounds(self) -> tuple[float, ...]:
         """What the first round's values are bounded by: the clipping norm, or the largest weighted value."""
         site = self.plan.privacy.site
-        return (site.clipping_norm,) if site else self.parts * (self.plan.masking.bound,)
+        if site:
+            return (site.clipping_norm,)
+        by_examples = "examples" in getattr(self.aggregation.combine, "sums", ())
+        # Far too large a bound rounds most of the first update to 0 and the rest to large steps.
+        return self.parts * (self.plan.masking.bound or (_BOUND_BY_EXAMPLES if by_examples else _BOUND_ALIKE),)
 
     def code(self, bounds: tuple[float, ...]) -> RoundCode:
         """The code of a round's ring words.

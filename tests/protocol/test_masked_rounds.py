@@ -3,11 +3,12 @@
 import pytest
 import torch
 from test_federation_without_sockets import assert_every_model_is_the_mean_of_its_participants
-from wire import Wire, layout_of_size
+from wire import Wire, layout_of_size, model_of_size
 
+from lightning_fed.aggregation.contracts import SiteReport
 from lightning_fed.errors import IdentityError, PlanError, PlanRefusedError, ProtocolError, QuorumLostError
 from lightning_fed.masking import messages as masking
-from lightning_fed.plan import FederationPlan, Masking
+from lightning_fed.plan import ExamplePrivacy, FederationPlan, Masking, Privacy
 from lightning_fed.policy import SitePolicy
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.coordinator import DEADLINE
@@ -445,3 +446,40 @@ def test_what_sites_compute_of_a_version_is_recorded_also_after_the_next_round_i
         (2, {"auroc": 0.5}),
         (1, {"auroc": 0.5}),
     ]
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        {},
+        {"privacy": Privacy(example=ExamplePrivacy(epsilon=8.0))},
+        {"algorithm": {"name": "scaffold"}},
+        {"algorithm": {"name": "site_norm_bounding", "max_norm": 100.0}},
+        {"algorithm": {"name": "qfedavg"}},
+    ],
+    ids=["by examples", "example level", "scaffold", "site norm bounding", "qfedavg"],
+)
+def test_the_first_round_of_a_plan_without_a_bound_is_not_drowned_in_rounding(plan):
+    names = [f"site-{index}" for index in range(8)]
+    parts = 2 if plan.get("algorithm", {}).get("name") == "scaffold" else 1
+
+    def first(masking):
+        w = Wire(FederationPlan(rounds=1, quorum=2, masking=masking, **plan), names, 500, model_of_size(500))
+
+        def train(name):
+            site = w.sites[name]
+            if site.model and site.joined and site.begun == 1 and 1 not in w.trained[name]:
+                w.trained[name].add(1)
+                data = memoryview((w.update_of(name, 1) * 0.01).repeat(parts).numpy()).cast("B")
+                w.up[name].extend(site.submit(1, data, SiteReport(1000, 10, 0.7)))
+                return True
+            return Wire.train(w, name)
+
+        w.train = train
+        for name in names:
+            w.connect(name)
+        w.settle()
+        return w.saved[0].vector
+
+    masked, clear = first(Masking()), first(Masking("off"))
+    assert (masked - clear).norm() < 0.2 * clear.norm()
