@@ -1,10 +1,10 @@
 import pytest
 import torch
+
 from examples.fracture.heterogeneity import print_table
 from examples.fracture.methods import METHODS
 from examples.fracture.scanners import Images, _rendered
 from examples.fracture.trials import federated, logits, on_common_scale, scores
-
 from lightning_fed.radiology.synthetic.style import default_sites
 
 
