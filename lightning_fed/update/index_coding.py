@@ -95,13 +95,13 @@ def decode_indices(data: bytes | memoryview, size: int, count: int) -> IndexVect
 def largest_code_bytes(size: int, count: int) -> int:
     """Most bytes that ``encode_indices`` makes of ``count`` indices below ``size``.
 
-    The best split is no worse than that which fits gaps of the mean length, whose unary part skips at most
-    ``(size - count) >> split`` times.
+    The best split takes no more bits than that which fits gaps of the mean length, whose unary part skips at most
+    ``(size - count) >> split`` times. Its two parts may still end at other places within a byte, which costs one byte.
     """
     if not count:
         return 0
     split = max((size - count) // count, 1).bit_length() - 1
-    return 1 + packed_bytes(count, split) + packed_bytes(count + ((size - count) >> split), 1)
+    return 2 + packed_bytes(count, split) + packed_bytes(count + ((size - count) >> split), 1)
 
 
 def expected_code_bytes(size: int, count: int) -> int:

@@ -56,7 +56,7 @@ def test_a_difference_cut_short_is_refused():
         apply_delta(old, memoryview(data[:-1]))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(data=st.data(), size=st.integers(1, 5000))
 def test_no_code_of_indices_is_longer_than_the_bound_for_uploads(data, size):
     count = data.draw(st.integers(1, size))
