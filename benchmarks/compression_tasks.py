@@ -1,5 +1,6 @@
 """What the compression benchmark trains: plain torch loops over flat parameter vectors."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 
-class _Task:
+class _Task(ABC):
     """One network, trained in turn by every site from the global model."""
 
     examples: Sequence[int]
@@ -35,13 +36,13 @@ class _Task:
                 optimiser.step()
         return parameters_to_vector(self.network.parameters()).detach() - model
 
+    @abstractmethod
     def optimiser(self) -> torch.optim.Optimizer:
         """A fresh optimiser of the network's parameters, for one round."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, output: Tensor, label: Tensor) -> Tensor:
         """Mean loss of a batch."""
-        raise NotImplementedError
 
 
 class Digits(_Task):

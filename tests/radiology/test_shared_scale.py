@@ -28,6 +28,10 @@ def test_rounding_that_swapped_two_landmarks_is_mended(write_site):
     scale = [0.2 + 0.07 * i for i in range(11)]
     scale[3], scale[4], scale[10] = scale[4], scale[3], 1.0001
     module.use_shared_statistics(scale)
+    used = module.dataset("train").transform.scale
+    assert used == sorted(used)
+    assert used[-1] == 1.0
+    assert used[:3] == scale[:3]
 
 
 def test_without_harmonise_nothing_is_shared(write_site):
