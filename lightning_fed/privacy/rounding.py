@@ -102,16 +102,3 @@ def norm_within(integers: NDArray[np.int64], bound: float) -> bool:
         square += float(np.dot(piece, piece))
     # float64 sums of P squares are exact below 2^53 and low by a share of at most P 2^-52 above.
     return square * (1 + len(integers) * 2.0**-52) <= bound**2
-
-
-def require_norm(integers: NDArray[np.int64], bound: float) -> None:
-    """Refuse integers, shape ``(P,)``, whose L2 norm is above ``bound`` grid steps.
-
-    Raises:
-        UpdateRefusedError: noise scaled for ``bound`` would not protect them.
-    """
-    if not norm_within(integers, bound):
-        raise UpdateRefusedError(
-            f"the encoded update has an L2 norm above {bound:.6g} grid steps, for which the noise is scaled. "
-            "It is not released. Clip the update last, after sparsifying and after adding a residual."
-        )
