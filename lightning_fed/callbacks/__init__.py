@@ -10,6 +10,7 @@ from lightning_fed.callbacks.moment_alignment import MomentAlignment
 from lightning_fed.callbacks.round_callback import RoundCallback
 from lightning_fed.callbacks.scaffold import Scaffold
 from lightning_fed.callbacks.shared_statistics import SharedStatistics, SharedVector
+from lightning_fed.callbacks.topk_compression import TopKCompression
 
 __all__ = [
     "AdaBN",
@@ -23,4 +24,5 @@ __all__ = [
     "Scaffold",
     "SharedStatistics",
     "SharedVector",
+    "TopKCompression",
 ]

@@ -4,6 +4,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from lightning_fed.errors import ConfigError
+from lightning_fed.plan import FederationPlan
 from lightning_fed.update.layout import Layout
 
 
@@ -12,6 +13,12 @@ def federation_layout(trainer: Trainer) -> Layout | None:
     # By its type and not the round loop's, which attaches the callbacks that ask here.
     layouts = (getattr(callback, "layout", None) for callback in trainer.callbacks)  # type: ignore[attr-defined]
     return next((layout for layout in layouts if isinstance(layout, Layout)), None)
+
+
+def federation_plan(trainer: Trainer) -> FederationPlan | None:
+    """The plan that the Trainer's round loop has received; None in a fit without a federation."""
+    plans = (getattr(callback, "plan", None) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    return next((plan for plan in plans if isinstance(plan, FederationPlan)), None)
 
 
 def exchanged_parameters(trainer: Trainer, module: nn.Module) -> dict[str, nn.Parameter]:

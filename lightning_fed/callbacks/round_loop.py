@@ -32,6 +32,7 @@ from lightning_fed.callbacks.metric_states import logged_metrics, state_size, su
 from lightning_fed.callbacks.round_callback import RoundCallback
 from lightning_fed.callbacks.scaffold import Scaffold
 from lightning_fed.callbacks.site_ledger import SiteLedger
+from lightning_fed.callbacks.topk_compression import TopKCompression, own_count
 from lightning_fed.callbacks.trainer_limits import TrainerLimits
 from lightning_fed.errors import (
     BudgetExhaustedError,
@@ -167,7 +168,8 @@ class RoundLoop(Callback):
         self._summable = summable_metrics(pl_module, self.plan.metrics)
         sizes = {name: state_size(metric) for name, metric in self._summable.items()}
         pay = self._ledger.pay_for_update if self._ledger else None
-        self._tell(lambda session: session.join(self.layout, sizes, pay, self._restored.get("exchange")))
+        count = own_count(trainer, exchange)
+        self._tell(lambda session: session.join(self.layout, sizes, pay, self._restored.get("exchange"), count))
         wanted = self._from_first(
             trainer, "the global model", lambda s: "initial" if s.initial_wanted else s.model and s.joined and "model"
         )
@@ -182,7 +184,7 @@ class RoundLoop(Callback):
             self._load_frozen(pl_module, frozen[0])
         self._load_newest(trainer, pl_module, at_least=0)
         self._limits.validate_after_rounds(self.plan)
-        upload = expected_upload(exchange, self._identity.name, self._roster.sites).total
+        upload = expected_upload(exchange, self._identity.name, self._roster.sites, count).total
         rank_zero_info(
             f"site {self._identity.name!r} takes part in federation {self.plan.name!r} (run {self.run}): global model "
             f"{self.version} of {self.plan.rounds} rounds. {self.layout.size:,} values are exchanged a round: about "
@@ -306,6 +308,9 @@ class RoundLoop(Callback):
             self._stop_spent(trainer, pl_module, spent)
             return
         self._load_newest(trainer, pl_module, at_least=round)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, TopKCompression):
+                callback.outcome = self._from_first(trainer, "what was sent", lambda s: s.outcome(round))
         # After a NaN the optimisers' moments hold it too and would spoil every later round.
         if refused or self.plan.local.optimizer_state == "reset":
             for optimizer in trainer.optimizers:

@@ -7,9 +7,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
+from lightning_fed.callbacks.exchanged import federation_plan
 from lightning_fed.callbacks.round_callback import RoundCallback
 from lightning_fed.errors import ConfigError
-from lightning_fed.plan import FederationPlan
 
 _KNOWN = 0.02
 """How far from 1 the mean of the sites' ones may be: beyond it the masks' first bound has cut the numbers off, too."""
@@ -97,8 +97,8 @@ class SharedStatistics(RoundCallback):
         Raises:
             ConfigError: it sends updates in parts.
         """
-        plans = (getattr(callback, "plan", None) for callback in trainer.callbacks)  # type: ignore[attr-defined]
-        if any(isinstance(plan, FederationPlan) and plan.compression.method != "none" for plan in plans):
+        plan = federation_plan(trainer)
+        if plan is not None and plan.compression.method != "none":
             raise ConfigError(
                 "SharedStatistics needs whole updates, and plan.compression sends parts of them, so that some of the "
                 "numbers would stay at 0. Find the numbers in a run of one round without compression."

@@ -6,6 +6,7 @@ for site-level privacy) or bytes (without masks). The coordinator goes the other
 """
 
 import math
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,7 +34,11 @@ from lightning_fed.wire import MAX_MESSAGE_BYTES
 VOTE_BITS = 32
 """Several votes share one word of the ring, see ``update.vote``."""
 
-_LENGTH_BYTES = 8
+_HEAD = struct.Struct("<II")
+"""Before an update whose coordinates are a site's own: how many they are, and how many bytes their code takes."""
+
+_SHORTEST_CODE = 2
+"""Bytes of the code of one index: its split, and a unary part."""
 
 _BOUND_BY_EXAMPLES, _BOUND_ALIKE = 1024.0, 1.0
 
@@ -105,7 +110,7 @@ class Exchange:
 
     @property
     def count(self) -> int:
-        """Number of values that a site sends."""
+        """Number of values that a site sends; where each site has its own coordinates, that it may send at most."""
         compression = self.plan.compression
         if compression.method == "none":
             return self.parts * self.size
@@ -113,7 +118,11 @@ class Exchange:
             vote = self.vote
             # The last block may be shorter; its missing coordinates are sent as zeros, whether it wins or not.
             return vote.winners * vote.block
-        return max(1, math.ceil(compression.share * self.size))
+        return self.count_of(compression.share)
+
+    def count_of(self, share: float) -> int:
+        """Number of coordinates that a share is, at least one."""
+        return max(1, math.ceil(share * self.size))
 
     @property
     def width(self) -> int:
@@ -239,15 +248,15 @@ class Exchange:
 
     # Without masks
 
-    def own_support(self, total: FloatVector) -> IndexVector:
-        """The coordinates of largest magnitude of a site's update and residual."""
-        return largest(total, self.count)
+    def own_support(self, total: FloatVector, count: int) -> IndexVector:
+        """The ``count`` coordinates of largest magnitude of a site's update and residual, at most ``self.count``."""
+        return largest(total, count)
 
     def to_bytes(self, values: FloatVector, support: IndexVector | None) -> bytes:
         """The bytes of one site's values.
 
         Args:
-            values: float32, shape ``(count,)``.
+            values: float32, shape ``(count,)``; where each site has its own coordinates, as many as those.
             support: their coordinates, written too where each site has its own.
         """
         compression = self.plan.compression
@@ -257,29 +266,38 @@ class Exchange:
         if compression.method != "topk" or support is None:
             return coded
         indices = encode_indices(support, self.size)
-        return len(indices).to_bytes(_LENGTH_BYTES, "little") + indices + coded
+        return _HEAD.pack(support.size, len(indices)) + indices + coded
 
     def from_bytes(self, data: memoryview, support: IndexVector | None) -> tuple[FloatVector, IndexVector | None]:
         """One site's values and their coordinates, of whose bytes nothing is assumed.
 
         Raises:
-            ProtocolError: the bytes are damaged.
+            ProtocolError: the bytes are damaged, or hold more coordinates than the plan says.
         """
-        compression = self.plan.compression
+        compression, count = self.plan.compression, self.count
         if compression.method == "none":
             return np.frombuffer(data, dtype="<f4"), None
         if compression.method == "topk":
-            if len(data) < _LENGTH_BYTES:
-                raise ProtocolError(f"an update of {len(data)} bytes has no length of its coordinates.")
-            end = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")
-            support = decode_indices(data[_LENGTH_BYTES:end], self.size, self.count)
+            if len(data) < _HEAD.size:
+                raise ProtocolError(f"an update of {len(data)} bytes does not say how many coordinates it has.")
+            count, nbytes = _HEAD.unpack(data[: _HEAD.size])
+            if not 1 <= count <= self.count:
+                raise ProtocolError(
+                    f"an update of {count} coordinates came; plan.compression.share = {compression.share} of "
+                    f"{self.size} allows 1 to {self.count}."
+                )
+            end = _HEAD.size + nbytes
+            support = decode_indices(data[_HEAD.size : end], self.size, count)
             data = data[end:]
-        return dequantise(data, compression.values, self.count), support
+        return dequantise(data, compression.values, count), support
 
     @property
     def fewest_bytes(self) -> int:
         """Least bytes of an update without masks."""
-        return self.most_bytes if self.plan.compression.method != "topk" else _LENGTH_BYTES
+        compression = self.plan.compression
+        if compression.method != "topk":
+            return self.most_bytes
+        return _HEAD.size + _SHORTEST_CODE + value_bytes(1, compression.values)
 
     @property
     def most_bytes(self) -> int:
@@ -290,12 +308,15 @@ class Exchange:
         coded = value_bytes(self.count, compression.values)
         if compression.method != "topk":
             return coded
-        return _LENGTH_BYTES + largest_code_bytes(self.size, self.count) + coded
+        # Packed to whole bytes, fewer coordinates can take one byte more than all of them.
+        return _HEAD.size + largest_code_bytes(self.size, self.count) + 1 + coded
 
-    @property
-    def expected_bytes(self) -> int:
-        """Bytes of an update without masks, where supports differ those of one that is spread at random."""
+    def expected_bytes(self, count: int) -> int:
+        """Bytes of an update without masks, where supports differ those of one that is spread at random.
+
+        Args:
+            count: where supports differ, the number of coordinates.
+        """
         if self.plan.compression.method != "topk":
             return self.most_bytes
-        indices = expected_code_bytes(self.size, self.count)
-        return _LENGTH_BYTES + indices + value_bytes(self.count, self.plan.compression.values)
+        return _HEAD.size + expected_code_bytes(self.size, count) + value_bytes(count, self.plan.compression.values)

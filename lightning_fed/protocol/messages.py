@@ -8,7 +8,7 @@ from msgspec import Meta
 from lightning_fed.update.layout import Layout
 from lightning_fed.wire import decoded, encoded
 
-VERSION = 2
+VERSION = 3
 """Version of the protocol; the two sides must agree."""
 
 CHUNK_BYTES = 1 << 20

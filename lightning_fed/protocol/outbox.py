@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lightning_fed.aggregation.contracts import SiteReport
-from lightning_fed.errors import ProtocolError
+from lightning_fed.errors import PlanError, ProtocolError
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.exchange import VOTE_BITS, Exchange
 from lightning_fed.protocol.masked_site import MaskedSums
@@ -47,6 +47,10 @@ class Outbox:
     Args:
         exchange: what the plan makes of an update.
         masked: the site's masked sums, if the plan masks updates.
+        count: number of its own coordinates that the site sends, if fewer than the plan allows.
+
+    Raises:
+        PlanError: the site has no coordinates of its own, or the plan allows fewer.
 
     Attributes:
         pay: called before an update leaves; once an attempt, whose sum is one release, however often a connection is
@@ -56,12 +60,20 @@ class Outbox:
             shape ``(P,)``; None where it was sent as it is.
     """
 
-    def __init__(self, exchange: Exchange, masked: MaskedSums | None) -> None:
+    def __init__(self, exchange: Exchange, masked: MaskedSums | None, count: int | None = None) -> None:
         self.pay: Pay | None = None
         self.counted = 0
         self.control: FloatVector | None = None
         self._exchange = exchange
         self._masked = masked
+        self._count = exchange.count if count is None else count
+        own = exchange.plan.compression.method == "topk"
+        if self._count != exchange.count and not (own and 1 <= self._count <= exchange.count):
+            raise PlanError(
+                f"{self._count} coordinates cannot be sent: plan.compression.method = "
+                f"{exchange.plan.compression.method!r} allows {'1 to ' if own else ''}{exchange.count}."
+            )
+        self._sent_bytes = (0, 0)
         self._feedback = ErrorFeedback(exchange.size) if exchange.keeps_residual else None
         self._held: _Held | None = None
         self._begun = m.Begin(0, 0)
@@ -156,6 +168,11 @@ class Outbox:
             self._paid = attempt
         return self._update(held, total, digest)
 
+    def outcome(self, round: int) -> tuple[int, float]:
+        """Bytes of the update as sent in a round, 0 if none was, and the L2 norm of what the site has not sent yet."""
+        nbytes = self._sent_bytes[1] if self._sent_bytes[0] == round else 0
+        return nbytes, float(np.linalg.norm(self._feedback.residual)) if self._feedback else 0.0
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold: the residual."""
         return self._feedback.state_dict() if self._feedback else {}
@@ -180,10 +197,10 @@ class Outbox:
     def _update(self, held: _Held, total: FloatVector, digest: bytes) -> tuple[list[m.Message], Upload]:
         exchange, support = self._exchange, self._support
         if exchange.plan.compression.method == "topk":
-            support = exchange.own_support(total)
+            support = exchange.own_support(total, self._count)
         values = total
         if support is not None:
-            values = np.zeros(exchange.count, dtype=np.float32)
+            values = np.zeros(self._count, dtype=np.float32)
             values[: support.size] = total[support]
         report = held.report
         messages: list[m.Message] = []
@@ -205,4 +222,5 @@ class Outbox:
             # Under site-level privacy the values count as sent whole: what clipping cuts off would pile up for ever.
             kept = values if sent is None or exchange.plan.privacy.site else sent
             self._feedback.propose(held.round, total, support, kept[: support.size])
+        self._sent_bytes = (held.round, len(data))
         return messages, Upload("update", held.round, memoryview(data), report)

@@ -205,6 +205,7 @@ class SiteSession:
         metrics: Mapping[str, int] | None = None,
         pay: Pay | None = None,
         state: Mapping[str, Any] | None = None,
+        count: int | None = None,
     ) -> list[Outgoing]:
         """Accept the plan and describe the model.
 
@@ -213,6 +214,7 @@ class SiteSession:
             metrics: by name, how many numbers a metric's summable state has.
             pay: called before an update leaves under site-level privacy; raises if it must not.
             state: of an earlier session of this site, as ``state_dict`` gave it.
+            count: number of its own coordinates that the site sends, if fewer than the plan allows.
         """
         self._layout = layout
         self._metrics = dict(metrics or {})
@@ -224,7 +226,7 @@ class SiteSession:
                 self._masked = MaskedSums(
                     self.site, self._signing_key, self._roster, exchange, self.run or "", self._metrics
                 )
-            self._outbox = Outbox(exchange, self._masked)
+            self._outbox = Outbox(exchange, self._masked, count)
             self._outbox.pay = pay
             self._outbox.load_state_dict(dict(state or {}))
         return [(m.Join(layout, self._metrics), None)] if self._open else []
@@ -250,6 +252,10 @@ class SiteSession:
     def sent_control(self) -> FloatVector | None:
         """See ``Outbox.control``."""
         return self._outbox.control if self._outbox else None
+
+    def outcome(self, round: int) -> tuple[int, float]:
+        """See ``Outbox.outcome``; once the round is over."""
+        return self._outbox.outcome(round) if self._outbox else (0, 0.0)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold of the exchange: the error-feedback residual."""

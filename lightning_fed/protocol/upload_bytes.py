@@ -41,7 +41,7 @@ class UploadBytes:
         return self.update + self.ballot + self.messages
 
 
-def expected_upload(exchange: Exchange, site: str, roster: Collection[str]) -> UploadBytes:
+def expected_upload(exchange: Exchange, site: str, roster: Collection[str], count: int | None = None) -> UploadBytes:
     """What a round will cost a site upwards.
 
     Exact but for two things: gaps between a site's own coordinates are taken as random, while in training they cluster
@@ -51,13 +51,14 @@ def expected_upload(exchange: Exchange, site: str, roster: Collection[str]) -> U
         exchange: what the plan makes of an update.
         site: the site's name.
         roster: names of all sites of the federation, this one included.
+        count: number of its own coordinates that the site sends, if fewer than the plan allows.
     """
     vote = exchange.vote if exchange.votes else None
     ballot = packed_bytes(vote.words, VOTE_BITS) if vote else 0
     if exchange.masked:
         update = packed_bytes(exchange.code(exchange.first_bounds).length, exchange.plan.masking.bits)
     else:
-        update = exchange.expected_bytes
+        update = exchange.expected_bytes(exchange.count if count is None else count)
     messages = len(m.encode(m.Fetch("model", _ROUND, 0, 1))) + _stream("update", update)
     messages += _stream("vote", ballot) if vote else 0
     if exchange.masked:

@@ -113,7 +113,7 @@ def alone_config(simulation: Simulation, site: str | None, folder: Path) -> Sett
     length = {"max_epochs": rounds * local.epochs} if local.epochs else {"max_epochs": -1}
     if local.steps:
         length["max_steps"] = rounds * local.steps
-    return {**settings, "trainer": {**_logged(trainer, folder), **length}}
+    return {**settings, "trainer": {**_logged(_sending_nothing(trainer), folder), **length}}
 
 
 def cores() -> int:
@@ -124,6 +124,19 @@ def cores() -> int:
 def threads_each(processes: int) -> int:
     """Threads that each of so many processes may use, so that together they have one for each core."""
     return max(1, cores() // max(1, processes))
+
+
+def _sending_nothing(trainer: Settings) -> Settings:
+    """A Trainer's settings without the callback that is about what is sent, and refuses a fit that sends nothing."""
+    if not trainer.get("callbacks"):
+        return trainer
+    callbacks = trainer["callbacks"] if isinstance(trainer["callbacks"], list) else [trainer["callbacks"]]
+    return {**trainer, "callbacks": [one for one in callbacks if not _is_topk(one)]}
+
+
+def _is_topk(callback: Any) -> bool:
+    # The parser also takes a class's bare name.
+    return isinstance(callback, Mapping) and str(callback.get("class_path")).split(".")[-1] == "TopKCompression"
 
 
 def _logged(trainer: Settings, folder: Path) -> Settings:

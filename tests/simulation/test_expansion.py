@@ -163,6 +163,15 @@ def test_centralised_training_gets_the_pooled_data_and_no_strategy():
     assert "strategy" not in config["trainer"]
 
 
+@pytest.mark.parametrize("path", ["TopKCompression", "lightning_fed.callbacks.TopKCompression"])
+def test_who_trains_alone_has_nobody_to_send_less_to(path):
+    topk, other = {"class_path": path, "init_args": {"share": 0.01}}, {"class_path": "lightning_fed.callbacks.FedProx"}
+    for given_, kept in (([other, topk], [other]), (topk, []), (other, [other])):
+        settings = simulation(trainer={"callbacks": given_})
+        assert alone_config(settings, "north", FOLDER)["trainer"]["callbacks"] == kept
+        assert site_config(settings, "north", "tcp://hub:1", FOLDER, KEYS)["trainer"]["callbacks"] == given_
+
+
 @given(st.integers(1, 1000))
 def test_processes_share_the_cores(processes):
     threads = threads_each(processes)

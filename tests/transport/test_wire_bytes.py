@@ -26,14 +26,14 @@ LAYOUT = Layout((TensorSpec("weight", (SIZE,), "float32"),))
 NAMES = ["north", "south", "west"]
 
 
-def run_site(address, identity, roster, failures):
+def run_site(address, identity, roster, failures, count=None):
     signing = {name: card.signing_public for name, card in roster.sites.items()}
     session = SiteSession(identity.name, identity.name, "test", identity.signing_key, signing)
     connection = SiteConnection(address, identity, roster.coordinator, session, 30.0, lambda notice: None)
     generator = torch.Generator().manual_seed(NAMES.index(identity.name))
     try:
         connection.wait(lambda s: s.plan, "the plan")
-        connection.call(lambda s: s.join(LAYOUT))
+        connection.call(lambda s: s.join(LAYOUT, count=count))
         if connection.wait(lambda s: "initial" if s.initial_wanted else s.model and "model", "a model") == "initial":
             state = state_bytes({"weight": torch.zeros(SIZE)}, LAYOUT)
             connection.call(lambda s: s.offer_initial(state))
@@ -60,7 +60,7 @@ def begun_round(session):
 def measured(tmp_path):
     """Bytes that a site sends in a round, counted at the coordinator's socket."""
 
-    def run(plan):
+    def run(plan, count=None):
         coordinator, members = new_identity("hub"), [new_identity(name) for name in NAMES]
         roster = Roster.of(coordinator.card, [member.card for member in members])
         service = Coordinator(
@@ -68,7 +68,8 @@ def measured(tmp_path):
         )
         failures = []
         threads = [
-            threading.Thread(target=run_site, args=(service.address, member, roster, failures)) for member in members
+            threading.Thread(target=run_site, args=(service.address, member, roster, failures, count))
+            for member in members
         ]
         for thread in threads:
             thread.start()
@@ -132,3 +133,13 @@ def test_a_round_takes_as_many_bytes_on_the_socket_as_was_said_before(measured, 
     assert sent == pytest.approx(expected.total, rel=0.02)
     if compression.method != "none":
         assert sent == pytest.approx(documented(compression, masking), rel=0.02)
+
+
+def test_fewer_coordinates_take_as_many_bytes_on_the_socket_as_was_said_before(measured):
+    plan = FederationPlan(
+        rounds=4, quorum=SITES, gather_s=30.0, masking=PLAIN, compression=Compression("topk", 0.05, "int4")
+    )
+    sent = measured(plan, count=SIZE // 100)
+    exchange = Exchange(plan, SIZE, SITES)
+    assert sent == pytest.approx(expected_upload(exchange, "north", NAMES, SIZE // 100).total, rel=0.02)
+    assert sent < expected_upload(exchange, "north", NAMES).total / 3
