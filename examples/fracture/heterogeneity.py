@@ -1,14 +1,9 @@
 """Hospitals whose scanners differ strongly: every method beside FedAvg, local-only and centralised training.
 
-    python -m examples.fracture.heterogeneity --sites 4 --seeds 5
-    python -m examples.fracture.heterogeneity --sites 4 --seeds 3 --leave-one-out
-    python -m examples.fracture.heterogeneity --sites 4 --seeds 5 --figure docs/pictures/heterogeneity.png
-
-Whole federations in one process, under masks, a few seconds each. What was finished before, in runs/heterogeneity, is
-not done again.
+``python -m examples.fracture.study --scanners strong`` runs it: whole federations in one process, under masks, a few
+seconds each. What was finished before, in runs/heterogeneity, is not done again.
 """
 
-import argparse
 import json
 import logging
 import statistics
@@ -18,55 +13,44 @@ from pathlib import Path
 
 import torch
 
-from examples.fracture.figure import draw
 from examples.fracture.methods import METHODS, ROUNDS, WIDTH
 from examples.fracture.trials import ALONE, TOGETHER, Data, Scores, study, trial, unseen
 
 RUNS = Path("runs/heterogeneity")
+STRENGTH = 1.0
 Rows = dict[str, list[dict[str, Scores]]]
 """By method: for each seed, the scores by site."""
 
+SEEN = (ALONE, TOGETHER, *METHODS)
 UNSEEN = (TOGETHER, "FedAvg", "SiloBN", "Histogram", "Moments")
+"""What is compared at hospitals that took part, and at one that did not."""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sites", type=int, default=4, help="4 or 8")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--strength", type=float, default=1.0, help="of the scanner shift; 0 is none")
-    parser.add_argument("--methods", nargs="+", default=[ALONE, TOGETHER, *METHODS], metavar="METHOD")
-    parser.add_argument("--leave-one-out", action="store_true", help="test at a hospital that took no part")
-    parser.add_argument("--figure", metavar="FILE", help="draw the results at each site")
-    options = parser.parse_args()
+def compare(sites: int, seeds: int, methods: Sequence[str], leave_one_out: bool) -> Rows:
+    """The scores of each method with strong scanner shift; left out, a site is tested without AdaBN and with it."""
     quieten()
     torch.set_num_threads(1)
-    seeds, place = (
-        range(options.seeds),
-        RUNS / f"sites{options.sites}-strength{options.strength:g}-rounds{ROUNDS}-width{WIDTH}",
-    )
+    place = RUNS / f"sites{sites}-strength{STRENGTH:g}-rounds{ROUNDS}-width{WIDTH}"
     studies: dict[int, Data] = {}
 
     def data(seed: int) -> Data:
         if seed not in studies:
             studies.clear()
-            studies[seed] = study(options.sites, seed, options.strength)
+            studies[seed] = study(sites, seed, STRENGTH)
         return studies[seed]
 
     rows: Rows = {}
     # Seed by seed, so that an interrupted run leaves whole comparisons behind.
-    for seed in seeds:
-        if options.leave_one_out:
-            for name in UNSEEN:
+    for seed in range(seeds):
+        for name in methods:
+            if leave_one_out:
                 pair = kept(place / f"unseen-{name}-{seed}.json", lambda: unseen(name, data(seed), seed, (False, True)))  # noqa: B023
                 for scores, suffix in zip(pair, ("", " + AdaBN"), strict=True):
                     rows.setdefault(name + suffix, []).append(scores)
-        else:
-            for name in options.methods:
+            else:
                 scores = kept(place / f"{name}-{seed}.json", lambda: trial(name, data(seed), seed))  # noqa: B023
                 rows.setdefault(name, []).append(scores)
-    print_table(rows)
-    if options.figure:
-        draw(rows, Path(options.figure))
+    return rows
 
 
 def quieten() -> None:
@@ -94,9 +78,10 @@ def print_table(rows: Rows) -> None:
     print("| --- | --- | --- | --- | --- | --- |")
     for name, seeds in rows.items():
         mean = [over_sites(sites, "auroc") for sites in seeds]
+        gain = [a - over_sites(b, "auroc") for a, b in zip(mean, rows.get("FedAvg", ()), strict=False)]
         cells = [
             spread(mean),
-            spread([a - over_sites(b, "auroc") for a, b in zip(mean, rows.get("FedAvg", seeds), strict=True)], "+.3f"),
+            spread(gain, "+.3f") if gain else "",
             spread([min(site["auroc"] for site in sites.values()) for sites in seeds]),
             spread([over_sites(sites, "sensitivity") for sites in seeds]),
             spread([over_sites(sites, "ece") for sites in seeds]),
@@ -113,7 +98,3 @@ def spread(values: Sequence[float], form: str = ".3f") -> str:
     """Mean ± standard deviation."""
     deviation = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):{form}}{deviation}"
-
-
-if __name__ == "__main__":
-    main()

@@ -1,10 +1,13 @@
 """Alone, together, or all in one place: the comparison on several synthetic studies.
 
     python -m examples.fracture.study [--seeds 3] [--config configs/fracture.yaml]
+    python -m examples.fracture.study --scanners strong [--sites 4] [--methods FedAvg FedBN] [--figure FILE]
+    python -m examples.fracture.study --scanners strong --leave-one-out
 
-For each seed a study of its own is written (other patients, other fractures), a federation of real processes trains on
-it from that seed, and so do each site alone and one model on all data; every model is tested on the pooled test set.
-What was finished before is not done again. ``examples.fracture.heterogeneity`` compares methods under scanner shift.
+With the usual scanners, for each seed a study of its own is written (other patients, other fractures), a federation of
+real processes trains on it from that seed, and so do each site alone and one model on all data; every model is tested
+on the pooled test set. With strong differences between scanners every method for unlike hospitals is compared, see
+``examples.fracture.heterogeneity``. What was finished before is not done again.
 """
 
 import argparse
@@ -12,9 +15,12 @@ import dataclasses
 import json
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from examples.fracture import heterogeneity
+from examples.fracture.figure import draw
 from lightning_fed.radiology.synthetic.study import write_study
 from lightning_fed.simulation.config import Simulation, read_config
 from lightning_fed.simulation.expansion import deep_merge
@@ -24,12 +30,42 @@ IMAGES_PER_SITE = 400
 
 
 def main() -> None:
+    options = read_options()
+    if options.scanners == "usual":
+        print_table([aurocs(options.config, seed) for seed in range(options.seeds)])
+        return
+    rows = heterogeneity.compare(options.sites, options.seeds, options.methods, options.leave_one_out)
+    heterogeneity.print_table(rows)
+    if options.figure:
+        draw(rows, options.figure)
+
+
+def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; ends the program if its options do not fit together."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scanners", choices=("usual", "strong"), default="usual", help="how much they differ")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--config", default="configs/fracture.yaml")
-    options = parser.parse_args()
-    rows = [aurocs(options.config, seed) for seed in range(options.seeds)]
-    print_table(rows)
+    parser.add_argument("--config", help="with usual scanners; configs/fracture.yaml unless given")
+    parser.add_argument(
+        "--sites", type=int, choices=(4, 8), help="with strong differences, like the rest; 4 unless given"
+    )
+    parser.add_argument("--methods", nargs="+", metavar="METHOD", help="all unless given")
+    parser.add_argument("--leave-one-out", action="store_true", help="test at a hospital that took no part")
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the results at each site")
+    options = parser.parse_args(arguments)
+    if options.seeds < 1:
+        parser.error(f"--seeds {options.seeds}: at least 1 is needed")
+    for name in ("sites", "methods", "leave_one_out", "figure") if options.scanners == "usual" else ("config",):
+        if getattr(options, name):
+            parser.error(f"--{name.replace('_', '-')} does not go with --scanners {options.scanners}")
+    known = heterogeneity.UNSEEN if options.leave_one_out else heterogeneity.SEEN
+    for name in options.methods or ():
+        if name not in known:
+            where = " with --leave-one-out" if options.leave_one_out else ""
+            parser.error(f"--methods: there is no {name!r}{where}; choose from {', '.join(map(repr, known))}")
+    options.config, options.sites = options.config or "configs/fracture.yaml", options.sites or 4
+    options.methods = options.methods or known
+    return options
 
 
 def aurocs(config: str, seed: int) -> dict[str, float]:

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from examples.fracture import heterogeneity, study
 from examples.fracture.heterogeneity import print_table
 from examples.fracture.methods import METHODS
 from examples.fracture.scanners import Images, _rendered
@@ -55,3 +56,38 @@ def test_gains_are_paired_by_seed(capsys):
 
     print_table({"FedAvg": [at(0.5), at(0.7)], "FedBN": [at(0.6), at(0.8)]})
     assert "| FedBN | 0.700 ± 0.141 | +0.100 ± 0.000 | 0.700 ± 0.141 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("--leave-one-out", "--leave-one-out does not go with --scanners usual"),
+        ("--methods FedBN", "--methods does not go with --scanners usual"),
+        ("--scanners strong --config configs/fracture.yaml", "--config does not go with --scanners strong"),
+        ("--scanners strong --methods FedNB", "there is no 'FedNB'; choose from 'alone', 'centralised', 'FedAvg'"),
+        ("--scanners strong --leave-one-out --methods Ditto", "there is no 'Ditto' with --leave-one-out"),
+        ("--scanners strong --sites 5", "--sites"),
+        ("--seeds 0", "at least 1"),
+    ],
+)
+def test_options_that_do_not_fit_together_are_refused(line, says, capsys):
+    with pytest.raises(SystemExit):
+        study.read_options(line.split())
+    assert says in capsys.readouterr().err
+
+
+def test_the_comparison_is_called_like_the_study(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    scores = {site: {"auroc": auroc, "sensitivity": 0.5, "ece": 0.1} for site, auroc in (("north", 0.6), ("east", 0.8))}
+    # What was finished before is not done again, so two seeds of two methods are there at once.
+    for name in ("FedAvg-0", "FedAvg-1", "FedBN-0", "FedBN-1"):
+        heterogeneity.kept(
+            tmp_path / f"runs/heterogeneity/sites8-strength1-rounds20-width8/{name}.json", lambda: scores
+        )
+    line = "study --scanners strong --sites 8 --seeds 2 --methods FedAvg FedBN --figure sites.png"
+    monkeypatch.setattr("sys.argv", line.split())
+
+    study.main()
+
+    assert "| FedBN | 0.700 ± 0.000 | +0.000 ± 0.000 | 0.600 ± 0.000 |" in capsys.readouterr().out
+    assert (tmp_path / "sites.png").read_bytes().startswith(b"\x89PNG")
