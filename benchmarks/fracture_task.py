@@ -22,6 +22,8 @@ from lightning_fed.radiology.synthetic.style import SiteStyle, default_sites
 
 SIDE, SHIFT = 96, 6
 """Pixels of a picture's side, and how far it is moved at random in training."""
+IMAGES = 500
+"""Of each of the four hospitals; 280 of them are for training."""
 PUBLISHED_IMAGES, PUBLISHED_EPOCHS, PUBLISHED_SEED = 1000, 5, 999
 """Images of each of the other hospitals, how often the published model saw them, and whose patients they are."""
 KEPT = Path("runs/compression")
@@ -33,12 +35,12 @@ Radiographs = tuple[Tensor, Tensor, Tensor]
 class Fracture(FlatTask):
     """Fracture or not at four hospitals, one local epoch; AUROC on the patients held out of all of them."""
 
-    def __init__(self, seed: int, images: int) -> None:
+    def __init__(self, seed: int) -> None:
         super().__init__(seed, _network(), epochs=1, batch=16)
         self.network.load_state_dict(_published())
         self.initial = parameters_to_vector(self.network.parameters()).detach().clone()
         self._train, self._test = [], []
-        for data, label, patient in _hospitals(slice(0, 4), images, seed):
+        for data, label, patient in _hospitals(slice(0, 4), IMAGES, seed):
             held_out = patient >= patient[int(0.56 * len(patient))]
             self._train.append((data[~held_out], label[~held_out]))
             self._test.append((data[held_out], label[held_out]))
