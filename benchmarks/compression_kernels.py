@@ -1,6 +1,7 @@
 """What compression costs at a site: milliseconds of one core, and in float32 norms of the same vector.
 
-First kernel by kernel, then all that a site's ``Outbox`` does with an update, residual included and masks apart.
+First kernel by kernel, then all that a site's ``Outbox`` does with an update, residual included and masks apart, and
+last what a killed site goes on with: written to the disk of the current folder before each update leaves.
 
     python benchmarks/compression_kernels.py [number of parameters]
 
@@ -9,13 +10,17 @@ unit: a bound of 70 norms for selection, quantisation and packing together holds
 """
 
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
 
 from lightning_fed.aggregation.contracts import SiteReport
+from lightning_fed.callbacks.unsettled import UnsettledFile
 from lightning_fed.plan import Compression, FederationPlan, Masking
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.exchange import VOTE_BITS, Exchange
@@ -88,6 +93,21 @@ def whole_path(update: np.ndarray, compression: Compression, masking: Masking) -
             outbox.next(b"")
 
     return milliseconds(send)
+
+
+def keeping(update: np.ndarray) -> tuple[float, float]:
+    """Median milliseconds of keeping the residual and what would become of it, and those of this thread's CPU."""
+    feedback = ErrorFeedback(update.size)
+    feedback.propose(1, feedback.with_residual(update), np.arange(1), update[:1])
+    took, worked = [], []
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        file = UnsettledFile(Path(folder) / "unsettled", "run", "site")
+        for _ in range(9):
+            start, cpu = time.perf_counter(), time.thread_time()
+            file.write(1, feedback.state_dict(), None)
+            took.append(time.perf_counter() - start)
+            worked.append(time.thread_time() - cpu)
+    return 1e3 * median(took), 1e3 * median(worked)
 
 
 def naive_rounding(values: torch.Tensor, step: float) -> torch.Tensor:
@@ -184,6 +204,7 @@ def main() -> None:
     for name, ms in paths.items():
         print(f"{name:<52}{ms:>8.2f}{ms / norm:>8.1f}")
     totals |= paths
+    print("\nkept on the disk before an update leaves: {:.0f} ms, of which {:.0f} ms of CPU".format(*keeping(update)))
     print(f"\nindices: {8 * len(data) / count:.2f} bits each")
     sys.exit(any(ms > GOAL_NORMS * norm for ms in totals.values()))
 

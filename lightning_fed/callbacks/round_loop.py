@@ -8,6 +8,7 @@ what it validates in the middle of a round are the site's own weights.
 
 import uuid
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from lightning_fed.callbacks.scaffold import Scaffold
 from lightning_fed.callbacks.site_ledger import SiteLedger
 from lightning_fed.callbacks.topk_compression import TopKCompression, own_count
 from lightning_fed.callbacks.trainer_limits import TrainerLimits
+from lightning_fed.callbacks.unsettled import Unsettled, UnsettledFile
 from lightning_fed.errors import (
     BudgetExhaustedError,
     FederationError,
@@ -45,6 +47,7 @@ from lightning_fed.plan import FederationPlan
 from lightning_fed.policy import SitePolicy
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.exchange import Exchange
+from lightning_fed.protocol.outbox import Keep
 from lightning_fed.protocol.site import SiteSession
 from lightning_fed.protocol.upload_bytes import expected_upload
 from lightning_fed.transport.identity import Identity, Roster
@@ -66,6 +69,8 @@ class RoundLoop(Callback):
         policy: what this site accepts.
         patience_s: seconds without a connection after which ``fit`` gives up.
         ledger: file of the site's privacy ledger; made when a plan promises privacy.
+        unsettled: file of what a killed site goes on with; made when a plan leaves something of an update behind. None
+            where nothing outlives the process.
 
     Attributes:
         layout: what is exchanged; set by the strategy before training.
@@ -84,6 +89,7 @@ class RoundLoop(Callback):
         policy: SitePolicy,
         patience_s: float,
         ledger: Path,
+        unsettled: Path | None,
     ) -> None:
         self._coordinator = coordinator
         self._identity = identity
@@ -97,6 +103,9 @@ class RoundLoop(Callback):
         self.round_start: Tensor | None = None
         self._ledger: SiteLedger | None = None
         self._ledger_path = ledger
+        self._unsettled_path = unsettled
+        self._unsettled_file: UnsettledFile | None = None
+        self._unsettled: Unsettled | None = None
         self._restored: dict[str, Any] = {}
         self._kept: dict[str, Any] = {}
         self._attached: list[Callback] = []
@@ -169,7 +178,9 @@ class RoundLoop(Callback):
         sizes = {name: state_size(metric) for name, metric in self._summable.items()}
         pay = self._ledger.pay_for_update if self._ledger else None
         count = own_count(trainer, exchange)
-        self._tell(lambda session: session.join(self.layout, sizes, pay, self._restored.get("exchange"), count))
+        kept = self._restored_exchange(trainer, exchange)
+        keep = self._keep_of(trainer)
+        self._tell(lambda session: session.join(self.layout, sizes, pay, kept, count, keep))
         wanted = self._from_first(
             trainer, "the global model", lambda s: "initial" if s.initial_wanted else s.model and s.joined and "model"
         )
@@ -190,6 +201,34 @@ class RoundLoop(Callback):
             f"{self.version} of {self.plan.rounds} rounds. {self.layout.size:,} values are exchanged a round: about "
             f"{decimal(upload)} up, {decimal(4 * self.layout.size)} down."
         )
+
+    def _restored_exchange(self, trainer: Trainer, exchange: Exchange) -> Mapping[str, Any]:
+        """What the exchange goes on from: the last update that left this site, or a checkpoint if that is newer."""
+        self._unsettled_file, found = None, None
+        path = self._unsettled_path
+        if path and trainer.is_global_zero and (exchange.keeps_residual or exchange.parts > 1):
+            self._unsettled_file = UnsettledFile(path, self.run or "", self._identity.name)
+            found = self._unsettled_file.newer_than(self._restored, self.layout.size)
+        unsettled: Unsettled | None = trainer.strategy.broadcast(found)
+        self._unsettled = unsettled
+        if unsettled is None:
+            state: Mapping[str, Any] = self._restored.get("exchange", {})
+            return state
+        for scaffold in _scaffolds(trainer):
+            scaffold.load_state_dict({"control": unsettled.settled_control(counted=False)})
+        return unsettled.exchange
+
+    def _keep_of(self, trainer: Trainer) -> Keep | None:
+        file = self._unsettled_file
+        if file is None:
+            return None
+
+        # The connection's thread calls this while the trainer's waits for the round's end.
+        def keep(round: int, state: Mapping[str, Any]) -> None:
+            control = next((scaffold.unsettled_control for scaffold in _scaffolds(trainer)), None)
+            file.write(round, state, control)
+
+        return keep
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wait for the first round here, where there is still time to not train at all."""
@@ -267,7 +306,8 @@ class RoundLoop(Callback):
         if over:
             self._finish()
             return
-        self._round = round
+        # Had the last update of a killed process counted, this round would not begin for its site.
+        self._round, self._unsettled = round, None
         self._examples = self._epochs = 0
         self._first_step = trainer.global_step
         for callback in _round_callbacks(trainer):
@@ -284,9 +324,8 @@ class RoundLoop(Callback):
         refused = False
         try:
             check_finite(update, self.layout)
-            for callback in trainer.callbacks:  # type: ignore[attr-defined]
-                if isinstance(callback, Scaffold):
-                    update = torch.cat([update, callback.control_change(update)])
+            for scaffold in _scaffolds(trainer):
+                update = torch.cat([update, scaffold.control_change(update)])
             if self._ledger:
                 self._ledger.pay_for_training(round, mechanism_of(trainer))
         except UpdateRefusedError as error:
@@ -332,6 +371,8 @@ class RoundLoop(Callback):
 
     def _finish(self) -> None:
         self._finished = True
+        if self._unsettled_file:
+            self._unsettled_file.forget()
         self._stop_training()
         rank_zero_info(f"the federation has ended with global model {self.version}.")
 
@@ -399,13 +440,17 @@ class RoundLoop(Callback):
         if rejected:
             rank_zero_warn(f"the coordinator did not take the last update of site {name!r}: {rejected}")
         self._load(trainer, pl_module, vector)
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, Scaffold):
-                callback.server_control = control
-                if self._round and counted != self._round:
-                    callback.undo_change()
-                elif sent is not None:
-                    callback.settle_change(sent)
+        unsettled = self._unsettled
+        if unsettled and self.version >= unsettled.round:
+            self._unsettled = None
+            for scaffold in _scaffolds(trainer):
+                scaffold.load_state_dict({"control": unsettled.settled_control(counted=counted == unsettled.round)})
+        for scaffold in _scaffolds(trainer):
+            scaffold.server_control = control
+            if self._round and counted != self._round:
+                scaffold.undo_change()
+            elif sent is not None:
+                scaffold.settle_change(sent)
 
     def _load(self, trainer: Trainer, pl_module: LightningModule, vector: Tensor | None) -> None:
         assert vector is not None
@@ -463,6 +508,10 @@ def _loss_of(outputs: Any) -> float | None:
     """The training loss of a step, if Lightning says it."""
     loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
     return float(loss) if isinstance(loss, Tensor) and loss.numel() == 1 else None
+
+
+def _scaffolds(trainer: Trainer) -> list[Scaffold]:
+    return [callback for callback in trainer.callbacks if isinstance(callback, Scaffold)]  # type: ignore[attr-defined]
 
 
 def _round_callbacks(trainer: Trainer) -> list[RoundCallback]:

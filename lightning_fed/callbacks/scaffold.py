@@ -89,6 +89,11 @@ class Scaffold(GradientCorrection):
             raise UpdateRefusedError("no round has begun, so scaffold has no control to change.")
         return self._site.change(update)
 
+    @property
+    def unsettled_control(self) -> Tensor | None:
+        """The control of before a ``control_change`` that is not settled, shape ``(P,)``; None if there is none."""
+        return self._site.unsettled if self._site else None
+
     def undo_change(self) -> None:
         """Put the site's control back as it was before the last ``control_change``, which did not count."""
         if self._site is not None:

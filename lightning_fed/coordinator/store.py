@@ -21,8 +21,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from lightning_fed.coordinator.files import write_whole
 from lightning_fed.errors import FederationError, StoreError
+from lightning_fed.files import write_whole
 from lightning_fed.plan import FederationPlan
 from lightning_fed.update.global_model import GlobalModel
 from lightning_fed.update.layout import Layout

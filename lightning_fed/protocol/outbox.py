@@ -1,10 +1,11 @@
 """What a site sends of each round: its ballot and its update, with or without masks, each at most once an attempt."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from lightning_fed.aggregation.contracts import SiteReport
 from lightning_fed.errors import PlanError, ProtocolError
@@ -19,6 +20,10 @@ from lightning_fed.update.vote import ballot, coordinates
 
 Pay = Callable[[int, int, float], None]
 """Called with round, attempt and clipping norm before an update leaves; raises if it must not."""
+
+Keep = Callable[[int, Mapping[str, Any]], None]
+"""Called with round and state before an update leaves: what ``load_state_dict`` needs should the site be killed before
+its next checkpoint, tensors of shape ``(P,)`` and integers. Raises if that cannot be kept, and the update must stay."""
 
 
 @dataclass
@@ -55,6 +60,8 @@ class Outbox:
     Attributes:
         pay: called before an update leaves; once an attempt, whose sum is one release, however often a connection is
             lost.
+        keep: called before an update leaves after which the site is not what it was: something stays behind of it, or
+            SCAFFOLD's control has changed.
         counted: the newest round whose sum is known to hold this site's update, 0 before the first.
         control: of the last update that was sent, the change of SCAFFOLD's control as rounded for the masks, float32,
             shape ``(P,)``; None where it was sent as it is.
@@ -62,6 +69,7 @@ class Outbox:
 
     def __init__(self, exchange: Exchange, masked: MaskedSums | None, count: int | None = None) -> None:
         self.pay: Pay | None = None
+        self.keep: Keep | None = None
         self.counted = 0
         self.control: FloatVector | None = None
         self._exchange = exchange
@@ -76,6 +84,7 @@ class Outbox:
         self._sent_bytes = (0, 0)
         self._feedback = ErrorFeedback(exchange.size) if exchange.keeps_residual else None
         self._held: _Held | None = None
+        self._restored = 0
         self._begun = m.Begin(0, 0)
         self._paid = (0, 0)
         self._support: IndexVector | None = None
@@ -127,8 +136,8 @@ class Outbox:
         A restarted coordinator does not know which sites were in its last sum (``taken`` is 0 then); what it accepted
         is the best there is to go by.
         """
-        # A site that was started again has begun nothing, and its checkpoint may hold a round of which it saw no end.
-        round = self._begun.round or (self._feedback.unsettled if self._feedback else 0)
+        # A site that was started again has begun nothing, and may have sent an update whose round it saw no end of.
+        round = self._begun.round or self._restored
         if round and version >= round:
             counted = taken == round if taken else self._accepted
             if counted:
@@ -146,7 +155,7 @@ class Outbox:
 
         Raises:
             UpdateRefusedError: the update cannot be sent.
-            BudgetExhaustedError, LedgerError: it must not.
+            BudgetExhaustedError, LedgerError, StoreError: it must not.
         """
         held = self._held
         if held is None or held.round != self._begun.round:
@@ -166,7 +175,11 @@ class Outbox:
         if self.pay and attempt != self._paid:
             self.pay(*attempt, (self._begun.bounds or self._exchange.first_bounds)[0])
             self._paid = attempt
-        return self._update(held, total, digest)
+        following = self._update(held, total, digest)
+        state = self._unsettled(held)
+        if self.keep and state:
+            self.keep(held.round, state)
+        return following
 
     def outcome(self, round: int) -> tuple[int, float]:
         """Bytes of the update as sent in a round, 0 if none was, and the L2 norm of what the site has not sent yet."""
@@ -178,13 +191,24 @@ class Outbox:
         return self._feedback.state_dict() if self._feedback else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a checkpoint's state.
+        """Continue from a checkpoint's state, or from the one that ``keep`` was given.
 
         Raises:
             ModelMismatchError: the state is that of another model.
         """
         if self._feedback and state:
             self._feedback.load_state_dict(state)
+            self._restored = self._feedback.unsettled
+        else:
+            self._restored = int(state.get("sent_round", 0))
+
+    def _unsettled(self, held: _Held) -> dict[str, Any]:
+        if self._feedback:
+            return self._feedback.state_dict()
+        if self._exchange.parts == 1:
+            return {}
+        change = held.update[self._exchange.size :] if self.control is None else self.control
+        return {"change": torch.from_numpy(change.copy()), "sent_round": held.round}
 
     def _ballot(self, held: _Held, total: FloatVector, digest: bytes) -> tuple[list[m.Message], Upload]:
         # The report is for the weighting of updates, and inside the masked words; a ballot says nothing of it.

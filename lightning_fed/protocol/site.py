@@ -30,6 +30,7 @@ from lightning_fed.errors import (
     LedgerError,
     ProtocolError,
     QuorumLostError,
+    StoreError,
     UpdateRefusedError,
 )
 from lightning_fed.plan import FederationPlan
@@ -37,7 +38,7 @@ from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.downloads import Downloads
 from lightning_fed.protocol.exchange import Exchange
 from lightning_fed.protocol.masked_site import MaskedSums
-from lightning_fed.protocol.outbox import Outbox, Pay, Upload
+from lightning_fed.protocol.outbox import Keep, Outbox, Pay, Upload
 from lightning_fed.protocol.streams import chunk_count, chunk_of
 from lightning_fed.update.delta import apply_delta
 from lightning_fed.update.global_model import largest_state_bytes
@@ -84,7 +85,7 @@ class SiteSession:
         begun: the round to train, 0 before the first.
         finished: the last version, once the coordinator said so.
         rejected: why the last update was not accepted, if so.
-        spent: why no update may leave any more, if so: the site's privacy budget, or its ledger.
+        spent: why no update may leave any more, if so: the site's privacy budget, its ledger or its disk.
     """
 
     def __init__(
@@ -206,6 +207,7 @@ class SiteSession:
         pay: Pay | None = None,
         state: Mapping[str, Any] | None = None,
         count: int | None = None,
+        keep: Keep | None = None,
     ) -> list[Outgoing]:
         """Accept the plan and describe the model.
 
@@ -213,8 +215,9 @@ class SiteSession:
             layout: what is exchanged.
             metrics: by name, how many numbers a metric's summable state has.
             pay: called before an update leaves under site-level privacy; raises if it must not.
-            state: of an earlier session of this site, as ``state_dict`` gave it.
+            state: of an earlier session of this site, as ``state_dict`` gave it, or ``keep`` was given it.
             count: number of its own coordinates that the site sends, if fewer than the plan allows.
+            keep: see ``Outbox.keep``.
         """
         self._layout = layout
         self._metrics = dict(metrics or {})
@@ -227,7 +230,7 @@ class SiteSession:
                     self.site, self._signing_key, self._roster, exchange, self.run or "", self._metrics
                 )
             self._outbox = Outbox(exchange, self._masked, count)
-            self._outbox.pay = pay
+            self._outbox.pay, self._outbox.keep = pay, keep
             self._outbox.load_state_dict(dict(state or {}))
         return [(m.Join(layout, self._metrics), None)] if self._open else []
 
@@ -453,6 +456,10 @@ class SiteSession:
             self.spent = error
             # Nothing of the site's own numbers: the coordinator is told that, and not how much, was spent.
             return self.withdraw(round, "the site's privacy budget allows no further update")
+        except StoreError as error:
+            outbox.drop()
+            self.spent = error
+            return self.withdraw(round, _NO_UPDATE)
         if following is None:
             return []
         messages, self._upload = following

@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from lightning_fed.coordinator.files import write_whole
 from lightning_fed.errors import ConfigError, StoreError
+from lightning_fed.files import write_whole
 from lightning_fed.simulation.config import COORDINATOR, Settings, Simulation
 from lightning_fed.transport.identity import Roster, load_card, new_identity, write_identity
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from lightning_fed.coordinator.files import write_whole
+from lightning_fed.files import write_whole
 from lightning_fed.simulation.config import Settings
 
 

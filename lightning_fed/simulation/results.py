@@ -7,7 +7,7 @@ from statistics import fmean
 
 import msgspec
 
-from lightning_fed.coordinator.files import write_whole
+from lightning_fed.files import write_whole
 from lightning_fed.simulation.config import Simulation
 from lightning_fed.simulation.progress import Round
 

@@ -70,6 +70,7 @@ class Federated(Strategy):
                 self._policy or SitePolicy(),
                 self._patience_s,
                 self._ledger,
+                self._ledger.with_name(f"{self._ledger.name}.unsettled"),
             )
             trainer.callbacks.insert(0, self._loop)  # type: ignore[attr-defined]
 
@@ -96,7 +97,8 @@ class FederatedStrategy(Federated, SingleDeviceStrategy):
         policy: what this site accepts from a plan, or the YAML file that says so; without one everything is accepted.
         patience_s: seconds without a connection to the coordinator after which ``fit`` gives up with an error.
         ledger: the site's privacy ledger, written when a plan promises privacy and kept from run to run; else
-            ``ledgers/<site>.jsonl``.
+            ``ledgers/<site>.jsonl``. Beside it, with ``.unsettled`` behind its name, the site keeps during a run what
+            it has not sent of its updates, where a plan compresses them, and SCAFFOLD's control.
 
     Raises:
         FederationError: an argument is missing, a key file is not this site's, or the policy cannot be read.

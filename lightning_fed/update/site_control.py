@@ -57,6 +57,11 @@ class SiteControl:
         self._server, self._before = server, None
         self._gradients, self._lr_sums = {}, {}
 
+    @property
+    def unsettled(self) -> Tensor | None:
+        """The control of before a ``change`` that is not settled, shape ``(P,)``; None if there is none."""
+        return self._before
+
     def correction(self) -> Tensor | None:
         """``c - c_i``, shape ``(P,)``; None while that is zero everywhere, as in FedAvg."""
         correction = gradient_correction(self.control, self._server)

@@ -6,19 +6,21 @@ from pathlib import Path
 from lightning_fed.errors import StoreError
 
 
-def write_whole(path: Path, data: bytes | memoryview) -> None:
+def write_whole(path: Path, data: bytes | memoryview, *, private: bool = False) -> None:
     """Write a file next to its place, flush it to the disk, then put it in its place.
 
     Args:
         path: where the file shall be; its folder must exist.
         data: the content.
+        private: nobody but the owner may read it.
 
     Raises:
         StoreError: the disk is full or the folder cannot be written; nothing is left behind and an older file stays.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        with os.fdopen(os.open(temporary, flags, 0o600 if private else 0o666), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -30,8 +32,8 @@ def write_whole(path: Path, data: bytes | memoryview) -> None:
             os.close(folder)
     except OSError as error:
         raise StoreError(
-            f"{path.name} cannot be written to {path.parent}: {error.strerror or error}. Nothing was lost: the newest "
-            "complete global model is there. Make room or mend the permissions, then start the same command again."
+            f"{path.name} cannot be written to {path.parent}: {error.strerror or error}. Nothing was lost: what "
+            "was complete before is there. Make room or mend the permissions, then start the same command again."
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
