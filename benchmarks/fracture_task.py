@@ -24,7 +24,7 @@ SIDE, SHIFT = 96, 6
 """Pixels of a picture's side, and how far it is moved at random in training."""
 IMAGES = 500
 """Of each of the four hospitals; 280 of them are for training."""
-PUBLISHED_IMAGES, PUBLISHED_EPOCHS, PUBLISHED_SEED = 1000, 5, 999
+PUBLISHED_IMAGES, PUBLISHED_EPOCHS, PUBLISHED_SEED = 1000, 8, 999
 """Images of each of the other hospitals, how often the published model saw them, and whose patients they are."""
 KEPT = Path("runs/compression")
 
