@@ -11,15 +11,13 @@ from typing import ClassVar
 
 import torch
 
-from lightning_fed.aggregation.checks import check_fraction, check_positive
-from lightning_fed.aggregation.contracts import Aggregation, Algorithm, ServerRule, Spans
+from lightning_fed.aggregation.contracts import ServerRule
 from lightning_fed.aggregation.optimizer_rule import OptimizerRule
-from lightning_fed.aggregation.statistics import beside_statistics
-from lightning_fed.aggregation.weightings import ByExamples
+from lightning_fed.aggregation.server_moments import ServerMoments
 
 
 @dataclass(frozen=True)
-class FedAdam(Algorithm):
+class FedAdam(ServerMoments):
     """Server Adam.
 
     Args:
@@ -33,22 +31,9 @@ class FedAdam(Algorithm):
     """
 
     name: ClassVar[str] = "fedadam"
-    server_lr: float = 0.01
-    beta1: float = 0.9
-    beta2: float = 0.99
-    tau: float = 1e-3
 
-    def __post_init__(self) -> None:
-        check_positive("server_lr", self.server_lr)
-        check_fraction("beta1", self.beta1)
-        check_fraction("beta2", self.beta2)
-        check_positive("tau", self.tau)
-
-    def build(self, size: int, statistics: Spans = ()) -> Aggregation:
-        """See ``Algorithm.build``."""
-        return Aggregation(ByExamples(), beside_statistics(self._rule, size, statistics))
-
-    def _rule(self, size: int) -> ServerRule:
+    def rule(self, size: int) -> ServerRule:
+        """See ``ServerMoments.rule``."""
         return OptimizerRule(
             size,
             lambda p: torch.optim.Adam(

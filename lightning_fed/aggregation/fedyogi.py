@@ -12,14 +12,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_fed.aggregation.checks import check_fraction, check_positive, check_state, check_vectors
-from lightning_fed.aggregation.contracts import Aggregation, Algorithm, RuleState, Spans
-from lightning_fed.aggregation.statistics import beside_statistics
-from lightning_fed.aggregation.weightings import ByExamples
+from lightning_fed.aggregation.checks import check_state, check_vectors
+from lightning_fed.aggregation.contracts import RuleState, ServerRule
+from lightning_fed.aggregation.server_moments import ServerMoments
 
 
 @dataclass(frozen=True)
-class FedYogi(Algorithm):
+class FedYogi(ServerMoments):
     """Server Yogi.
 
     Args:
@@ -33,20 +32,10 @@ class FedYogi(Algorithm):
     """
 
     name: ClassVar[str] = "fedyogi"
-    server_lr: float = 0.01
-    beta1: float = 0.9
-    beta2: float = 0.99
-    tau: float = 1e-3
 
-    def __post_init__(self) -> None:
-        check_positive("server_lr", self.server_lr)
-        check_fraction("beta1", self.beta1)
-        check_fraction("beta2", self.beta2)
-        check_positive("tau", self.tau)
-
-    def build(self, size: int, statistics: Spans = ()) -> Aggregation:
-        """See ``Algorithm.build``."""
-        return Aggregation(ByExamples(), beside_statistics(lambda n: YogiRule(n, self), size, statistics))
+    def rule(self, size: int) -> ServerRule:
+        """See ``ServerMoments.rule``."""
+        return YogiRule(size, self)
 
 
 class YogiRule:
