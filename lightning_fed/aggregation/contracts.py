@@ -37,8 +37,13 @@ class SiteReport:
 class ServerRule(Protocol):
     """Moves the global model along the mean update."""
 
-    def apply(self, model: Tensor, mean_update: Tensor) -> Tensor:
+    def apply(self, model: Tensor, mean_update: Tensor, share: float = 1.0) -> Tensor:
         """The new global model, a new tensor; all three are flat float32, shape ``(P,)``.
+
+        Args:
+            model: the global model.
+            mean_update: of the sites that took part.
+            share: how many of the federation's sites those are; for a rule that remembers something of every site.
 
         Raises:
             ModelMismatchError: another number of values than the rule was built for.

@@ -28,7 +28,7 @@ class PlainStep:
         self._size = size
         self._server_lr = server_lr
 
-    def apply(self, model: Tensor, mean_update: Tensor) -> Tensor:
+    def apply(self, model: Tensor, mean_update: Tensor, share: float = 1.0) -> Tensor:
         """See ``ServerRule.apply``."""
         check_vectors(self._size, model, mean_update)
         return torch.add(model, mean_update, alpha=self._server_lr)

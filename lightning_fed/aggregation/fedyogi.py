@@ -52,7 +52,7 @@ class YogiRule:
         self._first = torch.zeros(size)
         self._second = torch.full((size,), settings.tau**2)
 
-    def apply(self, model: Tensor, mean_update: Tensor) -> Tensor:
+    def apply(self, model: Tensor, mean_update: Tensor, share: float = 1.0) -> Tensor:
         """See ``ServerRule.apply``."""
         check_vectors(self._size, model, mean_update)
         s = self._settings

@@ -38,7 +38,7 @@ class OptimizerRule:
         self._vectors = vectors
         self._numbers = numbers
 
-    def apply(self, model: Tensor, mean_update: Tensor) -> Tensor:
+    def apply(self, model: Tensor, mean_update: Tensor, share: float = 1.0) -> Tensor:
         """See ``ServerRule.apply``."""
         check_vectors(self._size, model, mean_update)
         # A fresh clone each time, so that the tensor returned is not the one the next step writes to.

@@ -10,6 +10,7 @@ from lightning_fed.aggregation.fedadagrad import FedAdagrad
 from lightning_fed.aggregation.fedadam import FedAdam
 from lightning_fed.aggregation.fedavg import FedAvg
 from lightning_fed.aggregation.fedavgm import FedAvgM
+from lightning_fed.aggregation.feddyn import FedDyn
 from lightning_fed.aggregation.fednova import FedNova
 from lightning_fed.aggregation.fedyogi import FedYogi
 from lightning_fed.aggregation.krum import Krum, MultiKrum
@@ -31,6 +32,7 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
         FedNova,
         QFedAvg,
         Scaffold,
+        FedDyn,
         Median,
         TrimmedMean,
         Krum,

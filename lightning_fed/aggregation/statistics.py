@@ -28,10 +28,10 @@ class StatisticsAveraged:
         self._size = size
         self._parameters = parameter_spans(size, statistics)
 
-    def apply(self, model: Tensor, mean_update: Tensor) -> Tensor:
+    def apply(self, model: Tensor, mean_update: Tensor, share: float = 1.0) -> Tensor:
         """See ``ServerRule.apply``."""
         check_vectors(self._size, model, mean_update)
-        moved = self._rule.apply(self._gathered(model), self._gathered(mean_update))
+        moved = self._rule.apply(self._gathered(model), self._gathered(mean_update), share)
         result = model + mean_update
         offset = 0
         for start, stop in self._parameters:

@@ -3,6 +3,7 @@
 from lightning_fed.callbacks.adabn import AdaBN
 from lightning_fed.callbacks.differential_privacy import DifferentialPrivacy
 from lightning_fed.callbacks.ditto import Ditto
+from lightning_fed.callbacks.feddyn import FedDyn
 from lightning_fed.callbacks.fedprox import FedProx
 from lightning_fed.callbacks.fedrep import FedRep
 from lightning_fed.callbacks.finetuning import FederatedFinetuning
@@ -16,6 +17,7 @@ __all__ = [
     "AdaBN",
     "DifferentialPrivacy",
     "Ditto",
+    "FedDyn",
     "FedProx",
     "FedRep",
     "FederatedFinetuning",

@@ -2,8 +2,10 @@
 
 from lightning.pytorch import Callback, Trainer
 
+from lightning_fed.aggregation.feddyn import FedDyn as FedDynAlgorithm
 from lightning_fed.aggregation.scaffold import Scaffold as ScaffoldAlgorithm
 from lightning_fed.callbacks.differential_privacy import DifferentialPrivacy
+from lightning_fed.callbacks.feddyn import FedDyn
 from lightning_fed.callbacks.fedprox import FedProx
 from lightning_fed.callbacks.scaffold import Scaffold
 from lightning_fed.errors import ModelMismatchError
@@ -29,6 +31,8 @@ def callbacks_of(plan: FederationPlan) -> list[Callback]:
         needed.append(FedProx(plan.local.proximal))
     if isinstance(plan.aggregation, ScaffoldAlgorithm):
         needed.append(Scaffold())
+    if isinstance(plan.aggregation, FedDynAlgorithm):
+        needed.append(FedDyn(plan.aggregation.alpha))
     return needed
 
 

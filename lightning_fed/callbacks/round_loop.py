@@ -28,10 +28,10 @@ import lightning_fed
 from lightning_fed.aggregation.contracts import SiteReport
 from lightning_fed.callbacks.attached import callbacks_of, check_model, mechanism_of
 from lightning_fed.callbacks.connection import Connection
+from lightning_fed.callbacks.controlled import ControlledCorrection
 from lightning_fed.callbacks.differential_privacy import DifferentialPrivacy
 from lightning_fed.callbacks.metric_states import logged_metrics, state_size, summable_metrics, summed_states
 from lightning_fed.callbacks.round_callback import RoundCallback
-from lightning_fed.callbacks.scaffold import Scaffold
 from lightning_fed.callbacks.site_ledger import SiteLedger
 from lightning_fed.callbacks.topk_compression import TopKCompression, own_count
 from lightning_fed.callbacks.trainer_limits import TrainerLimits
@@ -206,7 +206,7 @@ class RoundLoop(Callback):
         """What the exchange goes on from: the last update that left this site, or a checkpoint if that is newer."""
         self._unsettled_file, found = None, None
         path = self._unsettled_path
-        if path and trainer.is_global_zero and (exchange.keeps_residual or exchange.parts > 1):
+        if path and trainer.is_global_zero and (exchange.keeps_residual or exchange.control_part):
             self._unsettled_file = UnsettledFile(path, self.run or "", self._identity.name)
             found = self._unsettled_file.newer_than(self._restored, self.layout.size)
         unsettled: Unsettled | None = trainer.strategy.broadcast(found)
@@ -214,8 +214,8 @@ class RoundLoop(Callback):
         if unsettled is None:
             state: Mapping[str, Any] = self._restored.get("exchange", {})
             return state
-        for scaffold in _scaffolds(trainer):
-            scaffold.load_state_dict({"control": unsettled.settled_control(counted=False)})
+        for corrected in _controlled(trainer):
+            corrected.load_state_dict({"control": unsettled.settled_control(counted=False)})
         return unsettled.exchange
 
     def _keep_of(self, trainer: Trainer) -> Keep | None:
@@ -225,7 +225,7 @@ class RoundLoop(Callback):
 
         # The connection's thread calls this while the trainer's waits for the round's end.
         def keep(round: int, state: Mapping[str, Any]) -> None:
-            control = next((scaffold.unsettled_control for scaffold in _scaffolds(trainer)), None)
+            control = next((corrected.unsettled_control for corrected in _controlled(trainer)), None)
             file.write(round, state, control)
 
         return keep
@@ -324,8 +324,8 @@ class RoundLoop(Callback):
         refused = False
         try:
             check_finite(update, self.layout)
-            for scaffold in _scaffolds(trainer):
-                update = torch.cat([update, scaffold.control_change(update)])
+            for corrected in _controlled(trainer):
+                update = corrected.upload(update)
             if self._ledger:
                 self._ledger.pay_for_training(round, mechanism_of(trainer))
         except UpdateRefusedError as error:
@@ -443,14 +443,14 @@ class RoundLoop(Callback):
         unsettled = self._unsettled
         if unsettled and self.version >= unsettled.round:
             self._unsettled = None
-            for scaffold in _scaffolds(trainer):
-                scaffold.load_state_dict({"control": unsettled.settled_control(counted=counted == unsettled.round)})
-        for scaffold in _scaffolds(trainer):
-            scaffold.server_control = control
+            for corrected in _controlled(trainer):
+                corrected.load_state_dict({"control": unsettled.settled_control(counted=counted == unsettled.round)})
+        for corrected in _controlled(trainer):
+            corrected.server_control = control
             if self._round and counted != self._round:
-                scaffold.undo_change()
+                corrected.undo_change()
             elif sent is not None:
-                scaffold.settle_change(sent)
+                corrected.settle_change(sent)
 
     def _load(self, trainer: Trainer, pl_module: LightningModule, vector: Tensor | None) -> None:
         assert vector is not None
@@ -510,8 +510,8 @@ def _loss_of(outputs: Any) -> float | None:
     return float(loss) if isinstance(loss, Tensor) and loss.numel() == 1 else None
 
 
-def _scaffolds(trainer: Trainer) -> list[Scaffold]:
-    return [callback for callback in trainer.callbacks if isinstance(callback, Scaffold)]  # type: ignore[attr-defined]
+def _controlled(trainer: Trainer) -> list[ControlledCorrection[Any]]:
+    return [callback for callback in trainer.callbacks if isinstance(callback, ControlledCorrection)]  # type: ignore[attr-defined]
 
 
 def _round_callbacks(trainer: Trainer) -> list[RoundCallback]:

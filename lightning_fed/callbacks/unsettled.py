@@ -21,7 +21,7 @@ class Unsettled:
     Attributes:
         round: its round.
         exchange: state for ``SiteSession.join``, which the coordinator's word settles.
-        control: SCAFFOLD's control of before the round, flat float32, shape ``(P,)``; None under another algorithm.
+        control: the site's control of before the round, flat float32, shape ``(P,)``; None if the algorithm has none.
     """
 
     round: int
@@ -29,7 +29,7 @@ class Unsettled:
     control: Tensor | None
 
     def settled_control(self, *, counted: bool) -> Tensor | None:
-        """SCAFFOLD's control once it is known whether the round's sum holds the update, shape ``(P,)``."""
+        """The site's control once it is known whether the round's sum holds the update, shape ``(P,)``."""
         if self.control is None or not counted:
             return self.control
         change: Tensor = self.exchange["change"]
@@ -58,7 +58,7 @@ class UnsettledFile:
         Args:
             round: the round whose update is about to leave.
             exchange: what ``Outbox.keep`` was given.
-            control: SCAFFOLD's control of before the round, flat float32, shape ``(P,)``.
+            control: the site's control of before the round, flat float32, shape ``(P,)``.
 
         Raises:
             StoreError: the disk is full or the folder cannot be written; an older file stays.

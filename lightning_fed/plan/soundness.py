@@ -48,7 +48,7 @@ def check_composition(plan: "FederationPlan") -> None:
 def _check_site_level(plan: "FederationPlan") -> None:
     site, algorithm = plan.privacy.site, plan.aggregation
     assert site is not None
-    if algorithm.needs_single_updates or algorithm.name == "scaffold":
+    if algorithm.needs_single_updates or algorithm.name in ("scaffold", "feddyn"):
         raise PlanError(
             f"plan.algorithm = {algorithm.name!r} does not work on one sum of clipped updates, and plan.privacy.site "
             "adds its noise to just that. Choose one of "

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lightning_fed.aggregation.contracts import Aggregation, SiteReport, Spans
+from lightning_fed.aggregation.feddyn import FedDyn
 from lightning_fed.aggregation.scaffold import Scaffold
 from lightning_fed.aggregation.weightings import ByExamples, Uniform
 from lightning_fed.errors import PlanError, ProtocolError
@@ -97,6 +98,13 @@ class Exchange:
     def parts(self) -> int:
         """Vectors of P values that an update consists of: SCAFFOLD's brings the change of its control variate."""
         return 2 if isinstance(self.plan.aggregation, Scaffold) else 1
+
+    @property
+    def control_part(self) -> slice | None:
+        """Where an update holds the change of the site's control; None where the algorithm lets a site keep none."""
+        if isinstance(self.plan.aggregation, Scaffold):
+            return slice(self.size, 2 * self.size)
+        return slice(0, self.size) if isinstance(self.plan.aggregation, FedDyn) else None
 
     @property
     def keeps_residual(self) -> bool:

@@ -61,10 +61,10 @@ class Outbox:
         pay: called before an update leaves; once an attempt, whose sum is one release, however often a connection is
             lost.
         keep: called before an update leaves after which the site is not what it was: something stays behind of it, or
-            SCAFFOLD's control has changed.
+            the site's control has changed.
         counted: the newest round whose sum is known to hold this site's update, 0 before the first.
-        control: of the last update that was sent, the change of SCAFFOLD's control as rounded for the masks, float32,
-            shape ``(P,)``; None where it was sent as it is.
+        control: of the last update that was sent, the change of the site's control as rounded for the masks, float32,
+            shape ``(P,)``; None where it was sent as it is, or there is none.
     """
 
     def __init__(self, exchange: Exchange, masked: MaskedSums | None, count: int | None = None) -> None:
@@ -205,9 +205,10 @@ class Outbox:
     def _unsettled(self, held: _Held) -> dict[str, Any]:
         if self._feedback:
             return self._feedback.state_dict()
-        if self._exchange.parts == 1:
+        part = self._exchange.control_part
+        if part is None:
             return {}
-        change = held.update[self._exchange.size :] if self.control is None else self.control
+        change = held.update[part] if self.control is None else self.control
         return {"change": torch.from_numpy(change.copy()), "sent_round": held.round}
 
     def _ballot(self, held: _Held, total: FloatVector, digest: bytes) -> tuple[list[m.Message], Upload]:
@@ -235,7 +236,7 @@ class Outbox:
             if sent is not None:
                 # The words hold weighted values, the residual plain ones.
                 sent /= np.float32(numbers.get("examples", 1.0))
-                self.control = sent[exchange.size :] if exchange.parts > 1 else None
+                self.control = None if exchange.control_part is None else sent[exchange.control_part]
             report = SiteReport(1)
         else:
             data = exchange.to_bytes(values, support)

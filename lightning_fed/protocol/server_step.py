@@ -44,7 +44,7 @@ class ServerStep:
         """
         size, before = model.layout.size, self._rule.state_dict()
         try:
-            vector = self._rule.apply(model.vector, summed.mean[:size])
+            vector = self._rule.apply(model.vector, summed.mean[:size], participants / self._exchange.members)
             check_finite(vector, model.layout)
             server = self._rule.state_dict()
             if model.control is not None:

@@ -98,7 +98,7 @@ class FederatedStrategy(Federated, SingleDeviceStrategy):
         patience_s: seconds without a connection to the coordinator after which ``fit`` gives up with an error.
         ledger: the site's privacy ledger, written when a plan promises privacy and kept from run to run; else
             ``ledgers/<site>.jsonl``. Beside it, with ``.unsettled`` behind its name, the site keeps during a run what
-            it has not sent of its updates, where a plan compresses them, and SCAFFOLD's control.
+            it has not sent of its updates, where a plan compresses them, and the control of SCAFFOLD or FedDyn.
 
     Raises:
         FederationError: an argument is missing, a key file is not this site's, or the policy cannot be read.

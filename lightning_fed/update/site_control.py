@@ -1,8 +1,6 @@
 """SCAFFOLD's control variate of one site, from round to round."""
 
 import itertools
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,15 +8,15 @@ from torch import Tensor
 from lightning_fed.aggregation.scaffold import gradient_correction, next_site_control
 from lightning_fed.errors import ModelMismatchError, UpdateRefusedError
 from lightning_fed.update.layout import Layout
+from lightning_fed.update.settled_vector import SettledVector
 
 
-class SiteControl:
+class SiteControl(SettledVector):
     """The control c_i of one site, flat float32, shape ``(P,)``; zero at first, and always where buffers lie.
 
     A round: ``begin(c)``; in each local step the gradient of every parameter gets its part of ``correction``, and
-    ``stepped`` is told; ``change(update)`` gives c_i' - c_i for the upload and makes c_i' the control; ``undo`` takes
-    that back if the upload did not count, and ``settle`` says what of it did: were the site to keep what rounding took
-    from the sum, c would no longer be the mean of all c_i, and training would drift by the difference for ever.
+    ``stepped`` is told; ``renewed(update)`` gives c_i' - c_i for the upload and makes c_i' the control, until ``undo``
+    or ``settle`` says what became of it.
 
     Learning rates are summed for each tensor, so several optimisers, parameter groups and schedules are exact. What
     update stands for is ``-lr`` times the gradients of plain SGD. Where another optimiser stepped (momentum, Adam),
@@ -32,9 +30,8 @@ class SiteControl:
     """
 
     def __init__(self, layout: Layout) -> None:
-        self.control = torch.zeros(layout.size)
+        super().__init__(layout.size)
         self._server = torch.zeros(layout.size)
-        self._before: Tensor | None = None
         self._gradients: dict[int, Tensor] = {}
         self._lr_sums: dict[int, float] = {}
         stops = list(itertools.accumulate((spec.size for spec in layout.exchanged), initial=0))
@@ -54,13 +51,9 @@ class SiteControl:
             raise ModelMismatchError(
                 f"the server's control has {server.numel()} values and the model exchanges {self.control.numel()}."
             )
-        self._server, self._before = server, None
+        self._server = server
+        self.keep()
         self._gradients, self._lr_sums = {}, {}
-
-    @property
-    def unsettled(self) -> Tensor | None:
-        """The control of before a ``change`` that is not settled, shape ``(P,)``; None if there is none."""
-        return self._before
 
     def correction(self) -> Tensor | None:
         """``c - c_i``, shape ``(P,)``; None while that is zero everywhere, as in FedAvg."""
@@ -80,7 +73,7 @@ class SiteControl:
             part = self._gradients.setdefault(index, torch.zeros(gradient.numel()))
             part.add_(gradient.detach().reshape(-1).to(part), alpha=lr)
 
-    def change(self, update: Tensor) -> Tensor:
+    def renewed(self, update: Tensor) -> Tensor:
         """Take over the control after the round's local steps.
 
         Args:
@@ -104,37 +97,5 @@ class SiteControl:
                 moved = -self._gradients[index] if index in self._gradients else update[span]
                 control[span] = next_site_control(self.control[span], self._server[span], moved, lr_sum)
         change = control - self.control
-        self._before, self.control = self.control, control
+        self.change(change)
         return change
-
-    def undo(self) -> None:
-        """Put back the control of before ``change``, once; the upload did not become part of the sum."""
-        if self._before is not None:
-            self.control, self._before = self._before, None
-
-    def settle(self, change: Tensor) -> None:
-        """Take over what the sum holds in place of what ``change`` gave, once.
-
-        Args:
-            change: ``c_i' - c_i`` as it was sent, flat float32, shape ``(P,)``.
-        """
-        if self._before is not None:
-            self.control, self._before = self._before + change, None
-
-    def state_dict(self) -> dict[str, Any]:
-        """The control, for a checkpoint."""
-        return {"control": self.control.clone()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a checkpoint's control.
-
-        Raises:
-            ModelMismatchError: it is of another model.
-        """
-        control = state["control"]
-        if control.shape != self.control.shape:
-            raise ModelMismatchError(
-                f"the checkpoint's control has {control.numel()} values and the model exchanges "
-                f"{self.control.numel()}. Start the site without the old checkpoint."
-            )
-        self.control = control.detach().cpu().float().clone()

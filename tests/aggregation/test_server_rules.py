@@ -14,11 +14,12 @@ from lightning_fed.aggregation.fedadagrad import FedAdagrad
 from lightning_fed.aggregation.fedadam import FedAdam
 from lightning_fed.aggregation.fedavg import FedAvg
 from lightning_fed.aggregation.fedavgm import FedAvgM
+from lightning_fed.aggregation.feddyn import FedDyn
 from lightning_fed.aggregation.fedyogi import FedYogi
 from lightning_fed.aggregation.scaffold import Scaffold
 from lightning_fed.errors import ModelMismatchError, StoreError, UpdateRefusedError
 
-STATEFUL = [FedAvgM(), FedAdagrad(), FedAdam(), FedYogi()]
+STATEFUL = [FedAvgM(), FedAdagrad(), FedAdam(), FedYogi(), FedDyn()]
 ALL = [FedAvg(), FedAvgM(momentum=0.0), *STATEFUL, Scaffold()]
 
 
@@ -60,6 +61,8 @@ def positions(rule: ServerRule, updates: list[float]) -> list[float]:
             [0.02 / (0.05**0.5 + 0.1), 0.02 / (0.05**0.5 + 0.1) + 0.019 / (0.0499**0.5 + 0.1)],
         ),
         (Scaffold(server_lr=0.5), [1.0, 3.0], [0.5, 2.0]),
+        # the drift is 1, then 4: 0 + 1 + 1, then 2 + 3 + 4
+        (FedDyn(), [1.0, 3.0], [2.0, 9.0]),
     ],
     ids=lambda value: value.name if isinstance(value, Algorithm) else "",
 )
@@ -67,6 +70,13 @@ def test_steps_match_numbers_worked_out_by_hand(
     algorithm: Algorithm, updates: list[float], expected: list[float]
 ) -> None:
     assert positions(algorithm.build(1).server, updates) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_site_that_took_no_part_leaves_its_part_of_feddyns_drift_as_it_was() -> None:
+    rule = FedDyn().build(1).server
+    # One of four sites moves by 8, so the mean of their drifts by 2.
+    assert rule.apply(torch.zeros(1), torch.tensor([8.0]), 0.25).item() == 8 + 2
+    assert rule.apply(torch.zeros(1), torch.tensor([-4.0]), 1.0).item() == -4 + (2 - 4)
 
 
 # With tau at 2^30 and the learning rate its equal (or twice it where v starts at tau^2), every update below 2^5 drowns

@@ -41,7 +41,7 @@ def change_of(module, optimizer=None, server=None, **settings):
     start = flatten(tensors_of(module, layout.exchanged))
     fitted(module, [Rounds(100), scaffold], **settings)
     update = flatten(tensors_of(module, layout.exchanged)).sub_(start)
-    return scaffold.control_change(update), layout, scaffold
+    return scaffold.upload(update)[layout.size :], layout, scaffold
 
 
 @pytest.mark.parametrize("optimizer", [sgd, adamw, lambda p: torch.optim.SGD(p, 0.1, momentum=0.9)])
@@ -56,7 +56,7 @@ def test_the_new_control_is_the_mean_local_gradient_whatever_the_optimiser(optim
     scaffold = Scaffold()
     scaffold.server_control = torch.tensor([0.3])
     fitted(module, [Gradients(100), scaffold], constant(3.0, 5), max_epochs=1)
-    change = scaffold.control_change(module.w.detach().clone())
+    change = scaffold.upload(module.w.detach().clone())[1:]
     mean = sum(2 * (w - 3) for w in seen) / len(seen)
     assert len(seen) == 5 and change.item() == pytest.approx(mean, abs=1e-4)
 
@@ -93,11 +93,11 @@ def test_an_undone_change_leaves_the_checkpoint_as_it_was():
 
 def test_a_change_without_a_round_is_refused():
     with pytest.raises(UpdateRefusedError, match="no round"):
-        Scaffold().control_change(torch.zeros(1))
+        Scaffold().upload(torch.zeros(1))
     scaffold = Scaffold()
     trainer_of([scaffold]).fit(Regression(), loader())
     with pytest.raises(UpdateRefusedError, match="no round"):
-        scaffold.control_change(torch.zeros(1))
+        scaffold.upload(torch.zeros(1))
 
 
 def test_callbacks_federation_reaches_the_right_point_where_fedavg_does_not():
@@ -116,7 +116,7 @@ def test_callbacks_federation_reaches_the_right_point_where_fedavg_does_not():
                 fitted(module, callbacks, constant(optimum, 10), max_epochs=1)
                 updates.append(module.w.detach() - w)
                 if scaffold:
-                    changes += scaffold.control_change(updates[-1])
+                    changes += scaffold.upload(updates[-1])[1:]
             w, server = w + sum(updates) / 2, server + changes / 2
         return w.item()
 

@@ -75,11 +75,10 @@ def final(federation, algorithm, masking, rounds):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("masking", [Masking("off"), MASKED], ids=["clear", "masked"])
-def test_scaffold_finds_the_federations_optimum_where_fedavg_stops_beside_it(federation, masking):
-    fedavg = final(federation, {"name": "fedavg"}, masking, 60)
-    scaffold = final(federation, {"name": "scaffold"}, masking, 60)
-    assert (fedavg - RIGHT).abs().max() > 0.1
-    assert (scaffold - RIGHT).abs().max() < 1e-4
+def test_scaffold_and_feddyn_find_the_federations_optimum_where_fedavg_stops_beside_it(federation, masking):
+    assert (final(federation, {"name": "fedavg"}, masking, 60) - RIGHT).abs().max() > 0.1
+    for algorithm in ({"name": "scaffold"}, {"name": "feddyn", "alpha": 1.0}):
+        assert (final(federation, algorithm, masking, 60) - RIGHT).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("name", ["median", "trimmed_mean", "krum", "multi_krum", "norm_bounding"])

@@ -85,8 +85,19 @@ def after_all_rounds(federation, name, moment, **plan):
         ("counted", {"algorithm": {"name": "scaffold"}}),
         ("accepted", {"algorithm": {"name": "scaffold"}}),
         ("counted", {"algorithm": {"name": "scaffold"}, "masking": MASKED}),
+        ("counted", {"algorithm": {"name": "feddyn"}}),
+        ("accepted", {"algorithm": {"name": "feddyn"}, "masking": MASKED}),
     ],
-    ids=["topk-counted", "topk-accepted", "randomk-masked", "scaffold-counted", "scaffold-accepted", "scaffold-masked"],
+    ids=[
+        "topk-counted",
+        "topk-accepted",
+        "randomk-masked",
+        "scaffold-counted",
+        "scaffold-accepted",
+        "scaffold-masked",
+        "feddyn-counted",
+        "feddyn-masked",
+    ],
 )
 def test_a_killed_site_goes_on_with_what_it_has_sent_and_not_sent(federation, moment, plan):
     """Two runs of the same training, one with a kill: from the checkpoint alone the ends would differ."""

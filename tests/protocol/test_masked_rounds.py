@@ -454,10 +454,11 @@ def test_what_sites_compute_of_a_version_is_recorded_also_after_the_next_round_i
         {},
         {"privacy": Privacy(example=ExamplePrivacy(epsilon=8.0))},
         {"algorithm": {"name": "scaffold"}},
+        {"algorithm": {"name": "feddyn"}},
         {"algorithm": {"name": "site_norm_bounding", "max_norm": 100.0}},
         {"algorithm": {"name": "qfedavg"}},
     ],
-    ids=["by examples", "example level", "scaffold", "site norm bounding", "qfedavg"],
+    ids=["by examples", "example level", "scaffold", "feddyn", "site norm bounding", "qfedavg"],
 )
 def test_the_first_round_of_a_plan_without_a_bound_is_not_drowned_in_rounding(plan):
     names = [f"site-{index}" for index in range(8)]

@@ -54,7 +54,7 @@ def federation(rounds: int, rates, scaffold: bool, gradients: bool = False, seld
                 controls[site].begin(server)
             updates.append(train(model, site, controls[site] if scaffold else None, rates, gradients))
             if scaffold:
-                changes += controls[site].change(updates[-1])
+                changes += controls[site].renewed(updates[-1])
         model = model + torch.stack(updates).mean(0)
         server = next_server_control(server, changes, 4)
     assert server[2:4].abs().max() == 0
@@ -85,7 +85,7 @@ def test_both_ways_to_a_control_agree_for_plain_descent():
     for control, gradients in ((one, False), (other, True)):
         for server in (torch.zeros(5), torch.tensor([0.3, -0.2, 0.0, 0.0, 0.5])):
             control.begin(server)
-            control.change(train(torch.ones(5), 1, control, RATES["two rates that fall"], gradients))
+            control.renewed(train(torch.ones(5), 1, control, RATES["two rates that fall"], gradients))
     assert torch.allclose(one.control, other.control, atol=1e-5)
     assert one.control.abs().min() == 0 and one.control[PARAMETERS].abs().min() > 0.01
 
@@ -94,7 +94,7 @@ def test_a_parameter_that_took_no_step_keeps_its_control():
     control = SiteControl(LAYOUT)
     control.begin(torch.ones(5))
     control.stepped(0, 0.1)
-    change = control.change(torch.full((5,), -0.2))
+    change = control.renewed(torch.full((5,), -0.2))
     # -c - update / lr_sum = -1 + 2
     assert torch.allclose(change, torch.tensor([1.0, 1.0, 0.0, 0.0, 0.0]))
 
@@ -102,9 +102,9 @@ def test_a_parameter_that_took_no_step_keeps_its_control():
 def test_an_upload_that_did_not_count_leaves_the_control_as_it_was():
     control = SiteControl(LAYOUT)
     control.begin(None)
-    first = control.change(train(torch.zeros(5), 0, control, RATES["constant"], False))
+    first = control.renewed(train(torch.zeros(5), 0, control, RATES["constant"], False))
     control.begin(None)
-    control.change(train(torch.zeros(5), 2, control, RATES["constant"], False))
+    control.renewed(train(torch.zeros(5), 2, control, RATES["constant"], False))
     control.undo()
     control.undo()
     assert torch.equal(control.control, first)
@@ -113,7 +113,7 @@ def test_an_upload_that_did_not_count_leaves_the_control_as_it_was():
 def test_what_the_sum_holds_becomes_the_control_once_and_cannot_be_undone():
     control = SiteControl(LAYOUT)
     control.begin(None)
-    change = control.change(train(torch.zeros(5), 0, control, RATES["constant"], False))
+    change = control.renewed(train(torch.zeros(5), 0, control, RATES["constant"], False))
     control.settle(change + 0.25)
     control.settle(change + 0.5)
     control.undo()
@@ -124,13 +124,13 @@ def test_a_round_without_training_or_with_an_infinite_control_is_refused_and_cha
     control = SiteControl(LAYOUT)
     control.begin(None)
     with pytest.raises(UpdateRefusedError, match="no local step"):
-        control.change(torch.ones(5))
+        control.renewed(torch.ones(5))
     control.stepped(0, 0.0)
     with pytest.raises(UpdateRefusedError, match="no local step"):
-        control.change(torch.ones(5))
+        control.renewed(torch.ones(5))
     control.stepped(0, 1e-30)
     with pytest.raises(UpdateRefusedError, match="not finite"):
-        control.change(torch.full((5,), 1e20))
+        control.renewed(torch.full((5,), 1e20))
     assert control.control.abs().max() == 0
 
 
