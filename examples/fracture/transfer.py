@@ -3,7 +3,8 @@
     python -m examples.fracture.transfer --seeds 3
 
 The backbone is trained on 2,200 images of four hospitals that take no part (``hill`` to ``valley``), with labels, as
-a published model would be. Then ``north`` to ``west`` train with it: whole or frozen, with FedAvg or FedBN.
+a published model would be. Then ``north`` to ``west`` train with it: whole, frozen, or frozen with low-rank adapters;
+with FedAvg or FedBN.
 """
 
 import argparse
@@ -24,22 +25,28 @@ from lightning_fed.radiology.synthetic.style import default_sites
 from lightning_fed.simulation.in_process import QUIET, VirtualSite, federate_in_process
 
 WIDTH, PATIENTS_OF_SEED, EPOCHS = 16, 100, 15
+RANK = 4
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a federation starts, and what it trains: ``frozen`` trains the head and batch normalisation alone."""
+    """Where a federation starts, and what it trains.
+
+    ``frozen`` trains the head and batch normalisation alone, ``adapted`` adapters of the frozen backbone, too.
+    """
 
     method: str
-    pretrained: bool
-    frozen: bool
+    pretrained: bool = False
+    frozen: bool = False
+    adapted: bool = False
 
     def __str__(self) -> str:
         start = "pretrained" if self.pretrained else "from scratch"
-        return f"{self.method}, {start}{', backbone frozen' if self.frozen else ''}"
+        return f"{self.method}, {start}{', backbone frozen' * self.frozen}{', LoRA' * self.adapted}"
 
 
-STARTS = tuple(Start(m, p, f) for m in ("FedAvg", "FedBN") for p, f in ((False, False), (True, False), (True, True)))
+KINDS = ((), (True,), (True, True), (True, True, True))
+STARTS = tuple(Start(method, *kind) for method in ("FedAvg", "FedBN") for kind in KINDS)
 
 
 def main() -> None:
@@ -74,7 +81,8 @@ def trial(start: Start, seed: int, backbone: Path) -> dict[str, float]:
         model = BatchNormClassifier(WIDTH).to(memory_format=torch.channels_last)
         if start.pretrained:
             model.backbone.load_state_dict(torch.load(backbone, weights_only=True))
-        callbacks = [FederatedFinetuning("backbone", checkpoint=backbone)] if start.frozen else []
+        tuning = FederatedFinetuning("backbone", checkpoint=backbone, rank=RANK if start.adapted else 0)
+        callbacks = [tuning] if start.frozen else []
         sites.append(VirtualSite(name, model, loader(train, True), callbacks))
     run = federate_in_process(method.plan(), sites, seed=seed)
     found = {s.name: scores(logits(s.module, data[s.name][1]), data[s.name][1]) for s in sites}  # type: ignore[arg-type]

@@ -11,9 +11,10 @@ from lightning.pytorch.callbacks import BaseFinetuning
 from lightning.pytorch.utilities import rank_zero_info
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lightning_fed.callbacks.adapters import Adapter, adapt, can_be_adapted, merged
 from lightning_fed.callbacks.exchanged import refuse_private
 from lightning_fed.callbacks.round_callback import RoundCallback
 from lightning_fed.errors import ConfigError
@@ -33,17 +34,26 @@ class FederatedFinetuning(RoundCallback):
     scheduled layers from the start and leaves them as they are while they get no gradient, so no parameter group is
     added later, and a checkpoint of any round can be resumed. In a fit without rounds nothing is unfrozen.
 
+    With a ``rank``, frozen layers that can be adapted (Linear, Conv2d with one group) get a low-rank adapter, LoRA,
+    which trains and is exchanged: rank times outputs values a layer. Layers that the schedule names get none, as they
+    will train whole. Adapters stay after the fit and are in checkpoints, beside the backbone's weights, whose names do
+    not change; for validate, test and predict they are made again, so that such a checkpoint fits. For a plain model::
+
+        plain.load_state_dict(merged(model.state_dict()))  # merged is in lightning_fed.callbacks.adapters
+
     Args:
         backbone: name of the backbone in the LightningModule, such as ``net.features``.
         checkpoint: a local file to take the backbone from: a Lightning checkpoint, a state dict saved by torch, or
-            safetensors; names with the backbone's prefix or without. Other tensors in it are ignored.
+            safetensors; names with the backbone's prefix or without. Adapters in it are merged, and other tensors
+            ignored.
         schedule: by round (1 is the first), shell patterns of layers within the backbone that train from then on, for
             example ``{5: ["layer4"], 10: ["*"]}``; a layer's own layers come with it.
         train_bn: keep BatchNorm layers trainable from the start, as ``BaseFinetuning.freeze`` does by default. Without,
             a frozen one normalises by its batch in training and by its running statistics, which stay, in evaluation.
+        rank: of the adapters; 0 for none.
 
     Raises:
-        ConfigError: a round of the schedule is below 1.
+        ConfigError: a round of the schedule is below 1, or the rank below 0.
     """
 
     def __init__(
@@ -52,21 +62,25 @@ class FederatedFinetuning(RoundCallback):
         checkpoint: str | Path | None = None,
         schedule: Mapping[int, Sequence[str]] | None = None,
         train_bn: bool = True,
+        rank: int = 0,
     ) -> None:
-        self.backbone, self.checkpoint, self.train_bn = backbone, checkpoint, train_bn
+        self.backbone, self.checkpoint, self.train_bn, self.rank = backbone, checkpoint, train_bn, rank
         self.schedule = {int(round): tuple(patterns) for round, patterns in (schedule or {}).items()}
         if min(self.schedule, default=1) < 1:
             raise ConfigError(f"FederatedFinetuning's schedule begins in round {min(self.schedule)}; the first is 1.")
+        if rank < 0:
+            raise ConfigError(f"FederatedFinetuning(rank={rank}) is not possible; 0 is without adapters.")
         self._due: dict[nn.Module, int] = {}
         self._waiting: dict[nn.Module, list[nn.Parameter]] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Load the backbone and freeze, before Lightning asks for optimisers, what is never unfrozen.
+        """Load the backbone, freeze what is never unfrozen and adapt it, before Lightning asks for optimisers.
 
         Raises:
-            ConfigError: there is no such backbone or layer, or the checkpoint does not hold the backbone.
+            ConfigError: there is no such backbone or layer, the checkpoint does not hold the backbone, or no layer can
+                be adapted.
         """
-        if stage != "fit":
+        if stage != "fit" and not self.rank:
             return
         modules = dict(pl_module.named_modules())
         if self.backbone not in modules:
@@ -75,13 +89,27 @@ class FederatedFinetuning(RoundCallback):
                 f"{[name for name, _ in pl_module.named_children()]}."
             )
         backbone = modules[self.backbone]
-        if self.checkpoint is not None:
-            _load(backbone, self.backbone, Path(self.checkpoint))
-        self._due = self._schedule_of(backbone)
-        never = [layer for layer in BaseFinetuning.flatten_modules(backbone) if layer not in self._due]
-        for layer in never:
-            if not (self.train_bn and isinstance(layer, _BatchNorm)):
-                BaseFinetuning.freeze_module(layer)
+        due = self._schedule_of(backbone)
+        never = [layer for layer in _layers(backbone) if layer not in due]
+        if stage == "fit":
+            if self.checkpoint is not None:
+                _load(backbone, self.backbone, Path(self.checkpoint))
+            self._due = due
+            for layer in never:
+                if not (self.train_bn and isinstance(layer, _BatchNorm)):
+                    BaseFinetuning.freeze_module(layer)
+        if self.rank:
+            self._adapt({name: layer for name, layer in modules.items() if layer in never})
+
+    def _adapt(self, frozen: Mapping[str, nn.Module]) -> None:
+        adaptable = {name: layer for name, layer in frozen.items() if can_be_adapted(layer)}
+        if not adaptable:
+            raise ConfigError(
+                f"FederatedFinetuning(rank={self.rank}) finds no layer to adapt in {self.backbone!r}: none is a Linear "
+                "or a Conv2d with one group that the schedule leaves frozen. Leave rank out."
+            )
+        for name, layer in adaptable.items():
+            adapt(layer, self.rank, name)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Freeze what waits for its round; by now it is in the optimisers and among what is exchanged."""
@@ -138,6 +166,11 @@ class FederatedFinetuning(RoundCallback):
         return due
 
 
+def _layers(backbone: nn.Module) -> list[nn.Module]:
+    adapters = {part for adapter in backbone.modules() if isinstance(adapter, Adapter) for part in adapter.modules()}
+    return [layer for layer in BaseFinetuning.flatten_modules(backbone) if layer not in adapters]
+
+
 def _load(backbone: nn.Module, name: str, path: Path) -> None:
     try:
         loaded: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
@@ -146,9 +179,9 @@ def _load(backbone: nn.Module, name: str, path: Path) -> None:
     except Exception as error:
         # Pickle's own error, whose advice is to run whatever code is in the file.
         raise ConfigError(f"the backbone's checkpoint {path.name} is none: {type(error).__name__}.") from error
-    state: Mapping[str, Tensor] = loaded.get("state_dict", loaded)
+    state = merged(loaded.get("state_dict", loaded))
     prefix = f"{name}." if any(key.startswith(f"{name}.") for key in state) else ""
-    wanted = backbone.state_dict()
+    wanted = merged(backbone.state_dict())
     for key, tensor in wanted.items():
         found = state.get(prefix + key)
         if found is None or found.shape != tensor.shape:
@@ -157,4 +190,5 @@ def _load(backbone: nn.Module, name: str, path: Path) -> None:
                 f"the checkpoint {path.name} does not hold the backbone {name!r}: {prefix + key!r} should be "
                 f"{list(tensor.shape)}, and it has {holds}. Give the file of the same backbone."
             )
-    backbone.load_state_dict({key: state[prefix + key] for key in wanted})
+    # Not strict, for adapters of a fit before.
+    backbone.load_state_dict({key: state[prefix + key] for key in wanted}, strict=False)
