@@ -3,6 +3,9 @@
 One base class, a kind per thing a reader can act on. A message names the thing, the value, the limit and the next step.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class FederationError(Exception):
     """Base of all errors raised by ``lightning_fed``."""
@@ -58,3 +61,9 @@ class LedgerError(FederationError):
 
 class ConfigError(FederationError):
     """A configuration contradicts itself, or the run it is for."""
+
+
+def did_you_mean(unknown: str, known: Iterable[str]) -> str:
+    """What to add to the error for a name that nobody knows: the nearest known one, or nothing where none is near."""
+    near = difflib.get_close_matches(unknown, sorted(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from lightning_fed.errors import PlanRefusedError
+from lightning_fed.errors import PlanRefusedError, did_you_mean
 from lightning_fed.plan import FederationPlan
 
 
@@ -46,6 +46,7 @@ class SitePolicy:
             if unknown := sorted(settings.keys() - known):
                 raise PlanRefusedError(
                     f"the site policy {name} has settings nobody knows: {unknown}. Known: {sorted(known)}."
+                    f"{did_you_mean(unknown[0], known)}"
                 )
             return msgspec.convert(settings, type=cls)
         except (OSError, msgspec.MsgspecError) as error:

@@ -19,7 +19,7 @@ from lightning_fed.aggregation.norm_bounding import NormBounding, SiteNormBoundi
 from lightning_fed.aggregation.qfedavg import QFedAvg
 from lightning_fed.aggregation.scaffold import Scaffold
 from lightning_fed.aggregation.trimmed_mean import TrimmedMean
-from lightning_fed.errors import PlanError
+from lightning_fed.errors import PlanError, did_you_mean
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
     algorithm.name: algorithm
@@ -52,14 +52,17 @@ def read_algorithm(block: Mapping[str, object]) -> Algorithm:
     name = block.get("name")
     kind = ALGORITHMS.get(name) if isinstance(name, str) else None
     if kind is None:
-        raise PlanError(f"plan.algorithm.name = {name!r} is not one of {', '.join(ALGORITHMS)}. Change it in the plan.")
+        raise PlanError(
+            f"plan.algorithm.name = {name!r} is not one of {', '.join(ALGORITHMS)}. Change it in the plan."
+            f"{did_you_mean(str(name), ALGORITHMS)}"
+        )
     given = {key: value for key, value in block.items() if key != "name"}
     known = _settings(kind)
     unknown = sorted(set(given) - set(known))
     if unknown:
         raise PlanError(
             f"plan.algorithm has settings {unknown} that {name!r} does not know; it knows {sorted(known)}. "
-            "Remove them from the plan."
+            f"Remove them from the plan.{did_you_mean(unknown[0], known)}"
         )
     try:
         return msgspec.convert(given, kind)

@@ -9,10 +9,11 @@ from typing import Any
 
 import msgspec
 import torch
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from lightning.pytorch import LightningModule
 
 from lightning_fed.cli.lightning_cli import Modules
+from lightning_fed.cli.parser import NamesNearest
 from lightning_fed.coordinator.service import Coordinator
 from lightning_fed.errors import ConfigError, ModelMismatchError, StoreError
 from lightning_fed.plan import FederationPlan
@@ -77,8 +78,8 @@ def load_weights(model: LightningModule, path: Path) -> None:
         ) from error
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="lightning-fed coordinate", description="Run the coordinator of a federation.")
+def _parser() -> NamesNearest:
+    parser = NamesNearest(prog="lightning-fed coordinate", description="Run the coordinator of a federation.")
     parser.add_argument("--config", action="config", help="YAML file with the keys below")
     parser.add_argument("--address", type=str, default="tcp://127.0.0.1:5790", help="where to listen")
     parser.add_argument("--identity", type=Path, default=Path("keys/coordinator.key"), help="own secret key file")

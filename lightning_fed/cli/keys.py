@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
+from lightning_fed.cli.parser import NamesNearest
 from lightning_fed.transport.identity import (
     PublicCard,
     Roster,
@@ -26,19 +27,19 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="lightning-fed keys", description="Make identities and the roster of a federation.")
+def _parser() -> NamesNearest:
+    parser = NamesNearest(prog="lightning-fed keys", description="Make identities and the roster of a federation.")
     commands = parser.add_subcommands()
-    new = ArgumentParser(description="Make the secret key file and the public card of a site or of the coordinator.")
+    new = NamesNearest(description="Make the secret key file and the public card of a site or of the coordinator.")
     new.add_argument("name", type=str, help="letters, digits, '-', '_' and '.'")
     new.add_argument("--folder", type=Path, default=Path("keys"), help="where NAME.key and NAME.pub are written")
     commands.add_subcommand("new", new, help="make a NAME.key, to be kept secret, and a NAME.pub, to be given away")
-    roster = ArgumentParser(description="Make the roster, which every member of the federation gets.")
+    roster = NamesNearest(description="Make the roster, which every member of the federation gets.")
     roster.add_argument("coordinator", type=Path, help="the coordinator's .pub file")
     roster.add_argument("sites", type=Path, nargs="+", help="the sites' .pub files")
     roster.add_argument("--out", type=Path, default=Path("keys/roster.yaml"), help="the file to write")
     commands.add_subcommand("roster", roster, help="bind the members' names to their public keys")
-    show = ArgumentParser(description="Show public keys and fingerprints; never a secret.")
+    show = NamesNearest(description="Show public keys and fingerprints; never a secret.")
     show.add_argument("file", type=Path, help="a .key, .pub or roster file")
     commands.add_subcommand("show", show, help="show what a file holds, without secrets")
     return parser

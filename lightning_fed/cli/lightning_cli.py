@@ -6,7 +6,12 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import Strategy
 
+from lightning_fed.cli.parser import NamesNearest
 from lightning_fed.errors import FederationError
+
+
+class _Parser(NamesNearest, LightningArgumentParser):  # type: ignore[misc]
+    """Lightning's parser, which names the key that is nearest to an unknown one."""
 
 
 class _ClearErrors(LightningCLI):  # type: ignore[misc]
@@ -50,6 +55,7 @@ class SiteCLI(_ClearErrors):
             subclass_mode_data=True,
             # A site that is started again writes the same file again.
             save_config_kwargs={"overwrite": True},
+            parser_class=_Parser,
             parser_kwargs={"prog": "lightning-fed"},
             args=args,
         )
@@ -78,6 +84,7 @@ class Modules(_ClearErrors):
             subclass_mode_data=True,
             save_config_callback=None,
             seed_everything_default=False,
+            parser_class=_Parser,
             parser_kwargs={"exit_on_error": False},
             args=config,
             run=False,

@@ -8,8 +8,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from jsonargparse import ArgumentParser
-
+from lightning_fed.cli.parser import NamesNearest
 from lightning_fed.errors import FederationError
 
 # A module is imported when its command is called: only the commands that train need torch and Lightning.
@@ -59,14 +58,14 @@ def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
 
 def _explain(arguments: list[str]) -> NoReturn:
     """Print help, the version or what is wrong with the command line, and exit."""
-    parser = ArgumentParser(
+    parser = NamesNearest(
         prog="lightning-fed",
         description="Federated training for PyTorch Lightning. Each command has a --help of its own.",
         version=_version() if arguments[:1] == ["--version"] else "",
     )
     commands = parser.add_subcommands()
     for name, (_, description) in _COMMANDS.items():
-        commands.add_subcommand(name, ArgumentParser(description=description), help=description)
+        commands.add_subcommand(name, NamesNearest(description=description), help=description)
     parser.parse_args(arguments or ["--help"])
     raise AssertionError("a known command does not come here")
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Table
 
+from lightning_fed.cli.parser import NamesNearest
 from lightning_fed.coordinator.service import LEDGER
 from lightning_fed.coordinator.store import read_run
 from lightning_fed.plan import FederationPlan
@@ -119,8 +119,8 @@ def _ledger_table(rows: Sequence[LedgerRow]) -> Table:
     return table
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
+def _parser() -> NamesNearest:
+    parser = NamesNearest(
         prog="lightning-fed report",
         description="Show what happened in a run (a coordinator's store), or what a privacy ledger holds.",
     )

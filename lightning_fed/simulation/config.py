@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from jsonargparse import ArgumentParser
 
-from lightning_fed.errors import ConfigError
+from lightning_fed.cli.parser import NamesNearest
+from lightning_fed.errors import ConfigError, did_you_mean
 from lightning_fed.plan import FederationPlan
 
 COORDINATOR = "coordinator"
@@ -85,7 +85,10 @@ class Simulation:
         if COORDINATOR in self.sites:
             raise ConfigError(f"a site cannot be named {COORDINATOR!r}. Choose another name.")
         if unknown := sorted(self.overrides.keys() - set(self.sites)):
-            raise ConfigError(f"overrides names {unknown[0]!r}, which is none of the sites {self.sites}.")
+            raise ConfigError(
+                f"overrides names {unknown[0]!r}, which is none of the sites {self.sites}."
+                f"{did_you_mean(unknown[0], self.sites)}"
+            )
         if self.plan.quorum > len(self.sites):
             raise ConfigError(
                 f"plan.quorum = {self.plan.quorum} cannot be reached by the {len(self.sites)} sites {self.sites}. "
@@ -100,7 +103,7 @@ def read_config(arguments: Sequence[str]) -> Simulation:
         ConfigError: sites and settings contradict each other.
         PlanError: a value of the plan that no federation can run with.
     """
-    parser = ArgumentParser(
+    parser = NamesNearest(
         prog="lightning-fed simulate", description="Run a coordinator and all sites of a federation on this machine."
     )
     parser.add_argument("--config", action="config", help="YAML file with the keys below")

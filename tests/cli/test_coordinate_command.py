@@ -33,10 +33,12 @@ def coordinate(lightning_fed, tmp_path):
 @pytest.mark.parametrize(
     ("section", "named"),
     [
-        ({"plan": "rouns: 3"}, "rouns"),
-        ({"plan": "local: {epoch: 3}"}, "epoch"),
-        ({"model": "wdth: 3"}, "wdth"),
-        ({"more": "rooster: keys"}, "rooster"),
+        ({"plan": "rouns: 3"}, "'rouns'. Did you mean 'rounds'?"),
+        ({"plan": "local: {epoch: 3}"}, "'local.epoch'. Did you mean 'local.epochs'?"),
+        ({"plan": "privacy: {example: {epsilom: 3}}"}, "'epsilom' is not accepted. Did you mean 'epsilon'?"),
+        ({"model": "wdth: 3"}, "'wdth' is not accepted. Did you mean 'width'?"),
+        ({"more": "rooster: keys"}, "'rooster' is not accepted. Did you mean 'roster'?"),
+        ({"more": "qqqqqq: keys"}, "'qqqqqq' is not accepted\n"),
         ({"plan": "quorum: many"}, "quorum"),
     ],
 )
@@ -49,6 +51,8 @@ def test_a_misspelt_key_is_named(coordinate, section, named):
 @pytest.mark.parametrize(
     ("section", "message"),
     [
+        ({"plan": "algorithm: {name: fedadm}"}, "Did you mean 'fedadam'?"),
+        ({"plan": "algorithm: {name: fedadam, server_lrr: 1}"}, "Did you mean 'server_lr'?"),
         ({"plan": "quorum: 0"}, "plan.quorum = 0 must be a finite number of at least 1"),
         ({"plan": "quorum: 3, cohort_size: 2"}, "plan.cohort_size = 2 is below plan.quorum = 3"),
         ({"more": "identity: keys/other.key"}, "keys/other.key does not exist"),

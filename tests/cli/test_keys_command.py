@@ -56,7 +56,7 @@ def test_a_second_identity_of_the_same_name_is_one_line_and_exit_code_1(lightnin
 def test_a_misspelt_option_is_named(lightning_fed):
     code, _, err = lightning_fed("keys", "new", "north", "--foldr", "keys")
     assert code == 2
-    assert "--foldr" in err
+    assert "--foldr keys. Did you mean '--folder'?" in err
 
 
 def test_help_lists_every_command(lightning_fed):

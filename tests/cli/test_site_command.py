@@ -53,10 +53,10 @@ def test_test_takes_a_global_model_of_the_coordinators_store(lightning_fed, tmp_
 @pytest.mark.parametrize(
     ("section", "named"),
     [
-        ({"trainer": {"max_epoch": 1}}, "max_epoch"),
-        ({"model": {"class_path": "small_modules.Small", "init_args": {"widht": 1}}}, "widht"),
+        ({"trainer": {"max_epoch": 1}}, "max_epoch'. Did you mean 'trainer.max_epochs'?"),
+        ({"model": {"class_path": "small_modules.Small", "init_args": {"widht": 1}}}, "Did you mean 'width'?"),
         ({"data": {"class_path": "small_modules.Nmbers"}}, "Nmbers"),
-        ({"trianer": {"max_epochs": 1}}, "trianer"),
+        ({"trianer": {"max_epochs": 1}}, "trianer.max_epochs'. Did you mean 'trainer.max_epochs'?"),
     ],
 )
 def test_a_misspelt_key_is_named(lightning_fed, tmp_path, section, named):

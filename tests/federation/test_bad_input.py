@@ -216,7 +216,7 @@ def test_a_policy_names_what_it_does_not_accept(tmp_path):
         SitePolicy(metrics=["val_loss"]).check_plan(plan, "st-marys")
     path = tmp_path / "policy.yaml"
     path.write_text("smallest_quorun: 3\n")
-    with pytest.raises(PlanRefusedError, match="smallest_quorun"):
+    with pytest.raises(PlanRefusedError, match="Did you mean 'smallest_quorum'"):
         SitePolicy.load(path)
     path.write_text("smallest_quorum: 3\nmetrics: [val_loss]\n")
     assert SitePolicy.load(path) == SitePolicy(3, ["val_loss"])

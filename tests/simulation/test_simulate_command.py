@@ -170,11 +170,11 @@ def test_an_interruption_ends_every_process_and_the_same_command_goes_on(simulat
 @pytest.mark.parametrize(
     ("section", "named"),
     [
-        ({"trainer": {"acelerator": "cpu"}}, "acelerator"),
-        ({"model": {"class_path": "tiny_modules.Tiny", "init_args": {"lrr": 1}}}, "lrr"),
+        ({"trainer": {"acelerator": "cpu"}}, "acelerator'. Did you mean 'accelerator'"),
+        ({"model": {"class_path": "tiny_modules.Tiny", "init_args": {"lrr": 1}}}, "Did you mean 'lr'"),
         ({"model": {"class_path": "tiny_modules.Tyni"}}, "Tyni"),
         ({"data": {"class_path": "tiny_modules.Numbers", "init_args": {"sites": "a"}}}, "sites"),
-        ({"overrides": {"south": {"trainer": {"max_epoch": 1}}}}, "max_epoch"),
+        ({"overrides": {"south": {"trainer": {"max_epoch": 1}}}}, "Did you mean 'max_epochs'"),
         ({"baselines": {"metric": "m", "pooled": {"class_path": "tiny_modules.Nombers"}}}, "Nombers"),
     ],
 )
@@ -186,10 +186,10 @@ def test_a_misspelt_key_of_the_sites_is_named_before_anything_starts(tiny, secti
 @pytest.mark.parametrize(
     ("section", "named"),
     [
-        ({"sed": 3}, "sed"),
-        ({"plan": {"rouns": 3}}, "rouns"),
-        ({"overrides": {"south": {"modl": {"a": 1}}}}, "modl"),
-        ({"baselines": {"metrik": "m", "pooled": {}}}, "metrik"),
+        ({"sed": 3}, "'sed' is not accepted. Did you mean 'seed'?"),
+        ({"plan": {"rouns": 3}}, "'rouns'. Did you mean 'rounds'?"),
+        ({"overrides": {"south": {"modl": {"a": 1}}}}, "Did you mean 'model'?"),
+        ({"baselines": {"metrik": "m", "pooled": {}}}, "Did you mean 'metric'?"),
         ({"sites": "north"}, "sites"),
     ],
 )
@@ -198,6 +198,20 @@ def test_a_misspelt_key_of_the_simulation_is_named(tiny, capsys, section, named)
         read_config(["--config", str(tiny(**section))])
     error = capsys.readouterr().err
     assert named in error[error.index("error:") :]
+
+
+@pytest.mark.parametrize(
+    ("option", "nearest"), [("--trainr", "--trainer"), ("--plan.local.epocs", "--plan.local.epochs")]
+)
+def test_a_misspelt_option_is_answered_with_the_nearest_one(tiny, capsys, option, nearest):
+    with pytest.raises(SystemExit):
+        read_config(["--config", str(tiny()), option, "3"])
+    assert f"unrecognized arguments: {option} 3. Did you mean '{nearest}'?" in capsys.readouterr().err
+
+
+def test_overrides_of_a_misspelt_site_name_the_nearest_one(tiny):
+    with pytest.raises(ConfigError, match="Did you mean 'south'"):
+        read_config(["--config", str(tiny(overrides={"suth": {"trainer": {"max_epochs": 1}}}))])
 
 
 def test_a_good_config_passes_the_check(tiny):
