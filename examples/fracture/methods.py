@@ -29,6 +29,7 @@ class Method:
         callbacks: makes a site's own callbacks.
         standardised: whether images are brought to a scale that the sites found together.
         adapted: whether a model is tested with the batch statistics of the images it is tested on (AdaBN).
+        tuned: last rounds in which each site trains the global model alone instead, for as many epochs.
     """
 
     algorithm: dict[str, Any] = field(default_factory=lambda: {"name": "fedavg"})
@@ -37,12 +38,17 @@ class Method:
     callbacks: Callable[[], list[Callback]] = list
     standardised: bool = False
     adapted: bool = False
+    tuned: int = 0
 
     def plan(self, rounds: int = ROUNDS) -> FederationPlan:
-        """The plan; updates are masked, as by default."""
+        """The plan of a study of some rounds, those alone included; updates are masked, as by default."""
         local = LocalTraining(epochs=LOCAL_EPOCHS, proximal=self.proximal)
         return FederationPlan(
-            name="heterogeneity", rounds=rounds, local=local, algorithm=self.algorithm, personal=list(self.personal)
+            name="heterogeneity",
+            rounds=rounds - self.tuned,
+            local=local,
+            algorithm=self.algorithm,
+            personal=list(self.personal),
         )
 
 
@@ -65,4 +71,6 @@ METHODS = {
     "Moments": Method(callbacks=lambda: [MomentAlignment("backbone", features=4 * WIDTH, weight=1.0)]),
     "AdaBN": Method(adapted=True),
     "FedBN + FedAvgM": Method({"name": "fedavgm", "momentum": 0.5}, personal=["normalisation"]),
+    "FedBN + FedAvgM, fine-tuned": Method({"name": "fedavgm", "momentum": 0.5}, personal=["normalisation"], tuned=6),
+    "Ditto + FedYogi": Method({"name": "fedyogi", "server_lr": 0.03}, callbacks=lambda: [Ditto(lam=0.1)]),
 }

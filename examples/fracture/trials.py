@@ -82,6 +82,8 @@ def federated(
     for site in sites:
         assert isinstance(site.module, BatchNormClassifier)
         models[site.name] = site.module
+        if method.tuned:
+            _fit(site.module, train[site.name], method.tuned, seed)
         for callback in site.callbacks:
             if isinstance(callback, Ditto):
                 site.module.load_state_dict(callback.state_dict()["personal"])
@@ -91,8 +93,7 @@ def federated(
 def trained(images: Images, seed: int) -> BatchNormClassifier:
     """A model trained without a federation, for as many epochs."""
     model = _model(seed)
-    seed_everything(seed, verbose=False)
-    Trainer(max_epochs=ROUNDS * LOCAL_EPOCHS, **QUIET).fit(model, loader(images, True))
+    _fit(model, images, ROUNDS, seed)
     return model
 
 
@@ -135,6 +136,11 @@ def scores(logits: Tensor, images: Images) -> Scores:
         "sensitivity": binary_sensitivity_at_specificity(probability, label, min_specificity=0.9)[0].item(),
         "ece": binary_calibration_error(probability, label, n_bins=10).item(),
     }
+
+
+def _fit(model: BatchNormClassifier, images: Images, rounds: int, seed: int) -> None:
+    seed_everything(seed, verbose=False)
+    Trainer(max_epochs=rounds * LOCAL_EPOCHS, **QUIET).fit(model, loader(images, True))
 
 
 def _model(seed: int) -> BatchNormClassifier:
