@@ -53,7 +53,7 @@ from lightning_fed.protocol.upload_bytes import expected_upload
 from lightning_fed.transport.identity import Identity, Roster
 from lightning_fed.transport.site import SiteConnection
 from lightning_fed.update.global_model import state_bytes
-from lightning_fed.update.layout import Layout, check_finite, flatten, tensors_of, unflatten
+from lightning_fed.update.layout import Layout, check_update, flatten, tensors_of, unflatten
 
 _LAST_METRICS_S = 60.0
 """How long a site stays for the masked sum of the last metrics; a slower site costs the federation those, not more."""
@@ -323,7 +323,7 @@ class RoundLoop(Callback):
         spent: FederationError | None = None
         refused = False
         try:
-            check_finite(update, self.layout)
+            refused = self._refused_for_zeros(update)
             for corrected in _controlled(trainer):
                 update = corrected.upload(update)
             if self._ledger:
@@ -358,6 +358,32 @@ class RoundLoop(Callback):
         over = self._from_first(trainer, "the coordinator", lambda s: (s.finished == self.version,))
         if over[0]:
             self._finish()
+
+    def _refused_for_zeros(self, update: Tensor) -> bool:
+        """Check an update; under site-level privacy one that cannot be sent is made zeros, in place.
+
+        Whether a site withdraws would depend on its data, and no noise covers that: a sum without the site is no
+        neighbour of the sum with it that the accounting knows.
+
+        Returns:
+            Whether zeros have taken the update's place.
+
+        Raises:
+            UpdateRefusedError: it cannot be sent, and the plan makes no promise about whole sites.
+        """
+        assert self.plan is not None
+        try:
+            check_update(update, self.layout)
+        except UpdateRefusedError as error:
+            if self.plan.privacy.site is None:
+                raise
+            update.zero_()
+            rank_zero_warn(
+                f"round {self._round}: {error} This site sends zeros instead: under plan.privacy.site nobody may learn "
+                "from its absence what its data did."
+            )
+            return True
+        return False
 
     def _stop_spent(self, trainer: Trainer, pl_module: LightningModule, spent: FederationError) -> None:
         """End this site's part with the last global model; the others go on without it."""

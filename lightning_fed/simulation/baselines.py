@@ -18,6 +18,12 @@ from lightning_fed.simulation.results import Comparison
 _FEDERATED, _POOLED = "federated", "pooled"
 _LOOK_S = 0.2
 
+WITHOUT_PRIVACY = (
+    "plan.privacy is kept by the federated training only: each site alone and all data in one place train WITHOUT it. "
+    "Their models protect nobody, and what they are better by is the price of privacy too."
+)
+"""Said before baselines of a plan that promises privacy."""
+
 
 def compare(simulation: Simulation, folder: RunFolder, display: Display, lock: int) -> Comparison:
     """Train what the federated model is compared with and test all of them; results that are there are kept.
@@ -28,6 +34,9 @@ def compare(simulation: Simulation, folder: RunFolder, display: Display, lock: i
     assert simulation.baselines is not None
     jobs = jobs_of(simulation, folder)
     metric = simulation.baselines.metric
+    private = bool(simulation.plan.privacy.example or simulation.plan.privacy.site)
+    if private:
+        display.say(WITHOUT_PRIVACY)
     results = run_jobs(jobs, folder, display, lock)
     values: dict[str, float | None] = {}
     for name in jobs:
@@ -38,7 +47,7 @@ def compare(simulation: Simulation, folder: RunFolder, display: Display, lock: i
             )
         values[name] = results.get(name, {}).get(metric)
     local = {site: values[f"site-{site}"] for site in simulation.sites}
-    return Comparison(metric, local, values[_FEDERATED], values[_POOLED])
+    return Comparison(metric, local, values[_FEDERATED], values[_POOLED], private)
 
 
 def jobs_of(simulation: Simulation, folder: RunFolder) -> dict[str, Job]:

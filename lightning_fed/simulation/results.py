@@ -21,12 +21,14 @@ class Comparison:
         local: of each site's model that was trained on its own data alone.
         federated: of the last global model.
         pooled: of the model that was trained on all data in one place.
+        private: whether the plan promises privacy. Only the federated training keeps that promise.
     """
 
     metric: str
     local: Mapping[str, float | None]
     federated: float | None
     pooled: float | None
+    private: bool = False
 
     @property
     def local_mean(self) -> float | None:

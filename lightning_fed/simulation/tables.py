@@ -35,15 +35,19 @@ def row_of(round: Round, metrics: Sequence[str], sites: int) -> list[str]:
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """Local-only training, federated training and centralised training, on the pooled test data."""
+    """Local-only training, federated training and centralised training, on the pooled test data.
+
+    Under a plan that promises privacy each row says whether its training kept that.
+    """
+    without, kept = (", no privacy", ", with privacy") if comparison.private else ("", "")
     table = Table(title=f"{comparison.metric} on the pooled test data", title_justify="left")
     table.add_column("trained on")
     table.add_column(comparison.metric, justify="right")
     for site, value in comparison.local.items():
-        table.add_row(f"{site} alone", _number(value))
-    table.add_row("one site alone, mean", _number(comparison.local_mean), style="bold")
-    table.add_row("all sites, federated", _number(comparison.federated), style="bold")
-    table.add_row("all data in one place", _number(comparison.pooled), style="bold")
+        table.add_row(f"{site} alone{without}", _number(value))
+    table.add_row(f"one site alone, mean{without}", _number(comparison.local_mean), style="bold")
+    table.add_row(f"all sites, federated{kept}", _number(comparison.federated), style="bold")
+    table.add_row(f"all data in one place{without}", _number(comparison.pooled), style="bold")
     return table
 
 

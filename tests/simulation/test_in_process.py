@@ -5,8 +5,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_fed.callbacks.ditto import Ditto
+from lightning_fed.callbacks.round_callback import RoundCallback
 from lightning_fed.errors import ConfigError, QuorumLostError
-from lightning_fed.plan import FederationPlan, LocalTraining, Masking
+from lightning_fed.plan import FederationPlan, LocalTraining, Masking, Privacy, SitePrivacy
 from lightning_fed.simulation.in_process import QUIET, VirtualSite, federate_in_process
 
 OFF = Masking(mode="off")
@@ -149,3 +150,68 @@ def test_names_that_occur_twice_and_too_few_sites_are_refused():
         federate_in_process(plan(), [sites()[0], sites()[0]])
     with pytest.raises(ConfigError, match="quorum of 2"):
         federate_in_process(plan(), sites()[:1])
+
+
+class Spoiled(RoundCallback):
+    """Writes a value into the weights at the end of the first round's training."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def on_round_end(self, trainer, pl_module, round):
+        if round == 1:
+            pl_module.layer.weight.data[0, 1] = self.value
+
+
+class Linear(Model):
+    """Without running statistics, which no privacy covers."""
+
+    def __init__(self, lr: float = 0.05) -> None:
+        L.LightningModule.__init__(self)
+        torch.manual_seed(3)
+        self.layer = nn.Linear(4, 1)
+        self.lr = lr
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.mse_loss(self.layer(batch[0]), batch[1])
+
+
+def spoiled_sites(value: float) -> list[VirtualSite]:
+    federated = sites(Linear)
+    federated[1].callbacks = [Spoiled(value)]
+    return federated
+
+
+def events(run, kind):
+    return [record.data for record in run.records if record.event == kind]
+
+
+@pytest.mark.parametrize("masking", [OFF, Masking("required")])
+def test_an_update_with_an_absurd_value_is_refused_at_its_site_by_the_tensors_name(masking):
+    settings = FederationPlan(rounds=2, local=LocalTraining(epochs=1), masking=masking)
+    with pytest.warns(
+        UserWarning, match="round 1: the update holds 1 values of 4 beyond 1e\\+12 in tensor 'layer.weight'"
+    ):
+        run = federate_in_process(settings, spoiled_sites(1e13))
+    (refused,) = events(run, "update_refused")
+    assert (refused["round"], refused["site"]) == (1, "site-1")
+    assert "tensor 'layer.weight'" in refused["reason"]
+    assert [len(done["participants"]) for done in events(run, "round_finished")] == [2, 3]
+
+
+@pytest.mark.parametrize("value", [float("nan"), 1e13])
+@pytest.mark.parametrize(("mechanism", "masking"), [("central", OFF), ("distributed", Masking("required", 32))])
+def test_under_site_level_privacy_a_spoiled_update_becomes_zeros_and_only_its_own_site_hears(mechanism, masking, value):
+    # So little noise that what the sum holds can be read off; it protects nobody.
+    private = Privacy(site=SitePrivacy(mechanism, noise_multiplier=0.011, clipping_norm=1.0))
+    settings = FederationPlan(rounds=1, local=LocalTraining(epochs=1), masking=masking, privacy=private, quorum=3)
+    still = sites(Linear)
+    still[1].module.lr = 0.0
+    expected = federate_in_process(settings, still)
+    with pytest.warns(UserWarning, match="round 1: the update holds .* in tensor 'layer.weight'.* sends zeros instead"):
+        run = federate_in_process(settings, spoiled_sites(value))
+    assert events(run, "update_refused") == []
+    assert sorted(events(run, "round_finished")[0]["participants"]) == ["site-0", "site-1", "site-2"]
+    torch.testing.assert_close(run.model.vector, expected.model.vector, atol=0.03, rtol=0)
+    healthy = federate_in_process(settings, sites(Linear))
+    assert (healthy.model.vector - expected.model.vector).abs().max() > 0.1

@@ -144,6 +144,15 @@ def test_tables_show_rounds_sites_and_the_comparison():
     assert "-" in text_of(rounds_table([Round(1)], [], 2))
 
 
+def test_under_a_plan_with_privacy_every_row_of_the_comparison_says_which_training_kept_it():
+    values = ("test_auroc", {"north": 0.7, "south": 0.8}, 0.9, 0.91)
+    lines = text_of(comparison_table(Comparison(*values, private=True))).splitlines()
+    for row in ("north alone", "south alone", "one site alone, mean", "all data in one place"):
+        assert any(f"{row}, no privacy" in line for line in lines)
+    assert any("all sites, federated, with privacy" in line for line in lines)
+    assert "privacy" not in text_of(comparison_table(Comparison(*values)))
+
+
 def test_there_is_no_mean_over_sites_of_which_one_failed():
     comparison = Comparison("test_auroc", {"north": 0.7, "south": None}, 0.9, None)
     assert comparison.local_mean is None

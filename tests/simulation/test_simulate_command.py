@@ -103,6 +103,22 @@ def test_two_sites_train_together_and_are_compared_with_training_alone(simulate,
     assert "the folder run holds a run with another plan.rounds: it was 2 and is 3" in output
 
 
+def test_under_a_plan_with_privacy_it_is_said_that_the_baselines_train_without(simulate, tiny, tmp_path):
+    config = tiny(
+        plan={"rounds": 1, "gather_s": 60, "privacy": {"example": {"noise_multiplier": 1.0}}},
+        baselines={"metric": "test_loss", "pooled": {"class_path": "tiny_modules.Numbers"}},
+    )
+    code, output = output_of(simulate(config))
+    assert code == 0, output
+    assert "each site alone and all data in one place train WITHOUT it" in output
+    assert "north alone, no privacy" in output
+    assert "all sites, federated, with privacy" in output
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["baselines"]["private"] is True
+    # As it says: only the sites of the federation had a ledger to write to.
+    ledgers = sorted(path.relative_to(tmp_path / "run") for path in (tmp_path / "run").rglob("ledger*.jsonl"))
+    assert {path.parent.name for path in ledgers} == {"north", "south"}
+
+
 def test_a_sites_crash_is_shown_with_its_traceback_and_the_others_finish(simulate, tiny, tmp_path):
     config = tiny(
         sites=["north", "south", "west"],

@@ -3,9 +3,17 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_fed.errors import FederationError, ModelMismatchError
+from lightning_fed.errors import FederationError, ModelMismatchError, UpdateRefusedError
 from lightning_fed.update.global_model import GlobalModel, state_bytes
-from lightning_fed.update.layout import Layout, TensorSpec, check_same_layout, check_sound, layout_of
+from lightning_fed.update.layout import (
+    LARGEST_CHANGE,
+    Layout,
+    TensorSpec,
+    check_same_layout,
+    check_sound,
+    check_update,
+    layout_of,
+)
 
 
 class Network(nn.Module):
@@ -159,3 +167,25 @@ def test_a_personal_tied_tensor_is_in_no_initial_state_under_any_name():
 def test_a_layout_that_contradicts_itself_is_unsound(layout):
     with pytest.raises(ModelMismatchError):
         check_sound(layout)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (float("nan"), "1 NaN or infinite values of 6 in tensor 'head.weight'"),
+        (float("-inf"), "1 NaN or infinite values of 6 in tensor 'head.weight'"),
+        (1.1e12, "1 values of 6 beyond 1e\\+12 in tensor 'head.weight'"),
+        (-3e38, "1 values of 6 beyond 1e\\+12 in tensor 'head.weight'"),
+    ],
+)
+def test_an_update_with_an_absurd_value_is_refused_by_the_tensors_name(value, reason):
+    layout = layout_of(Network())
+    update = torch.zeros(layout.size)
+    update[-7] = value
+    with pytest.raises(UpdateRefusedError, match=reason):
+        check_update(update, layout)
+
+
+def test_the_largest_change_itself_may_be_sent():
+    layout = layout_of(Network())
+    check_update(torch.full((layout.size,), -LARGEST_CHANGE), layout)
