@@ -1,7 +1,7 @@
 """Accuracy against uploaded bytes, of every way to send a part of an update, over three seeds.
 
     python benchmarks/compression.py digits [--seeds 3]
-    python benchmarks/compression.py fracture [--seeds 3] [--rounds 24]
+    python benchmarks/compression.py fracture [--seeds 3] [--rounds 16]
 
 Each federation runs in this process through the sessions that ship (``one_process``): masked ways are masked, residuals
 are kept, and the bytes are those of the messages. ``payload`` is what the compression decides about (ballots and
@@ -11,7 +11,7 @@ on the model's size. Ratios are to a float32 update of every value.
 digits: scikit-learn's, an MLP of 19,210 parameters, 8 sites, classes by Dirichlet(0.3), 2 local epochs.
 fracture: the synthetic radiographs, four hospitals, 280 images each to train from, 96 x 96 pixels, a ResNet-18 with
 group normalisation (11.2 M parameters) that starts from a model which four other hospitals have published. The first
-call makes the radiographs and that model (a quarter of an hour). Each run of a way from a seed takes minutes; it is
+call makes the radiographs and that model (half an hour). Each run of a way from a seed takes a quarter of an hour; it is
 kept beside them in runs/compression and not run again, and several calls with other --only can share the work.
 """
 
@@ -167,7 +167,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     digits = options.task == "digits"
-    rounds = options.rounds or (40 if digits else 24)
+    rounds = options.rounds or (40 if digits else 16)
     at = [rounds // 4, rounds // 2, rounds]
     ways = [way for way in (DIGITS if digits else FRACTURE) if options.only in way.name]
     tasks: list[Task] = [Digits(seed, options.momentum) if digits else Fracture(seed) for seed in range(options.seeds)]

@@ -89,9 +89,8 @@ def _groups(network: nn.Module, lr: float) -> list[dict[str, object]]:
 
 
 def _logits(network: nn.Module, data: Tensor) -> Tensor:
-    with torch.autocast("cpu", torch.bfloat16):
-        logits: Tensor = network(data)
-    return logits[:, 0].float()
+    logits: Tensor = network(data)
+    return logits[:, 0]
 
 
 def _backward(network: nn.Module, data: Tensor, label: Tensor, generator: torch.Generator) -> None:
