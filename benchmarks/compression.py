@@ -11,8 +11,8 @@ on the model's size. Ratios are to a float32 update of every value.
 digits: scikit-learn's, an MLP of 19,210 parameters, 8 sites, classes by Dirichlet(0.3), 2 local epochs.
 fracture: the synthetic radiographs, four hospitals, 280 images each to train from, 96 x 96 pixels, a ResNet-18 with
 group normalisation (11.2 M parameters) that starts from a model which four other hospitals have published. The first
-call makes the radiographs and that model (half an hour). Each run of a way from a seed takes a quarter of an hour; it is
-kept beside them in runs/compression and not run again, and several calls with other --only can share the work.
+call makes the radiographs and that model (half an hour). Each run of a way from a seed takes a quarter of an hour; it
+is kept beside them in runs/compression and not run again, and several calls with other --only can share the work.
 """
 
 import argparse
