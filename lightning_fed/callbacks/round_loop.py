@@ -139,6 +139,8 @@ class RoundLoop(Callback):
         self.plan, self.run = self._from_first(trainer, "the federation plan", lambda s: s.plan and (s.plan, s.run))
         self._policy.check_plan(self.plan, self._identity.name)
         self._attach(trainer, self.plan)
+        for scaffold in _scaffolds(trainer):
+            scaffold.begin_run(self.run or "")
 
     def _connected(self, trainer: Trainer, session: SiteSession) -> Connection:
         return SiteConnection(
@@ -215,7 +217,7 @@ class RoundLoop(Callback):
             state: Mapping[str, Any] = self._restored.get("exchange", {})
             return state
         for scaffold in _scaffolds(trainer):
-            scaffold.load_state_dict({"control": unsettled.settled_control(counted=False)})
+            scaffold.restore(unsettled.settled_control(counted=False))
         return unsettled.exchange
 
     def _keep_of(self, trainer: Trainer) -> Keep | None:
@@ -470,7 +472,7 @@ class RoundLoop(Callback):
         if unsettled and self.version >= unsettled.round:
             self._unsettled = None
             for scaffold in _scaffolds(trainer):
-                scaffold.load_state_dict({"control": unsettled.settled_control(counted=counted == unsettled.round)})
+                scaffold.restore(unsettled.settled_control(counted=counted == unsettled.round))
         for scaffold in _scaffolds(trainer):
             scaffold.server_control = control
             if self._round and counted != self._round:

@@ -32,10 +32,16 @@ class Scaffold(GradientCorrection):
     def __init__(self) -> None:
         super().__init__()
         self.server_control: Tensor | None = None
+        self._run: str | None = None
         self._site: SiteControl | None = None
         self._restored: dict[str, Any] | None = None
         self._indices: dict[nn.Parameter, int] = {}
         self._corrections: dict[nn.Parameter, Tensor] = {}
+
+    def begin_run(self, run: str) -> None:
+        """Belong to a coordinator's run; what is held from another one is dropped."""
+        if run != self._run:
+            self._run, self._site, self._restored = run, None, None
 
     def on_round_start(self, trainer: Trainer, pl_module: LightningModule, round: int) -> None:
         """Take the server's control.
@@ -105,9 +111,18 @@ class Scaffold(GradientCorrection):
             self._site.settle(change)
 
     def state_dict(self) -> dict[str, Any]:
-        """The site's control; empty before the first round."""
-        return self._site.state_dict() if self._site else dict(self._restored or {})
+        """The site's control and the run that it belongs to; empty before the first round."""
+        state = self._site.state_dict() if self._site else self._restored
+        return {**state, "run": self._run} if state else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep a checkpoint's control for the first round."""
-        self._restored, self._site = state_dict or None, None
+        """Keep a checkpoint's control of the same run for the first round; another run starts from zero.
+
+        The server's control is the mean of the sites' own: one that is no part of it would pull training aside.
+        """
+        same = state_dict.get("run") == self._run
+        self._restored, self._site = (state_dict or None) if same else None, None
+
+    def restore(self, control: Tensor | None) -> None:
+        """Go on from a control of this run, flat float32, shape ``(P,)``."""
+        self.load_state_dict({"control": control, "run": self._run})
