@@ -19,14 +19,14 @@ from rich.filesize import decimal
 from torch import Tensor
 
 import lightning_fed
-from lightning_fed.callbacks.attached import callbacks_of, check_model, mechanism_of
+from lightning_fed.callbacks.attached import attach, check_model, mechanism_of
 from lightning_fed.callbacks.carried_over import CarriedOver, scaffolds
 from lightning_fed.callbacks.connection import Connection
 from lightning_fed.callbacks.differential_privacy import DifferentialPrivacy
 from lightning_fed.callbacks.exchanged import load_frozen, zeroed_if_unsound
 from lightning_fed.callbacks.local_count import LocalCount
 from lightning_fed.callbacks.model_metrics import ModelMetrics, Report
-from lightning_fed.callbacks.round_callback import RoundCallback
+from lightning_fed.callbacks.round_callback import round_callbacks
 from lightning_fed.callbacks.site_ledger import SiteLedger
 from lightning_fed.callbacks.topk_compression import TopKCompression, own_count
 from lightning_fed.callbacks.trainer_limits import TrainerLimits
@@ -121,7 +121,7 @@ class RoundLoop(Callback):
             self._connection = self._connected(trainer, session)
         self.plan, self.run = self._from_first(trainer, "the federation plan", lambda s: s.plan and (s.plan, s.run))
         self._policy.check_plan(self.plan, self._identity.name)
-        self._attach(trainer, self.plan)
+        self._attached += attach(trainer, self, self.plan)
         for scaffold in scaffolds(trainer):
             scaffold.begin_run(self.run or "")
 
@@ -135,16 +135,6 @@ class RoundLoop(Callback):
             rank_zero_info,
             lambda: _heed_sigterm(trainer),
         )
-
-    def _attach(self, trainer: Trainer, plan: FederationPlan) -> None:
-        """Add the callbacks that the plan needs and the user has not brought, right behind this one."""
-        there = trainer.callbacks  # type: ignore[attr-defined]
-        at = there.index(self) + 1
-        for callback in callbacks_of(plan):
-            if not any(type(other) is type(callback) for other in there):
-                there.insert(at, callback)
-                self._attached.append(callback)
-                at += 1
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Join: agree on the model, and start from the global weights."""
@@ -257,13 +247,13 @@ class RoundLoop(Callback):
         self._round = round
         self._carried.begin_round()
         self._local = LocalCount(trainer.global_step)
-        for callback in _round_callbacks(trainer):
+        for callback in round_callbacks(trainer):
             callback.on_round_start(trainer, pl_module, round)
 
     def _exchange(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self.round_start is not None and self.plan is not None
         round = self._round
-        for callback in _round_callbacks(trainer):
+        for callback in round_callbacks(trainer):
             callback.on_round_end(trainer, pl_module, round)
         report = self._local.report(trainer)
         update = flatten(tensors_of(pl_module, self.layout.exchanged)).sub_(self.round_start)
@@ -417,10 +407,6 @@ class RoundLoop(Callback):
             rank_zero_info(f"the coordinator was not told that this site leaves: {error}")
         finally:
             connection.close()
-
-
-def _round_callbacks(trainer: Trainer) -> list[RoundCallback]:
-    return [callback for callback in trainer.callbacks if isinstance(callback, RoundCallback)]  # type: ignore[attr-defined]
 
 
 def _heed_sigterm(trainer: Trainer) -> None:
