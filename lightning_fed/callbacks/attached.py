@@ -36,6 +36,15 @@ def callbacks_of(plan: FederationPlan) -> list[Callback]:
     return needed
 
 
+def attach(trainer: Trainer, behind: Callback, plan: FederationPlan) -> list[Callback]:
+    """Add the callbacks that the plan needs and the user has not brought, right behind another; returns the added."""
+    there = trainer.callbacks  # type: ignore[attr-defined]
+    added = [one for one in callbacks_of(plan) if not any(type(other) is type(one) for other in there)]
+    at = there.index(behind) + 1
+    there[at:at] = added
+    return added
+
+
 def check_model(plan: FederationPlan, layout: Layout) -> None:
     """Refuse a model that the plan's promise does not cover.
 

@@ -32,6 +32,12 @@ class ControlledCorrection(GradientCorrection, Generic[Kept]):
         self.server_control: Tensor | None = None
         self._site: Kept | None = None
         self._restored: dict[str, Any] | None = None
+        self._run: str | None = None
+
+    def begin_run(self, run: str) -> None:
+        """Belong to a coordinator's run; what is held from another one is dropped."""
+        if run != self._run:
+            self._run, self._site, self._restored = run, None, None
 
     @abstractmethod
     def first_control(self, layout: Layout) -> Kept:
@@ -96,12 +102,26 @@ class ControlledCorrection(GradientCorrection, Generic[Kept]):
             self._site.settle(change)
 
     def state_dict(self) -> dict[str, Any]:
-        """The site's control; empty before the first round."""
-        return self._site.state_dict() if self._site else dict(self._restored or {})
+        """The site's control and the run that it belongs to; empty before the first round."""
+        state = self._site.state_dict() if self._site else self._restored
+        return {**state, "run": self._run} if state else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep a checkpoint's control for the first round."""
-        self._restored, self._site = state_dict or None, None
+        """Keep a checkpoint's control of the same run for the first round; another run starts from zero.
+
+        The coordinator counts on the mean of the sites' own: one that is no part of it would pull training aside.
+        """
+        same = state_dict.get("run") == self._run
+        self._restored, self._site = (state_dict or None) if same else None, None
+
+    def restore(self, control: Tensor | None) -> None:
+        """Go on from a control of this run, flat float32, shape ``(P,)``."""
+        self.load_state_dict({"control": control, "run": self._run})
+
+
+def controlled(trainer: Trainer) -> list[ControlledCorrection[Any]]:
+    """Those of the trainer's callbacks that hold a control."""
+    return [callback for callback in trainer.callbacks if isinstance(callback, ControlledCorrection)]  # type: ignore[attr-defined]
 
 
 def by_parameter(vector: Tensor, tensors: list[Tensor]) -> dict[nn.Parameter, Tensor]:

@@ -14,3 +14,8 @@ class RoundCallback(Callback):
 
     def on_round_end(self, trainer: Trainer, pl_module: LightningModule, round: int) -> None:
         """Local training of ``round`` is over, the weights are the site's own, and the exchange is about to begin."""
+
+
+def round_callbacks(trainer: Trainer) -> list[RoundCallback]:
+    """Those of the trainer's callbacks that hear of rounds."""
+    return [callback for callback in trainer.callbacks if isinstance(callback, RoundCallback)]  # type: ignore[attr-defined]

@@ -8,52 +8,45 @@ what it validates in the middle of a round are the site's own weights.
 
 import uuid
 from collections import defaultdict
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from lightning.pytorch.utilities.data import extract_batch_size
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.filesize import decimal
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor
-from torchmetrics import Metric
 
 import lightning_fed
-from lightning_fed.aggregation.contracts import SiteReport
-from lightning_fed.callbacks.attached import callbacks_of, check_model, mechanism_of
+from lightning_fed.callbacks.attached import attach, check_model, mechanism_of
+from lightning_fed.callbacks.carried_over import CarriedOver
 from lightning_fed.callbacks.connection import Connection
-from lightning_fed.callbacks.controlled import ControlledCorrection
+from lightning_fed.callbacks.controlled import controlled
 from lightning_fed.callbacks.differential_privacy import DifferentialPrivacy
-from lightning_fed.callbacks.metric_states import logged_metrics, state_size, summable_metrics, summed_states
-from lightning_fed.callbacks.round_callback import RoundCallback
+from lightning_fed.callbacks.exchanged import load_frozen, zeroed_if_unsound
+from lightning_fed.callbacks.local_count import LocalCount
+from lightning_fed.callbacks.model_metrics import ModelMetrics, Report
+from lightning_fed.callbacks.round_callback import round_callbacks
 from lightning_fed.callbacks.site_ledger import SiteLedger
 from lightning_fed.callbacks.topk_compression import TopKCompression, own_count
 from lightning_fed.callbacks.trainer_limits import TrainerLimits
-from lightning_fed.callbacks.unsettled import Unsettled, UnsettledFile
 from lightning_fed.errors import (
     BudgetExhaustedError,
     FederationError,
     PlanRefusedError,
-    ProtocolError,
     UpdateRefusedError,
 )
 from lightning_fed.plan import FederationPlan
 from lightning_fed.policy import SitePolicy
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.exchange import Exchange
-from lightning_fed.protocol.outbox import Keep
 from lightning_fed.protocol.site import SiteSession
 from lightning_fed.protocol.upload_bytes import expected_upload
 from lightning_fed.transport.identity import Identity, Roster
 from lightning_fed.transport.site import SiteConnection
 from lightning_fed.update.global_model import state_bytes
-from lightning_fed.update.layout import Layout, check_update, flatten, tensors_of, unflatten
+from lightning_fed.update.layout import Layout, flatten, tensors_of, unflatten
 
 _LAST_METRICS_S = 60.0
 """How long a site stays for the masked sum of the last metrics; a slower site costs the federation those, not more."""
@@ -103,22 +96,13 @@ class RoundLoop(Callback):
         self.round_start: Tensor | None = None
         self._ledger: SiteLedger | None = None
         self._ledger_path = ledger
-        self._unsettled_path = unsettled
-        self._unsettled_file: UnsettledFile | None = None
-        self._unsettled: Unsettled | None = None
-        self._restored: dict[str, Any] = {}
-        self._kept: dict[str, Any] = {}
+        self._carried = CarriedOver(unsettled, identity.name)
         self._attached: list[Callback] = []
         self._round = 0
-        self._examples = 0
-        self._loss: float | None = None
-        self._epochs = 0
-        self._first_step = 0
-        self._reported = -1
+        self._local = LocalCount()
         self._finished = self._spent = False
-        self._validated = -1
         self._limits: TrainerLimits | None = None
-        self._summable: dict[str, Metric] = {}
+        self._metrics: ModelMetrics | None = None
 
     # Joining and leaving
 
@@ -126,7 +110,7 @@ class RoundLoop(Callback):
         """Meet the coordinator: the plan must be known before the model is set up, since it may ask for changes."""
         if stage != "fit":
             return
-        self._finished, self._spent, self._reported, self._validated, self._round = False, False, -1, -1, 0
+        self._finished, self._spent, self._round = False, False, 0
         if trainer.is_global_zero:
             session = SiteSession(
                 self._identity.name,
@@ -138,7 +122,9 @@ class RoundLoop(Callback):
             self._connection = self._connected(trainer, session)
         self.plan, self.run = self._from_first(trainer, "the federation plan", lambda s: s.plan and (s.plan, s.run))
         self._policy.check_plan(self.plan, self._identity.name)
-        self._attach(trainer, self.plan)
+        self._attached += attach(trainer, self, self.plan)
+        for correction in controlled(trainer):
+            correction.begin_run(self.run or "")
 
     def _connected(self, trainer: Trainer, session: SiteSession) -> Connection:
         return SiteConnection(
@@ -150,16 +136,6 @@ class RoundLoop(Callback):
             rank_zero_info,
             lambda: _heed_sigterm(trainer),
         )
-
-    def _attach(self, trainer: Trainer, plan: FederationPlan) -> None:
-        """Add the callbacks that the plan needs and the user has not brought, right behind this one."""
-        there = trainer.callbacks  # type: ignore[attr-defined]
-        at = there.index(self) + 1
-        for callback in callbacks_of(plan):
-            if not any(type(other) is type(callback) for other in there):
-                there.insert(at, callback)
-                self._attached.append(callback)
-                at += 1
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Join: agree on the model, and start from the global weights."""
@@ -174,13 +150,12 @@ class RoundLoop(Callback):
             self._ledger = SiteLedger.for_plan(
                 self._ledger_path, self.plan, self.run or "", self._identity.name, self._policy, exchange
             )
-        self._summable = summable_metrics(pl_module, self.plan.metrics)
-        sizes = {name: state_size(metric) for name, metric in self._summable.items()}
+        self._metrics = metrics = ModelMetrics(self.plan, pl_module)
         pay = self._ledger.pay_for_update if self._ledger else None
         count = own_count(trainer, exchange)
-        kept = self._restored_exchange(trainer, exchange)
-        keep = self._keep_of(trainer)
-        self._tell(lambda session: session.join(self.layout, sizes, pay, kept, count, keep))
+        kept = self._carried.into(trainer, self.run or "", exchange)
+        keep = self._carried.keep_for(trainer)
+        self._tell(lambda session: session.join(self.layout, metrics.sizes, pay, kept, count, keep))
         wanted = self._from_first(
             trainer, "the global model", lambda s: "initial" if s.initial_wanted else s.model and s.joined and "model"
         )
@@ -192,7 +167,7 @@ class RoundLoop(Callback):
             self._tell(lambda session: session.offer_initial(state))
         frozen = self._from_first(trainer, "the frozen parameters", lambda s: None if s.frozen is None else (s.frozen,))
         if frozen[0]:
-            self._load_frozen(pl_module, frozen[0])
+            load_frozen(pl_module, self.layout, frozen[0])
         self._load_newest(trainer, pl_module, at_least=0)
         self._limits.validate_after_rounds(self.plan)
         upload = expected_upload(exchange, self._identity.name, self._roster.sites, count).total
@@ -201,34 +176,6 @@ class RoundLoop(Callback):
             f"{self.version} of {self.plan.rounds} rounds. {self.layout.size:,} values are exchanged a round: about "
             f"{decimal(upload)} up, {decimal(4 * self.layout.size)} down."
         )
-
-    def _restored_exchange(self, trainer: Trainer, exchange: Exchange) -> Mapping[str, Any]:
-        """What the exchange goes on from: the last update that left this site, or a checkpoint if that is newer."""
-        self._unsettled_file, found = None, None
-        path = self._unsettled_path
-        if path and trainer.is_global_zero and (exchange.keeps_residual or exchange.control_part):
-            self._unsettled_file = UnsettledFile(path, self.run or "", self._identity.name)
-            found = self._unsettled_file.newer_than(self._restored, self.layout.size)
-        unsettled: Unsettled | None = trainer.strategy.broadcast(found)
-        self._unsettled = unsettled
-        if unsettled is None:
-            state: Mapping[str, Any] = self._restored.get("exchange", {})
-            return state
-        for corrected in _controlled(trainer):
-            corrected.load_state_dict({"control": unsettled.settled_control(counted=False)})
-        return unsettled.exchange
-
-    def _keep_of(self, trainer: Trainer) -> Keep | None:
-        file = self._unsettled_file
-        if file is None:
-            return None
-
-        # The connection's thread calls this while the trainer's waits for the round's end.
-        def keep(round: int, state: Mapping[str, Any]) -> None:
-            control = next((corrected.unsettled_control for corrected in _controlled(trainer)), None)
-            file.write(round, state, control)
-
-        return keep
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wait for the first round here, where there is still time to not train at all."""
@@ -277,16 +224,8 @@ class RoundLoop(Callback):
             # Training was over before this batch: the site sat out the last round. Undo the batch.
             self._load(trainer, pl_module, self.round_start)
             return
-        if not self._examples:
-            self._loss = _loss_of(outputs)
-        self._examples += _examples_of(batch)
-        self._epochs += trainer.is_last_batch
-        local = self.plan.local
-        if (
-            self._epochs >= local.epochs
-            if local.epochs
-            else trainer.global_step - self._first_step >= (local.steps or 1)
-        ):
+        self._local.add(trainer, outputs, batch)
+        if self._local.complete(trainer, self.plan.local):
             self._exchange(trainer, pl_module)
 
     def _await_round(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -306,26 +245,25 @@ class RoundLoop(Callback):
         if over:
             self._finish()
             return
-        # Had the last update of a killed process counted, this round would not begin for its site.
-        self._round, self._unsettled = round, None
-        self._examples = self._epochs = 0
-        self._first_step = trainer.global_step
-        for callback in _round_callbacks(trainer):
+        self._round = round
+        self._carried.begin_round()
+        self._local = LocalCount(trainer.global_step)
+        for callback in round_callbacks(trainer):
             callback.on_round_start(trainer, pl_module, round)
 
     def _exchange(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self.round_start is not None and self.plan is not None
         round = self._round
-        for callback in _round_callbacks(trainer):
+        for callback in round_callbacks(trainer):
             callback.on_round_end(trainer, pl_module, round)
-        report = SiteReport(self._examples, max(1, trainer.global_step - self._first_step), self._loss)
+        report = self._local.report(trainer)
         update = flatten(tensors_of(pl_module, self.layout.exchanged)).sub_(self.round_start)
         spent: FederationError | None = None
         refused = False
         try:
-            refused = self._refused_for_zeros(update)
-            for corrected in _controlled(trainer):
-                update = corrected.upload(update)
+            refused = zeroed_if_unsound(update, self.layout, self.plan, round)
+            for correction in controlled(trainer):
+                update = correction.upload(update)
             if self._ledger:
                 self._ledger.pay_for_training(round, mechanism_of(trainer))
         except UpdateRefusedError as error:
@@ -359,32 +297,6 @@ class RoundLoop(Callback):
         if over[0]:
             self._finish()
 
-    def _refused_for_zeros(self, update: Tensor) -> bool:
-        """Check an update; under site-level privacy one that cannot be sent is made zeros, in place.
-
-        Whether a site withdraws would depend on its data, and no noise covers that: a sum without the site is no
-        neighbour of the sum with it that the accounting knows.
-
-        Returns:
-            Whether zeros have taken the update's place.
-
-        Raises:
-            UpdateRefusedError: it cannot be sent, and the plan makes no promise about whole sites.
-        """
-        assert self.plan is not None
-        try:
-            check_update(update, self.layout)
-        except UpdateRefusedError as error:
-            if self.plan.privacy.site is None:
-                raise
-            update.zero_()
-            rank_zero_warn(
-                f"round {self._round}: {error} This site sends zeros instead: under plan.privacy.site nobody may learn "
-                "from its absence what its data did."
-            )
-            return True
-        return False
-
     def _stop_spent(self, trainer: Trainer, pl_module: LightningModule, spent: FederationError) -> None:
         """End this site's part with the last global model; the others go on without it."""
         if not isinstance(spent, BudgetExhaustedError):
@@ -397,8 +309,7 @@ class RoundLoop(Callback):
 
     def _finish(self) -> None:
         self._finished = True
-        if self._unsettled_file:
-            self._unsettled_file.forget()
+        self._carried.forget()
         self._stop_training()
         rank_zero_info(f"the federation has ended with global model {self.version}.")
 
@@ -410,43 +321,39 @@ class RoundLoop(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report the plan's metrics if validation gave all of them."""
-        if self.plan is None or trainer.sanity_checking:
-            return
-        self._validated = self.version
-        if set(self.plan.metrics) <= trainer.callback_metrics.keys():
-            self._report(trainer)
+        if self._metrics and not trainer.sanity_checking:
+            self._report(self._metrics.after_validation(trainer, self.version, settled=self._settled))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report those of the plan's metrics that there are, unless validation is still to come."""
-        if self._validated == self.version or not trainer.enable_validation:
-            self._report(trainer)
+        if self._metrics:
+            self._report(self._metrics.after_epoch(trainer, self.version, settled=self._settled))
 
-    def _report(self, trainer: Trainer) -> None:
-        plan, version = self.plan, self.version
-        if plan is None or not plan.metrics or version <= self._reported or self._round > version:
-            return
-        self._reported = version
-        metrics = logged_metrics(trainer, plan.metrics)
-        if metrics or plan.masking.mode == "required":
-            states, compute = summed_states(self._summable, metrics)
-            self._tell(lambda session: session.report(version, metrics, states, compute))
+    @property
+    def _settled(self) -> bool:
+        return self._round <= self.version
+
+    def _report(self, report: Report | None) -> None:
+        if report:
+            version = self.version
+            self._tell(lambda session: session.report(version, *report))
 
     # Checkpoints
 
     def state_dict(self) -> dict[str, Any]:
         """Where the checkpoint's weights come from, and what this site has not sent yet of its updates."""
         if self._connection:
-            self._kept = _exchange_state(self._connection)
+            self._carried.note(self._connection)
         return {
             "run": self.run,
             "plan_hash": self.plan.hash if self.plan else None,
             "version": self.version,
-            "exchange": self._kept,
+            "exchange": self._carried.kept,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the residual of a checkpoint of the same run; another run starts without."""
-        self._restored = state_dict if state_dict.get("run") == self.run else {}
+        self._carried.restore(state_dict, self.run)
 
     # Inside
 
@@ -466,17 +373,9 @@ class RoundLoop(Callback):
         if rejected:
             rank_zero_warn(f"the coordinator did not take the last update of site {name!r}: {rejected}")
         self._load(trainer, pl_module, vector)
-        unsettled = self._unsettled
-        if unsettled and self.version >= unsettled.round:
-            self._unsettled = None
-            for corrected in _controlled(trainer):
-                corrected.load_state_dict({"control": unsettled.settled_control(counted=counted == unsettled.round)})
-        for corrected in _controlled(trainer):
-            corrected.server_control = control
-            if self._round and counted != self._round:
-                corrected.undo_change()
-            elif sent is not None:
-                corrected.settle_change(sent)
+        for correction in controlled(trainer):
+            correction.server_control = control
+        self._carried.settle(trainer, self.version, counted, sent, self._round)
 
     def _load(self, trainer: Trainer, pl_module: LightningModule, vector: Tensor | None) -> None:
         assert vector is not None
@@ -484,17 +383,6 @@ class RoundLoop(Callback):
         unflatten(vector, tensors)
         # Read back: in a half-precision model the values were rounded, and the update must not contain that rounding.
         self.round_start = flatten(tensors)
-
-    def _load_frozen(self, pl_module: LightningModule, data: bytes) -> None:
-        try:
-            state = load(data)
-        except SafetensorError as error:
-            raise ProtocolError(f"the coordinator's frozen parameters cannot be read: {error}.") from error
-        for spec, tensor in zip(self.layout.frozen, tensors_of(pl_module, self.layout.frozen), strict=True):
-            if spec.name not in state or tuple(state[spec.name].shape) != spec.shape:
-                raise ProtocolError(f"the coordinator's frozen parameters do not hold {spec}.")
-            with torch.no_grad():
-                tensor.copy_(state[spec.name])
 
     def _from_first(self, trainer: Trainer, reason: str, what: Any) -> Any:
         """What the session holds, known to every process of this site; waits until it is there."""
@@ -514,39 +402,12 @@ class RoundLoop(Callback):
                 # The others need this site until the masked sum of the metrics is open.
                 connection.wait(lambda session: not session.reporting, "the last metrics", at_most_s=_LAST_METRICS_S)
             # Checkpoints are written after this, too.
-            self._kept = _exchange_state(connection)
+            self._carried.note(connection)
             connection.call(lambda session: session.leave(m.Leave(reason)))
         except FederationError as error:
             rank_zero_info(f"the coordinator was not told that this site leaves: {error}")
         finally:
             connection.close()
-
-
-def _examples_of(batch: Any) -> int:
-    """Number of examples in a batch; 1 for a batch without a tensor to tell by, as each of a site's batches then is."""
-    try:
-        return extract_batch_size(batch)
-    except MisconfigurationException:
-        return 1
-
-
-def _loss_of(outputs: Any) -> float | None:
-    """The training loss of a step, if Lightning says it."""
-    loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-    return float(loss) if isinstance(loss, Tensor) and loss.numel() == 1 else None
-
-
-def _controlled(trainer: Trainer) -> list[ControlledCorrection[Any]]:
-    return [callback for callback in trainer.callbacks if isinstance(callback, ControlledCorrection)]  # type: ignore[attr-defined]
-
-
-def _round_callbacks(trainer: Trainer) -> list[RoundCallback]:
-    return [callback for callback in trainer.callbacks if isinstance(callback, RoundCallback)]  # type: ignore[attr-defined]
-
-
-def _exchange_state(connection: Connection) -> dict[str, Any]:
-    found = connection.wait(lambda session: (session.state_dict(),), "the residual")
-    return found[0] if found else {}
 
 
 def _heed_sigterm(trainer: Trainer) -> None:

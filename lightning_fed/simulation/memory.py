@@ -2,6 +2,7 @@
 
 import math
 import random
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
@@ -37,7 +38,7 @@ class Switchboard:
     """
 
     def __init__(self, plan: FederationPlan, sites: Mapping[str, bytes], stage: Stage, seed: int) -> None:
-        self.coordinator = CoordinatorSession(plan, "in-process", sites, None, draw=random.Random(seed))
+        self.coordinator = CoordinatorSession(plan, uuid.uuid4().hex, sites, None, draw=random.Random(seed))
         self.records: list[Record] = []
         self.bytes_up = self.bytes_down = 0
         self._stage = stage

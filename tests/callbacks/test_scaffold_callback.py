@@ -85,6 +85,27 @@ def test_a_checkpoint_carries_the_control_into_the_next_fit():
     assert torch.equal(again.state_dict()["control"], scaffold.state_dict()["control"])
 
 
+def test_a_checkpoint_of_another_run_gives_no_control():
+    left = Scaffold()
+    left.begin_run("first")
+    left.restore(torch.full((layout_of(Regression()).size,), 0.3))
+    state = left.state_dict()
+    same_run, other_run = Scaffold(), Scaffold()
+    same_run.begin_run("first")
+    same_run.load_state_dict(state)
+    assert torch.equal(same_run.state_dict()["control"], state["control"])
+    other_run.begin_run("second")
+    other_run.load_state_dict(state)
+    assert other_run.state_dict() == {}
+    assert same(fitted(Regression(), [Rounds(100), other_run]), fitted(Regression(), [Rounds(100)]))
+
+
+def test_a_scaffold_that_joins_another_run_drops_what_it_holds():
+    _, _, scaffold = change_of(Regression())
+    scaffold.begin_run("second")
+    assert scaffold.state_dict() == {}
+
+
 def test_an_undone_change_leaves_the_checkpoint_as_it_was():
     _, _, scaffold = change_of(Regression())
     scaffold.undo_change()

@@ -5,7 +5,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_fed.callbacks.ditto import Ditto
+from lightning_fed.callbacks.feddyn import FedDyn
 from lightning_fed.callbacks.round_callback import RoundCallback
+from lightning_fed.callbacks.scaffold import Scaffold
 from lightning_fed.errors import ConfigError, QuorumLostError
 from lightning_fed.plan import FederationPlan, LocalTraining, Masking, Privacy, SitePrivacy
 from lightning_fed.simulation.in_process import QUIET, VirtualSite, federate_in_process
@@ -215,3 +217,21 @@ def test_under_site_level_privacy_a_spoiled_update_becomes_zeros_and_only_its_ow
     torch.testing.assert_close(run.model.vector, expected.model.vector, atol=0.03, rtol=0)
     healthy = federate_in_process(settings, sites(Linear))
     assert (healthy.model.vector - expected.model.vector).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "make"),
+    [({"name": "scaffold"}, Scaffold), ({"name": "feddyn", "alpha": 0.1}, lambda: FedDyn(0.1))],
+)
+def test_a_sites_control_starts_from_zero_in_another_run(algorithm, make):
+    settings = plan(2, algorithm=algorithm)
+    kept = [make() for _ in COUNTS]
+
+    def with_kept() -> list[VirtualSite]:
+        federated = sites(Linear)
+        for site, callback in zip(federated, kept, strict=True):
+            site.callbacks = [callback]
+        return federated
+
+    first, second = (federate_in_process(settings, with_kept(), seed=1) for _ in range(2))
+    assert torch.equal(first.model.vector, second.model.vector)

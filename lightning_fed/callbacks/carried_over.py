@@ -1,0 +1,107 @@
+"""What a site carries over: from one process to the next, from its checkpoints and from the file of what it sent."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+from lightning_fed.callbacks.connection import Connection
+from lightning_fed.callbacks.controlled import controlled
+from lightning_fed.callbacks.unsettled import Unsettled, UnsettledFile
+from lightning_fed.protocol.exchange import Exchange
+from lightning_fed.protocol.outbox import Keep
+
+
+class CarriedOver:
+    """The state of the exchange beside Lightning's: what was not sent yet, and the control of SCAFFOLD or FedDyn.
+
+    Args:
+        path: file of what a killed site goes on with; None where nothing outlives the process.
+        site: the site's name.
+    """
+
+    def __init__(self, path: Path | None, site: str) -> None:
+        self._path = path
+        self._site = site
+        self._file: UnsettledFile | None = None
+        self._unsettled: Unsettled | None = None
+        self._restored: Mapping[str, Any] = {}
+        self._kept: dict[str, Any] = {}
+
+    def restore(self, checkpoint: Mapping[str, Any], run: str | None) -> None:
+        """Go on with the residual of a checkpoint of the same run; another run starts without."""
+        self._restored = checkpoint if checkpoint.get("run") == run else {}
+
+    def into(self, trainer: Trainer, run: str, exchange: Exchange) -> Mapping[str, Any]:
+        """What the exchange goes on from: the last update that left this site, or a checkpoint if that is newer.
+
+        Raises:
+            ModelMismatchError, StoreError: as ``UnsettledFile.newer_than``.
+        """
+        self._file, found = None, None
+        if self._path and trainer.is_global_zero and (exchange.keeps_residual or exchange.control_part):
+            self._file = UnsettledFile(self._path, run, self._site)
+            found = self._file.newer_than(self._restored, exchange.size)
+        unsettled: Unsettled | None = trainer.strategy.broadcast(found)
+        self._unsettled = unsettled
+        if unsettled is None:
+            state: Mapping[str, Any] = self._restored.get("exchange", {})
+            return state
+        for correction in controlled(trainer):
+            correction.restore(unsettled.settled_control(counted=False))
+        return unsettled.exchange
+
+    def keep_for(self, trainer: Trainer) -> Keep | None:
+        """What the outbox calls before an update leaves; None where nothing is to be kept."""
+        file = self._file
+        if file is None:
+            return None
+
+        # The connection's thread calls this while the trainer's waits for the round's end.
+        def keep(round: int, state: Mapping[str, Any]) -> None:
+            control = next((correction.unsettled_control for correction in controlled(trainer)), None)
+            file.write(round, state, control)
+
+        return keep
+
+    def begin_round(self) -> None:
+        """Had the last update of a killed process counted, this round would not begin for its site."""
+        self._unsettled = None
+
+    def settle(self, trainer: Trainer, version: int, counted: int, sent: Tensor | None, round: int) -> None:
+        """Settle the site's control once it is known what the sums hold.
+
+        Args:
+            trainer: whose callback holds it.
+            version: of the newest global model.
+            counted: the newest round whose sum holds this site's update, 0 before the first.
+            sent: the change of the control as it was sent, flat float32, shape ``(P,)``; None if not rounded.
+            round: the round whose update was sent by this process, 0 before the first.
+        """
+        unsettled = self._unsettled
+        if unsettled and version >= unsettled.round:
+            self._unsettled = None
+            for correction in controlled(trainer):
+                correction.restore(unsettled.settled_control(counted=counted == unsettled.round))
+        for correction in controlled(trainer):
+            if round and counted != round:
+                correction.undo_change()
+            elif sent is not None:
+                correction.settle_change(sent)
+
+    def forget(self) -> None:
+        """The run is over: nothing will be sent any more."""
+        if self._file:
+            self._file.forget()
+
+    def note(self, connection: Connection) -> None:
+        """Ask the session for what it has not sent yet; checkpoints are also written after the connection is gone."""
+        found = connection.wait(lambda session: (session.state_dict(),), "the residual")
+        self._kept = found[0] if found else {}
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """What was noted last, for a checkpoint."""
+        return self._kept
