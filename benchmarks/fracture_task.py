@@ -47,8 +47,8 @@ class Fracture(FlatTask):
         self.examples: Sequence[int] = [len(label) for _, label in self._train]
 
     def optimiser(self) -> torch.optim.Optimizer:
-        """SGD with momentum, which starts from zero in each round; slower for the head, whose inputs are many."""
-        return torch.optim.SGD(_groups(self.network, 0.02), momentum=0.9)
+        """AdamW, whose moments start from zero in each round: SGD does not improve on the published model."""
+        return torch.optim.AdamW(self.network.parameters(), lr=2e-4, weight_decay=0.01, fused=True)
 
     def backward(self, data: Tensor, label: Tensor, generator: torch.Generator) -> None:
         """See ``FlatTask.backward``."""
@@ -80,12 +80,6 @@ def _network() -> nn.Module:
     nn.init.zeros_(network.fc.weight)
     nn.init.zeros_(network.fc.bias)
     return network
-
-
-def _groups(network: nn.Module, lr: float) -> list[dict[str, object]]:
-    head = network.get_submodule("fc")
-    rest = [parameter for name, parameter in network.named_parameters() if not name.startswith("fc.")]
-    return [{"params": rest, "lr": lr}, {"params": list(head.parameters()), "lr": lr / 10}]
 
 
 def _logits(network: nn.Module, data: Tensor) -> Tensor:
