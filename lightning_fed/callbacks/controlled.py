@@ -45,7 +45,7 @@ class ControlledCorrection(GradientCorrection, Generic[Kept]):
 
     @abstractmethod
     def begun(self, site: Kept, tensors: list[Tensor]) -> None:
-        """A round has begun with these tensors, the exchanged ones."""
+        """A round has begun with these tensors, the exchanged ones; what changed before it stands from now on."""
 
     @abstractmethod
     def upload(self, update: Tensor) -> Tensor:
@@ -72,7 +72,6 @@ class ControlledCorrection(GradientCorrection, Generic[Kept]):
             self._site = self.first_control(layout)
             if self._restored:
                 self._site.load_state_dict(self._restored)
-        self._site.keep()
         self.begun(self._site, tensors_of(pl_module, layout.exchanged))
 
     @property
