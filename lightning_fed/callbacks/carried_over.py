@@ -41,7 +41,7 @@ class CarriedOver:
             ModelMismatchError, StoreError: as ``UnsettledFile.newer_than``.
         """
         self._file, found = None, None
-        if self._path and trainer.is_global_zero and (exchange.keeps_residual or exchange.control_part):
+        if self._path and trainer.is_global_zero and exchange.settles:
             self._file = UnsettledFile(self._path, run, self._site)
             found = self._file.newer_than(self._restored, exchange.size)
         unsettled: Unsettled | None = trainer.strategy.broadcast(found)

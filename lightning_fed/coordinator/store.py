@@ -2,8 +2,8 @@
 
 ``run.json`` says whose store it is, ``models/000007.safetensors`` is the whole state after round 7, and
 ``models/000007.ckpt`` the same as a Lightning checkpoint; ``models/000007.server`` (safetensors) is what a server
-optimiser remembers. The newest complete safetensors file is the state of the
-federation: there is no second record that could disagree with it.
+optimiser remembers, and in which round each site's update was summed last. The newest complete safetensors file is the
+state of the federation: there is no second record that could disagree with it.
 """
 
 import dataclasses
@@ -97,9 +97,9 @@ class Store:
         metadata = {"run": self.run, "plan_hash": self._plan.hash, "version": str(model.version)}
         if model.bounds is not None:
             metadata["bounds"] = msgspec.json.encode(model.bounds).decode()
-        if model.server:
+        if model.server or model.taken:
             # Before the model: the newest model must always find the state that belongs to it.
-            write_whole(path.with_suffix(".server"), _server_bytes(model.server, metadata))
+            write_whole(path.with_suffix(".server"), _server_bytes(model, metadata))
             metadata["server"] = "yes"
         write_whole(path, save(plain, metadata))
         self._wait_for_export()
@@ -176,8 +176,8 @@ class Store:
             )
         model = GlobalModel.from_state(state, self._record.layout, versions[-1])
         bounds = msgspec.json.decode(metadata["bounds"], type=tuple[float, ...]) if "bounds" in metadata else None
-        server = _read_server(path.with_suffix(".server")) if "server" in metadata else {}
-        return dataclasses.replace(model, bounds=bounds, server=server)
+        server, taken = _read_server(path.with_suffix(".server")) if "server" in metadata else ({}, {})
+        return dataclasses.replace(model, bounds=bounds, server=server, taken=taken)
 
 
 def read_run(folder: Path) -> tuple[str, FederationPlan]:
@@ -193,17 +193,22 @@ def read_run(folder: Path) -> tuple[str, FederationPlan]:
     return record.run, record.plan
 
 
-def _server_bytes(state: Mapping[str, torch.Tensor | float], metadata: Mapping[str, str]) -> bytes:
+def _server_bytes(model: GlobalModel, metadata: Mapping[str, str]) -> bytes:
+    state = model.server
     tensors = {name: value.contiguous() for name, value in state.items() if isinstance(value, torch.Tensor)}
     numbers = {name: value for name, value in state.items() if not isinstance(value, torch.Tensor)}
-    return bytes(save(tensors, {**metadata, "numbers": msgspec.json.encode(numbers).decode()}))
+    # Not in the model's own file, which may be given away: that names no site.
+    of_sites = {"numbers": msgspec.json.encode(numbers).decode(), "taken": msgspec.json.encode(model.taken).decode()}
+    return bytes(save(tensors, {**metadata, **of_sites}))
 
 
-def _read_server(path: Path) -> dict[str, torch.Tensor | float]:
+def _read_server(path: Path) -> tuple[dict[str, torch.Tensor | float], dict[str, int]]:
     try:
         with safe_open(path, framework="pt") as file:
-            numbers = msgspec.json.decode((file.metadata() or {}).get("numbers", "{}"), type=dict[str, float])
-            return {**numbers, **{name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118
+            metadata = file.metadata() or {}
+            numbers = msgspec.json.decode(metadata.get("numbers", "{}"), type=dict[str, float])
+            taken = msgspec.json.decode(metadata.get("taken", "{}"), type=dict[str, int])
+            return {**numbers, **{name: file.get_tensor(name) for name in file.keys()}}, taken  # noqa: SIM118
     except (OSError, SafetensorError, msgspec.MsgspecError) as error:
         raise StoreError(
             f"the server's state {path.name} cannot be read: {error}. Restore it from a backup."

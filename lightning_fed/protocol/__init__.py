@@ -11,10 +11,11 @@ A round, as the messages see it (a site's own in the left column)::
     Masking(Shares) ->  <- Masking(Bundles)
     Masking(Masked) ->                        the update is masked
     Offer(update) ->    <- Credit             it is sent, as fast as the coordinator can take it
-    Chunk ... ->        <- Accepted | Rejected
+    Chunk ... ->        <- Rejected           if it cannot be summed
     Masking(Signed) ->  <- Masking(Survivors)   who is in the sum
     Masking(Reveal) ->  <- Masking(Signatures)  all have signed the same: the sum, and only it, is opened
                         <- Model(version + 1), Begin(round + 1) ... Finished
+    Leave ->            <- Farewell
 
 Without masks the ``Masking`` lines are not there. Where the plan has a vote, ballots go the same way first, and
 ``Support`` says which coordinates won. A model may come as ``delta`` to the one before.

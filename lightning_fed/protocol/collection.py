@@ -101,7 +101,7 @@ class Collection:
                 "are possible."
             )
         if site in self.participants:
-            return [Send(site, m.Accepted(self.round))]
+            return []
         if site in self._voters and self._stage == "vote":
             return []
         self._waiting.add(site)
@@ -207,10 +207,7 @@ class Collection:
                 Record("update_refused", {"round": self.round, "site": site, "reason": reason}),
             ]
         self.participants.append(site)
-        return [
-            Send(site, m.Accepted(self.round)),
-            Record("update_accepted", {"round": self.round, "site": site}),
-        ]
+        return [Record("update_accepted", {"round": self.round, "site": site})]
 
     def _add(self, site: str, values: FloatVector, support: IndexVector | None) -> None:
         exchange = self._exchange

@@ -54,23 +54,16 @@ _REPAIRABLE = frozenset({"failed", "refused"})
 _ATTEMPTS_A_START = 10_000
 """Attempts are numbered on across restarts: keys of an attempt must never be asked for twice."""
 
-_NOBODY = -1
-"""In place of the round that a site was last part of, if there is none: the last one had no sum."""
-
 Phase = Literal["gathering", "collecting", "closing"]
 
 
 @dataclass
 class _Site:
-    """What is known of a site; ``ready`` once its model was found to be the federation's.
-
-    ``taken`` is the last round whose sum holds the site's update, 0 if this coordinator knows of none.
-    """
+    """What is known of a site; ``ready`` once its model was found to be the federation's."""
 
     ready: bool = False
     left: m.LeaveReason | None = None
     metrics: dict[str, int] = field(default_factory=dict)
-    taken: int = 0
 
 
 class CoordinatorSession:
@@ -259,7 +252,7 @@ class CoordinatorSession:
     def _admitted(self, site: str) -> list[Action]:
         return [
             Send(site, m.Joined(len(self._handout.frozen))),
-            Send(site, self._handout.announcement(self._sites[site].taken)),
+            Send(site, self._handout.announcement(site)),
         ]
 
     def _initial_chunk(self, site: str, chunk: m.Chunk, payload: memoryview | None) -> list[Action]:
@@ -346,12 +339,10 @@ class CoordinatorSession:
         charges = self._charge(collection, "central")
         try:
             summed = collection.summed()
-            self.model = self._server.next(self.model, summed, len(collection.participants))
+            self.model = self._server.next(self.model, summed, collection.participants)
         except (UpdateRefusedError, PlanError) as error:
             return self._failed(f"the sum cannot be a global model: {error}", collection)
         self._failures, self._skips, self._opened_before = 0, 0, False
-        for site in collection.participants:
-            self._sites[site].taken = self.model.version
         self._handout.replace(self.model)
         actions: list[Action] = [
             *charges,
@@ -362,7 +353,7 @@ class CoordinatorSession:
             ),
             *self._metrics.next_version(self.model.version),
         ]
-        actions += [Send(site, self._handout.announcement(self._sites[site].taken)) for site in self._ready()]
+        actions += [Send(site, self._handout.announcement(site)) for site in self._ready()]
         if isinstance(collection, MaskedCollection):
             # Those who trained validate the model next.
             cohort = frozenset(collection.participants) & set(self._ready())
@@ -406,10 +397,7 @@ class CoordinatorSession:
         self.model = model.next(model.vector)
         self._handout.replace(self.model)
         actions: list[Action] = [Save(self.model), Record("round_skipped", {"round": self.model.version})]
-        for state in self._sites.values():
-            # Also for those who are away: 0 would let a site go by what was accepted of the skipped round.
-            state.taken = state.taken or _NOBODY
-        actions += [Send(site, self._handout.announcement(self._sites[site].taken)) for site in self._ready()]
+        actions += [Send(site, self._handout.announcement(site)) for site in self._ready()]
         if self._skips >= self.plan.max_attempts:
             self.outcome = QuorumLostError(
                 f"{self._skips} rounds in a row were skipped (plan.max_attempts): their sums were asked to be opened, "
@@ -437,7 +425,8 @@ class CoordinatorSession:
     def _left(self, site: str, reason: m.LeaveReason) -> list[Action]:
         state = self._sites[site]
         state.ready, state.left = False, reason
-        return [Record("site_left", {"site": site, "reason": reason}), *self._without(site)]
+        left = Record("site_left", {"site": site, "reason": reason})
+        return [Send(site, m.Farewell()), left, *self._without(site)]
 
     def _without(self, site: str) -> list[Action]:
         actions: list[Action] = []

@@ -107,6 +107,11 @@ class Exchange:
         return slice(0, self.size) if isinstance(self.plan.aggregation, FedDyn) else None
 
     @property
+    def settles(self) -> bool:
+        """Whether a site must know which of its updates counted: something of them stays with it."""
+        return self.keeps_residual or self.control_part is not None
+
+    @property
     def keeps_residual(self) -> bool:
         """Whether values are left out, and so kept for the next round."""
         return self.plan.compression.method != "none"

@@ -28,9 +28,10 @@ class Handout:
         delta = encode_delta(before.vector.numpy(), model.vector.numpy()) if self._sparse else None
         self._delta = delta or b""
 
-    def announcement(self, taken: int = 0) -> m.Model:
-        """The message that tells a site of the model; ``taken``: see ``messages.Model``."""
+    def announcement(self, site: str) -> m.Model:
+        """The message that tells a site of the model."""
         model = self._model
+        taken = model.taken.get(site, 0)
         return m.Model(model.version, 4 * model.layout.size, len(self._delta), model.control is not None, taken)
 
     def chunks(self, site: str, fetch: m.Fetch) -> list[Action]:

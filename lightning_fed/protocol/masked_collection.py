@@ -216,8 +216,7 @@ class MaskedCollection:
             if each.purpose == chunk.stream:
                 actions, whole = each.chunk(site, chunk, payload)
                 if whole and each is self._update:
-                    accepted = Record("update_accepted", {"round": self.round, "site": site})
-                    actions += [Send(site, m.Accepted(self.round)), accepted]
+                    actions.append(Record("update_accepted", {"round": self.round, "site": site}))
                 return self._after(actions)
         raise ProtocolError(f"site {site!r} sent {chunk.stream}, which this plan does not have.")
 

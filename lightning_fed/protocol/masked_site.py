@@ -221,8 +221,7 @@ class MaskedSums:
         self._check_model("update", digest)
         code = self._exchange.code(self._bounds)
         words = code.encode(values, numbers)
-        wanted = self._exchange.keeps_residual or self._exchange.control_part is not None
-        sent = code.sent(words) if isinstance(code, Contribution) and wanted else None
+        sent = code.sent(words) if isinstance(code, Contribution) and self._exchange.settles else None
         message = machine.mask(words, bits, blocks)
         return _wrapped(machine, message), pack(words, bits), sent
 

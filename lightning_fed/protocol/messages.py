@@ -8,7 +8,7 @@ from msgspec import Meta
 from lightning_fed.update.layout import Layout
 from lightning_fed.wire import decoded, encoded
 
-VERSION = 3
+VERSION = 4
 """Version of the protocol; the two sides must agree."""
 
 CHUNK_BYTES = 1 << 20
@@ -69,8 +69,8 @@ class Model(Message, frozen=True):
     """Coordinator: the global model after round ``version`` (0: the initial one) can be fetched.
 
     ``delta`` is the size of its difference from the model before, 0 where there is none to be had; ``control`` says
-    that a control variate goes with it; ``taken`` is the last round whose sum holds this site's update, 0 if unknown,
-    and -1 if none that this coordinator knows of, the last round having been skipped.
+    that a control variate goes with it; ``taken`` is the last round whose sum holds this site's update, 0 if there is
+    none, or if nothing of an update stays at a site that would have to know.
     """
 
     version: Count
@@ -178,12 +178,6 @@ class Credit(Message, frozen=True):
     count: int
 
 
-class Accepted(Message, frozen=True):
-    """Coordinator: the update of this round is in the sum."""
-
-    round: int
-
-
 class Rejected(Message, frozen=True):
     """Coordinator: the update of this round is not in the sum, and why."""
 
@@ -232,6 +226,10 @@ class Leave(Message, frozen=True):
     reason: LeaveReason
 
 
+class Farewell(Message, frozen=True):
+    """Coordinator: it has heard that the site leaves, which may close its connection now."""
+
+
 class Finished(Message, frozen=True):
     """Coordinator: ``version`` is the last global model."""
 
@@ -265,8 +263,8 @@ FromCoordinator = (
     | Masking
     | Chunk
     | Credit
-    | Accepted
     | Rejected
+    | Farewell
     | Finished
     | Refused
     | Ping

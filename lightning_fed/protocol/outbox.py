@@ -89,7 +89,7 @@ class Outbox:
         self._paid = (0, 0)
         self._support: IndexVector | None = None
         self._blocks = b""
-        self._voted = self._sent = self._accepted = False
+        self._voted = self._sent = False
 
     @property
     def round(self) -> int | None:
@@ -108,7 +108,7 @@ class Outbox:
         """A round, or another attempt at it, is on."""
         self._begun = begin
         self._support, self._blocks = self._exchange.support(begin.round), b""
-        self._voted = self._sent = self._accepted = False
+        self._voted = self._sent = False
 
     def choose(self, message: m.Support) -> None:
         """The vote is over.
@@ -126,24 +126,15 @@ class Outbox:
         blocks = decode_indices(message.blocks, exchange.vote.blocks, exchange.vote.winners)
         self._support, self._blocks = coordinates(blocks, exchange.vote), message.blocks
 
-    def accepted(self, round: int) -> None:
-        """The coordinator has this attempt's update."""
-        self._accepted = self._accepted or round == self._begun.round
-
     def announced(self, version: int, taken: int) -> None:
-        """A global model exists: settle what stays behind of the rounds that went into it.
-
-        A restarted coordinator does not know which sites were in its last sum (``taken`` is 0 then); what it accepted
-        is the best there is to go by.
-        """
+        """A global model exists: settle what stays behind of the last round; ``taken``: see ``messages.Model``."""
         # A site that was started again has begun nothing, and may have sent an update whose round it saw no end of.
         round = self._begun.round or self._restored
         if round and version >= round:
-            counted = taken == round if taken else self._accepted
-            if counted:
+            if taken == round:
                 self.counted = round
             if self._feedback:
-                self._feedback.settle(round, counted=counted)
+                self._feedback.settle(round, counted=taken == round)
         if self._held and version >= self._held.round:
             self._held = None
 

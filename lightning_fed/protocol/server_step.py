@@ -1,5 +1,6 @@
 """How a round's mean update moves the global model."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -36,25 +37,28 @@ class ServerStep:
             return model
         return replace(model, server={CONTROL: torch.zeros(model.layout.size)})
 
-    def next(self, model: GlobalModel, summed: Summed, participants: int) -> GlobalModel:
-        """The global model after a round over so many sites.
+    def next(self, model: GlobalModel, summed: Summed, participants: Sequence[str]) -> GlobalModel:
+        """The global model after a round over these sites.
 
         Raises:
             UpdateRefusedError: the sum cannot be a global model; the rule remembers nothing of it.
         """
         size, before = model.layout.size, self._rule.state_dict()
         try:
-            vector = self._rule.apply(model.vector, summed.mean[:size], participants / self._exchange.members)
+            vector = self._rule.apply(model.vector, summed.mean[:size], len(participants) / self._exchange.members)
             check_finite(vector, model.layout)
             server = self._rule.state_dict()
             if model.control is not None:
-                changes = summed.mean[size:] * float(participants)
+                changes = summed.mean[size:] * float(len(participants))
                 server[CONTROL] = next_server_control(model.control, changes, self._exchange.members)
             _check_memory(server)
         except UpdateRefusedError:
             self._rule.load_state_dict(before)
             raise
-        return replace(model.next(vector), bounds=summed.next_bounds or model.bounds, server=server)
+        following = replace(model.next(vector), bounds=summed.next_bounds or model.bounds, server=server)
+        if not self._exchange.settles:
+            return following
+        return replace(following, taken={**model.taken, **dict.fromkeys(participants, following.version)})
 
 
 def _check_memory(state: RuleState) -> None:

@@ -86,6 +86,7 @@ class SiteSession:
         finished: the last version, once the coordinator said so.
         rejected: why the last update was not accepted, if so.
         spent: why no update may leave any more, if so: the site's privacy budget, its ledger or its disk.
+        leaving: the coordinator was told that the site goes, and has not answered yet.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class SiteSession:
         self.finished: int | None = None
         self.rejected: str | None = None
         self.spent: FederationError | None = None
+        self.leaving = False
         self._layout: Layout | None = None
         self._upload: Upload | None = None
         self._withdrawn: m.Withdraw | None = None
@@ -136,7 +138,7 @@ class SiteSession:
 
     def disconnected(self) -> None:
         """The connection was lost."""
-        self._open = False
+        self._open = self.leaving = False
         self.joined = False
 
     def receive(self, message: m.FromCoordinator, payload: memoryview | None = None) -> list[Outgoing]:
@@ -191,9 +193,8 @@ class SiteSession:
             case m.Refused(kind, reason):
                 error: type[FederationError] = getattr(errors, kind)
                 raise error(reason)
-            case m.Accepted(round):
-                if self._outbox:
-                    self._outbox.accepted(round)
+            case m.Farewell():
+                self.leaving = False
                 return []
             case m.Ping():
                 return []
@@ -306,7 +307,8 @@ class SiteSession:
         return waiting is not None and self._masked is not None and self._masked.takes_part("metrics", waiting[0])
 
     def leave(self, message: m.Leave) -> list[Outgoing]:
-        """Go for good."""
+        """Go for good: ``leaving`` until the coordinator has heard it, or cannot be told any more."""
+        self.leaving = self._open
         return [(message, None)] if self._open else []
 
     # Inside

@@ -26,7 +26,9 @@ _FIRST_NOTICE_S, _NOTICE_S = 5.0, 60.0
 """Seconds until a waiting user hears why, and at most between two notices."""
 
 _GOODBYE_S = 5.0
-"""How long ``close`` waits for the last messages to get out."""
+"""How long ``close`` waits for the coordinator's farewell, and then for the last messages to get out."""
+
+_CLOSING_POLL_MS = 100
 
 _T = TypeVar("_T")
 
@@ -70,6 +72,7 @@ class SiteConnection:
         self._failed_handshakes = 0
         self._outgoing: list[Outgoing] = []
         self._closing = False
+        self._close_by = math.inf
         # Without this context of its own, a process that forks data loader workers would share sockets with them.
         self._context = zmq.Context()
         self._bell, self._ear = socket.socketpair()
@@ -137,7 +140,7 @@ class SiteConnection:
         if self._closing:
             return
         with self._changed:
-            self._closing = True
+            self._closing, self._close_by = True, time.monotonic() + _GOODBYE_S
         self._ring()
         self._thread.join(timeout=_GOODBYE_S + 5.0)
         self._bell.close()
@@ -183,16 +186,18 @@ class SiteConnection:
         try:
             dealer.connect(self._address)
             while True:
-                ready = dict(poller.poll())
+                ready = dict(poller.poll(_CLOSING_POLL_MS if self._closing else None))
                 if monitor in ready and not self._watch(monitor):
                     return
                 if dealer in ready:
                     self._receive(dealer)
                 if self._ear.fileno() in ready:
                     self._ear.recv(4096)
+                # What was said before the closing is sent below; only then may this end.
+                closing = self._closing
                 self._send(dealer)
-                if self._closing:
-                    # Lingering lets the goodbye out, if there is somebody to hear it.
+                if closing and not (self._session.leaving and time.monotonic() < self._close_by):
+                    # Lingering lets the last messages out, if there is somebody to hear them.
                     dealer.setsockopt(zmq.LINGER, int(_GOODBYE_S * 1000) if self._connected else 0)
                     return
         except zmq.ZMQError as error:

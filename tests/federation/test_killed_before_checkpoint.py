@@ -50,13 +50,16 @@ def train_until(strategy, folder, seed, last, slow_s=0.0):
 
 
 def after_all_rounds(federation, name, moment, **plan):
-    """The last global model; at ``moment`` of round ``LAST`` the first site is killed, and started again."""
+    """The last global model; at ``moment`` of round ``LAST`` the first site is killed, and started again.
+
+    At ``both`` so is the coordinator, once the round has counted.
+    """
     here = federation(sites=2, name=name, rounds=ROUNDS, gather_s=10.0, **plan)
     coordinator = here.coordinate(Plain)
     doomed, other = here.sites
     # Where the first site dies while the round is on, the other must still be training.
     slow = here.site(other, train_until, 2, -1, 0.3 if moment == "accepted" else 0.0)
-    site = here.site(doomed, train_until, 1, LAST if moment == "counted" else -1)
+    site = here.site(doomed, train_until, 1, LAST if moment in ("counted", "both") else -1)
     kept = here.folder / doomed / "ledger.jsonl.unsettled"
     if moment == "accepted":
         here.wait_for("update_accepted", site=doomed, round=LAST)
@@ -66,6 +69,10 @@ def after_all_rounds(federation, name, moment, **plan):
         assert site.process.exitcode == -signal.SIGKILL
         assert torch.load(here.folder / doomed / "saved.ckpt")["callbacks"]["RoundLoop"]["version"] == SAVED
         assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    if moment == "both":
+        coordinator.kill()
+        coordinator = here.coordinate(Plain)
+    if moment:
         site = here.site(doomed, train_until, 1, -1)
     site.result()
     slow.result()
@@ -81,9 +88,11 @@ def after_all_rounds(federation, name, moment, **plan):
     [
         ("counted", {"compression": Compression("topk", share=0.1, values="float32")}),
         ("accepted", {"compression": Compression("topk", share=0.1, values="float32")}),
+        ("both", {"compression": Compression("topk", share=0.1, values="float32")}),
         ("counted", {"compression": Compression("randomk", share=0.2), "masking": MASKED}),
         ("counted", {"algorithm": {"name": "scaffold"}}),
         ("accepted", {"algorithm": {"name": "scaffold"}}),
+        ("both", {"algorithm": {"name": "scaffold"}}),
         ("counted", {"algorithm": {"name": "scaffold"}, "masking": MASKED}),
         ("counted", {"algorithm": {"name": "feddyn"}}),
         ("accepted", {"algorithm": {"name": "feddyn"}, "masking": MASKED}),
@@ -91,9 +100,11 @@ def after_all_rounds(federation, name, moment, **plan):
     ids=[
         "topk-counted",
         "topk-accepted",
+        "topk-both",
         "randomk-masked",
         "scaffold-counted",
         "scaffold-accepted",
+        "scaffold-both",
         "scaffold-masked",
         "feddyn-counted",
         "feddyn-masked",

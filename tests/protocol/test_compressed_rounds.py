@@ -191,6 +191,36 @@ def test_a_restarted_site_learns_what_became_of_the_round_in_which_its_checkpoin
     torch.testing.assert_close(site.state_dict()["residual"], state["proposed"], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("masking", ["off", "required"])
+def test_a_coordinator_that_dies_before_it_announces_what_it_stored_still_knows_whose_updates_are_in_it(masking):
+    compression = Compression("randomk", share=0.1, values="float32")
+    w = Wire(
+        FederationPlan(rounds=3, quorum=2, gather_s=1.0, masking=Masking(masking, 32, 200.0), compression=compression),
+        NAMES,
+        SIZE,
+        model_of_size(SIZE),
+    )
+    for name in NAMES:
+        w.connect(name)
+    while not w.saved:
+        for name in NAMES:
+            while not w.saved and (w.deliver_up(name) or w.deliver_down(name) or w.train(name)):
+                pass
+    for name in NAMES:
+        w.disconnect(name)
+    w.start()
+    for name in NAMES:
+        w.connect(name)
+    w.settle()
+    w.expire("gather")
+    w.settle()
+    assert [model.version for model in w.saved] == [1, 2, 3]
+    assert all(w.sites[name].counted == 3 for name in NAMES)
+    examples = {name: w.examples_of(name) / sum(map(w.examples_of, NAMES)) for name in NAMES}
+    left = sum(w.sites[name].state_dict()["residual"] * examples[name] for name in NAMES)
+    torch.testing.assert_close(w.saved[-1].vector + left, everything(w, 3), rtol=1e-4, atol=2e-4)
+
+
 @pytest.mark.parametrize(
     ("mechanism", "masking"), [("central", "off"), ("central", "required"), ("distributed", "required")]
 )

@@ -160,7 +160,8 @@ def test_under_site_level_privacy_a_withdrawal_says_nothing_of_the_update():
     assert "7" not in refused["reason"]
 
 
-def test_a_site_that_was_away_while_its_round_was_skipped_keeps_its_residual():
+@pytest.mark.parametrize("died", [False, True], ids=["coordinator-lives", "coordinator-dies-before-it-says-so"])
+def test_a_site_that_was_away_while_its_round_was_skipped_keeps_its_residual(died):
     compression = Compression("randomk", share=0.2)
     plan = FederationPlan(
         rounds=2, quorum=2, gather_s=1.0, compression=compression, masking=Masking(bits=32, bound=64.0)
@@ -185,6 +186,8 @@ def test_a_site_that_was_away_while_its_round_was_skipped_keeps_its_residual():
     w.expire("masked update")
     assert w.events("round_skipped")
     w.coordinator.receive = receive
+    if died:
+        w.start()
     w.connect("site-2")
     while not away.model or away.model[0] < 1:
         _ = w.deliver_up("site-2") or w.deliver_down("site-2")

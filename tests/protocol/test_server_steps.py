@@ -8,6 +8,8 @@ from lightning_fed.protocol.exchange import Exchange
 from lightning_fed.protocol.server_step import ServerStep
 from lightning_fed.protocol.summed import Summed
 
+NAMES = ["site-0", "site-1", "site-2"]
+
 
 def server(algorithm, model):
     return ServerStep(Exchange(FederationPlan(algorithm=algorithm, masking=Masking("off")), 5, 3), model)
@@ -20,15 +22,15 @@ def test_a_sum_that_gives_no_global_model_leaves_the_servers_memory_as_it_was(na
     far = model_of_size(5)
     far.vector.fill_(3.4e38)
     with pytest.raises(UpdateRefusedError):
-        tried.next(far, Summed(torch.full((5,), 3e38)), 3)
+        tried.next(far, Summed(torch.full((5,), 3e38)), NAMES)
     mean = torch.arange(5.0)
-    assert torch.equal(tried.next(first, Summed(mean), 3).vector, fresh.next(first, Summed(mean), 3).vector)
+    assert torch.equal(tried.next(first, Summed(mean), NAMES).vector, fresh.next(first, Summed(mean), NAMES).vector)
 
 
 def test_a_variance_that_overflows_is_not_kept_as_it_would_end_all_steps():
     adam = server({"name": "fedadam"}, model_of_size(5))
     with pytest.raises(UpdateRefusedError, match="exp_avg_sq"):
-        adam.next(model_of_size(5), Summed(torch.full((5,), 1e25)), 3)
+        adam.next(model_of_size(5), Summed(torch.full((5,), 1e25)), NAMES)
 
 
 def test_a_control_that_is_not_finite_never_reaches_the_sites():
@@ -37,4 +39,14 @@ def test_a_control_that_is_not_finite_never_reaches_the_sites():
     mean = torch.zeros(10)
     mean[7] = 3e38
     with pytest.raises(UpdateRefusedError, match="control"):
-        scaffold.next(model, Summed(mean), 3)
+        scaffold.next(model, Summed(mean), NAMES)
+
+
+def test_whose_update_is_in_a_sum_is_noted_where_something_of_it_stays_at_the_site():
+    model = model_of_size(5)
+    scaffold = server({"name": "scaffold"}, model)
+    second = scaffold.next(
+        scaffold.next(scaffold.first(model), Summed(torch.zeros(10)), NAMES), Summed(torch.zeros(10)), NAMES[:2]
+    )
+    assert second.taken == {"site-0": 2, "site-1": 2, "site-2": 1}
+    assert server({"name": "fedavg"}, model).next(model, Summed(torch.zeros(5)), NAMES).taken == {}
