@@ -16,8 +16,8 @@ from lightning_fed.protocol.summed import DEADLINE, VALUES_S, Summed
 from lightning_fed.protocol.uploads import Uploads
 from lightning_fed.update.global_model import GlobalModel
 from lightning_fed.update.index_coding import encode_indices
-from lightning_fed.update.layout import check_finite
-from lightning_fed.update.vectors import FloatVector, IndexVector, non_finite
+from lightning_fed.update.layout import check_update
+from lightning_fed.update.vectors import FloatVector, IndexVector, check_changes, non_finite
 from lightning_fed.update.vote import coordinates, tally, winners
 
 LARGEST_WEIGHT = 2**40
@@ -211,10 +211,13 @@ class Collection:
 
     def _add(self, site: str, values: FloatVector, support: IndexVector | None) -> None:
         exchange = self._exchange
-        if values.size == self._layout.size:
-            check_finite(torch.from_numpy(values), self._layout)
-        elif not np.isfinite(values).all():
-            raise non_finite(values)
+        if support is None:
+            update, control = np.split(values, [self._layout.size])
+            check_update(torch.from_numpy(update), self._layout)
+            if not np.isfinite(control).all():
+                raise non_finite(control)
+        else:
+            check_changes(values)
         if exchange.plan.aggregation.needs_single_updates:
             self._single.append(torch.from_numpy(values))
             return

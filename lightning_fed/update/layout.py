@@ -15,13 +15,10 @@ from torch import Tensor, nn
 
 from lightning_fed.errors import FederationError, ModelMismatchError, UpdateRefusedError
 from lightning_fed.update.personal import personal_names
+from lightning_fed.update.vectors import LARGEST_CHANGE
 
 LARGEST_MODEL = 1 << 31
 """Most values of a model: bounds what a layout can make the coordinator allocate."""
-
-LARGEST_CHANGE = 1e12
-"""Largest magnitude of a value of an update: far above what training does, and far enough below float32's limits that
-no federation's weighted sum of such values comes near them."""
 
 
 class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
@@ -231,15 +228,15 @@ def check_finite(update: Tensor, layout: Layout) -> None:
 
 
 def check_update(update: Tensor, layout: Layout) -> None:
-    """Check what a site is about to send, flat float32, shape ``(P,)``, as ``check_finite`` and for absurd values.
+    """Check what a site sends, flat float32, shape ``(P,)``, as ``check_finite`` and for absurd values.
 
     Raises:
         UpdateRefusedError: names the first tensor that holds a NaN, an infinity, or a magnitude above
             ``LARGEST_CHANGE``.
     """
-    check_finite(update, layout)
     if all(abs(float(extreme)) <= LARGEST_CHANGE for extreme in torch.aminmax(update)):
         return
+    check_finite(update, layout)
     parts = torch.split(update, [spec.size for spec in layout.exchanged])
     beyond = [int((part.abs() > LARGEST_CHANGE).sum()) for part in parts]
     spec, bad = next((spec, bad) for spec, bad in zip(layout.exchanged, beyond, strict=True) if bad)

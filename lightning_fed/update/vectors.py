@@ -23,6 +23,10 @@ RingVector: TypeAlias = NDArray[np.unsignedinteger[Any]]
 IndexVector: TypeAlias = NDArray[np.int64]
 """Coordinates or blocks: shape ``(k,)``, int64, strictly increasing."""
 
+LARGEST_CHANGE = 1e12
+"""Largest magnitude of a value of an update: far above what training does, and far enough below float32's limits that
+no federation's weighted sum of such values comes near them."""
+
 _BLOCK = 1 << 14
 
 
@@ -55,6 +59,20 @@ def l2_norm(values: FloatVector) -> float:
     if not math.isfinite(square):
         raise non_finite(values)
     return math.sqrt(square)
+
+
+def check_changes(values: FloatVector) -> None:
+    """Check the values of an update, or a part of them, float32, shape ``(k,)``.
+
+    Raises:
+        UpdateRefusedError: there is a NaN, an infinity, or a magnitude above ``LARGEST_CHANGE``.
+    """
+    bad = int(np.count_nonzero(~(np.abs(values) <= LARGEST_CHANGE)))
+    if bad:
+        raise UpdateRefusedError(
+            f"the update holds {bad} values of {values.size} that are NaN, infinite or beyond {LARGEST_CHANGE:g}. "
+            "Lower the learning rate, clip gradients (Trainer(gradient_clip_val=...)) or look for bad images."
+        )
 
 
 def non_finite(values: FloatVector) -> UpdateRefusedError:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from wire import Wire, model_of_size
 
 from lightning_fed.aggregation.contracts import SiteReport
@@ -193,6 +194,21 @@ def test_a_site_that_was_away_while_its_round_was_skipped_keeps_its_residual(die
         _ = w.deliver_up("site-2") or w.deliver_down("site-2")
     assert not away.counted
     assert (away.state_dict()["residual"] == before).all()
+
+
+@pytest.mark.parametrize("value", [2e12, -3e38])
+@pytest.mark.parametrize("compression", [Compression(), Compression("topk", share=0.2, values="float32")])
+def test_a_value_that_would_spoil_the_sum_for_all_is_refused_by_its_sites_name(value, compression):
+    plan = FederationPlan(rounds=2, quorum=2, gather_s=1.0, masking=Masking("off"), compression=compression)
+    w = Wire(plan, NAMES, 50, model_of_size(50))
+    healthy = w.update_of
+    w.update_of = lambda name, round: torch.full((50,), value) if name == "site-2" else healthy(name, round)
+    for name in NAMES:
+        w.connect(name)
+    w.settle()
+    assert [(event["round"], event["site"]) for event in w.events("update_refused")] == [(1, "site-2"), (2, "site-2")]
+    assert all("1e+12" in event["reason"] for event in w.events("update_refused"))
+    assert [sorted(event["participants"]) for event in w.events("round_finished")] == [["site-0", "site-1"]] * 2
 
 
 @pytest.mark.parametrize("bound", [0.0, -1.0, float("nan"), float("inf"), 5e-324, 1e308])

@@ -6,7 +6,6 @@ from torch import nn
 from lightning_fed.errors import FederationError, ModelMismatchError, UpdateRefusedError
 from lightning_fed.update.global_model import GlobalModel, state_bytes
 from lightning_fed.update.layout import (
-    LARGEST_CHANGE,
     Layout,
     TensorSpec,
     check_same_layout,
@@ -14,6 +13,7 @@ from lightning_fed.update.layout import (
     check_update,
     layout_of,
 )
+from lightning_fed.update.vectors import LARGEST_CHANGE
 
 
 class Network(nn.Module):
