@@ -4,7 +4,7 @@ import lightning as L
 import pytest
 import torch
 from modules import Plain, WithBuffers, train
-from torch import nn
+from quadratic import RIGHT, SITES, Quadratic
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_fed import FederatedStrategy
@@ -24,21 +24,6 @@ class Hostile(Plain):
         return -20 * super().training_step(batch, batch_idx)
 
 
-class Quadratic(L.LightningModule):
-    """``curvature / 2 (w - optimum)^2``: where a site alone would end is its own optimum."""
-
-    def __init__(self, curvature: float = 1.0, optimum: float = 0.0) -> None:
-        super().__init__()
-        self.curvature, self.optimum = curvature, optimum
-        self.w = nn.Parameter(torch.full((3,), 5.0))
-
-    def training_step(self, batch, batch_idx):
-        return 0.5 * self.curvature * (self.w - self.optimum).square().sum()
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), 0.1)
-
-
 def train_quadratic(strategy, folder, curvature, optimum):
     model = Quadratic(curvature, optimum)
     fit = L.Trainer(
@@ -51,10 +36,6 @@ def train_quadratic(strategy, folder, curvature, optimum):
     )
     fit.fit(model, DataLoader(TensorDataset(torch.zeros(1, 1))))
     return model.w.detach().clone()
-
-
-SITES = [(1.0, 0.0), (4.0, 1.0), (0.5, -3.0)]
-RIGHT = sum(curvature * optimum for curvature, optimum in SITES) / sum(curvature for curvature, _ in SITES)
 
 
 def final(federation, algorithm, masking, rounds):
