@@ -13,12 +13,9 @@ Two rules hold the federation together:
 2. Whatever the coordinator says is checked against what the site agreed to; what does not fit is a ``ProtocolError``.
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -37,31 +34,20 @@ from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.downloads import Downloads
 from lightning_fed.protocol.exchange import Exchange
+from lightning_fed.protocol.masked_report import Compute, MaskedReport
 from lightning_fed.protocol.masked_site import MaskedSums
+from lightning_fed.protocol.model_download import ModelDownload
 from lightning_fed.protocol.outbox import Keep, Outbox, Pay, Upload
 from lightning_fed.protocol.streams import chunk_count, chunk_of
-from lightning_fed.update.delta import apply_delta
 from lightning_fed.update.global_model import largest_state_bytes
 from lightning_fed.update.layout import Layout
 from lightning_fed.update.vectors import FloatVector
-
-Compute = Callable[[Mapping[str, Sequence[float]]], dict[str, float]]
-"""Makes the metrics' values of their summed states."""
 
 _NO_UPDATE = "the site has no update that can be sent; its own log says why"
 """In place of reasons that hold the site's numbers."""
 
 Outgoing = tuple[m.Message, memoryview | None]
 """A message to send, with the chunk that follows it, if any."""
-
-
-@dataclass
-class _Arriving:
-    """A global model whose parts are on their way."""
-
-    version: int
-    model: memoryview | None = None
-    control: memoryview | None = None
 
 
 class SiteSession:
@@ -102,8 +88,7 @@ class SiteSession:
         self._masked: MaskedSums | None = None
         self._outbox: Outbox | None = None
         self._metrics: dict[str, int] = {}
-        self._report: tuple[int, Mapping[str, Sequence[float]]] | None = None
-        self._compute: tuple[int, Compute] | None = None
+        self._report: MaskedReport | None = None
         self.site = site
         self._process = process
         self._package = package
@@ -123,7 +108,7 @@ class SiteSession:
         self._upload: Upload | None = None
         self._withdrawn: m.Withdraw | None = None
         self._downloads = Downloads()
-        self._arriving: _Arriving | None = None
+        self._newest = ModelDownload(self._downloads)
         self._digest = b""
         self._open = False
 
@@ -177,7 +162,7 @@ class SiteSession:
                     raise ProtocolError("the coordinator began masked metrics, and the plan does not mask anything.")
                 return [(self._masked.begin_report(message), None)]
             case m.MetricSums():
-                return self._summed(message)
+                return _alone(self._report.summed(message)) if self._report else []
             case m.Masking():
                 return self._masking_step(message)
             case m.Chunk():
@@ -230,6 +215,7 @@ class SiteSession:
                 self._masked = MaskedSums(
                     self.site, self._signing_key, self._roster, exchange, self.run or "", self._metrics
                 )
+                self._report = MaskedReport(self._masked, self._metrics)
             self._outbox = Outbox(exchange, self._masked, count)
             self._outbox.pay, self._outbox.keep = pay, keep
             self._outbox.load_state_dict(dict(state or {}))
@@ -276,7 +262,7 @@ class SiteSession:
         return [(self._withdrawn, None)] if self.joined else []
 
     def report(
-        self, version: int, metrics: Mapping[str, float], states: Mapping[str, Sequence[float]], compute: "Compute"
+        self, version: int, metrics: Mapping[str, float], states: Mapping[str, Sequence[float]], compute: Compute
     ) -> list[Outgoing]:
         """Report the plan's metrics of a global model; under masks, as soon as the keys are agreed on.
 
@@ -288,23 +274,16 @@ class SiteSession:
             states: for metrics with a summable state, its numbers, which go into the masked sum instead of the value.
             compute: makes values of summed states.
         """
-        if self._masked is None:
+        if self._report is None:
             return [(m.Report(version, dict(metrics)), None)] if self.joined else []
-        sizes = self._masked.sizes
-        values = {name: states[name] if sizes.get(name) else [value] for name, value in metrics.items()}
-        # Only a site that has them all takes part: otherwise a metric that one site alone has would be seen singly.
-        if not all(name in values and all(map(math.isfinite, values[name])) for name in self._masked.metrics):
-            self._masked.give_up("metrics")
+        if not self._report.hold(version, metrics, states, compute):
             return [(m.NoReport(version), None)] if self.joined else []
-        self._report = (version, values)
-        self._compute = (version, compute)
         return self._send_report()
 
     @property
     def reporting(self) -> bool:
         """Whether masked metrics of this site are on their way and the sum needs it to stay."""
-        waiting = self._compute
-        return waiting is not None and self._masked is not None and self._masked.takes_part("metrics", waiting[0])
+        return self._report is not None and self._report.waiting
 
     def leave(self, message: m.Leave) -> list[Outgoing]:
         """Go for good: ``leaving`` until the coordinator has heard it, or cannot be told any more."""
@@ -342,15 +321,7 @@ class SiteSession:
                 f"the coordinator went back from global model {self.model[0]} to {version}: its store lost a round. "
                 "Restore the store, or start the site again to train from there."
             )
-        self._arriving = _Arriving(version, control=None if message.control else memoryview(b""))
-        follows = self.model is not None and self.model[0] == version - 1
-        if message.delta and follows:
-            fetches = self._downloads.start("delta", version, message.delta)
-        else:
-            fetches = self._downloads.start("model", version, message.nbytes)
-        if message.control:
-            fetches += self._downloads.start("control", version, message.nbytes)
-        return _alone(fetches)
+        return _alone(self._newest.start(message, self.model))
 
     def _chunk(self, chunk: m.Chunk, payload: memoryview | None) -> list[Outgoing]:
         fetches, data = self._downloads.chunk(chunk, payload)
@@ -359,20 +330,10 @@ class SiteSession:
         if chunk.stream == "frozen":
             self.frozen = bytes(data)
             return []
-        arriving = self._arriving
-        if arriving is None or chunk.version != arriving.version:
-            return []  # the end of a model that a newer one replaced
-        if chunk.stream == "control":
-            arriving.control = data
-        elif chunk.stream == "delta":
-            assert self.model is not None
-            model = apply_delta(np.frombuffer(self.model[1], np.float32), data)
-            arriving.model = memoryview(model).cast("B")  # type: ignore[arg-type]
-        else:
-            arriving.model = data
-        if arriving.model is not None and arriving.control is not None:
-            self.model, self.control, self._arriving = (arriving.version, arriving.model), arriving.control, None
-            self._digest = blake3(arriving.model).update(arriving.control).digest() if self._masked else b""
+        arrived = self._newest.take(chunk.stream, chunk.version, data)
+        if arrived:
+            self.model, self.control = (arrived.version, arrived.model), arrived.control
+            self._digest = blake3(arrived.model).update(arrived.control).digest() if self._masked else b""
         return self._send_next()
 
     def _begun(self, begin: m.Begin) -> list[Outgoing]:
@@ -408,7 +369,8 @@ class SiteSession:
         assert self._masked is not None
         self._masked.give_up(step.purpose)
         if step.purpose == "metrics":
-            self._report = self._compute = None
+            if self._report:
+                self._report.give_up()
             return [(m.NoReport(step.round), None)]
         self.rejected = str(error)
         reason = f"masking: {error}"[: m.MAX_REASON]
@@ -416,29 +378,7 @@ class SiteSession:
 
     def _send_report(self) -> list[Outgoing]:
         """Send the held metrics, if their keys are agreed."""
-        if self._report is None or self._masked is None or not self._masked.ready("metrics", self._report[0]):
-            return []
-        version, metrics = self._report
-        self._report = None
-        if self.model is None or self.model[0] != version:
-            return []  # a newer global model came meanwhile
-        try:
-            return [(self._masked.masked_metrics(metrics, self._digest), None)]
-        except UpdateRefusedError:
-            # Other sizes were agreed on than when these were reported; the metrics of one model are not worth the fit.
-            self._masked.give_up("metrics")
-            return [(m.NoReport(version), None)]
-
-    def _summed(self, message: m.MetricSums) -> list[Outgoing]:
-        """Compute what the sums say; every site can, and the coordinator takes the first answer."""
-        waiting = self._compute
-        if waiting is None or waiting[0] != message.version:
-            return []
-        self._compute = None
-        known = {name: values for name, values in message.sums.items() if self._metrics.get(name) == len(values)}
-        if known.keys() != message.sums.keys():
-            raise ProtocolError(f"sums of {sorted(message.sums)} came, which are not those of this site's metrics.")
-        return [(m.Computed(message.version, waiting[1](known)), None)] if known else []
+        return _alone(self._report.next(self.model and self.model[0], self._digest)) if self._report else []
 
     def _send_next(self) -> list[Outgoing]:
         """Offer what of the held update can be sent now, if anything."""
