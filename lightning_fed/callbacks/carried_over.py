@@ -88,7 +88,7 @@ class CarriedOver:
         for correction in controlled(trainer):
             if round and counted != round:
                 correction.undo_change()
-            elif sent is not None:
+            else:
                 correction.settle_change(sent)
 
     def forget(self) -> None:
@@ -98,8 +98,7 @@ class CarriedOver:
 
     def note(self, connection: Connection) -> None:
         """Ask the session for what it has not sent yet; checkpoints are also written after the connection is gone."""
-        found = connection.wait(lambda session: (session.state_dict(),), "the residual")
-        self._kept = found[0] if found else {}
+        self._kept = connection.read(lambda session: session.state_dict())
 
     @property
     def kept(self) -> dict[str, Any]:

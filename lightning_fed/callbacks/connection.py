@@ -20,6 +20,10 @@ class Connection(Protocol):
         """Wait until ``until`` returns something other than None or False, and return that."""
         ...
 
+    def read(self, what: Callable[[SiteSession], _T]) -> _T:
+        """What the session holds, also after an error and after ``close``."""
+        ...
+
     def close(self) -> None:
         """Send what is left and close."""
         ...

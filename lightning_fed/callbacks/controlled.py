@@ -95,8 +95,8 @@ class ControlledCorrection(GradientCorrection, Generic[Kept]):
         if self._site is not None:
             self._site.undo()
 
-    def settle_change(self, change: Tensor) -> None:
-        """Take over the last change of the control as the sum holds it, flat float32, shape ``(P,)``."""
+    def settle_change(self, change: Tensor | None) -> None:
+        """Take over the last change of the control as the sum holds it, shape ``(P,)``; None: as it is."""
         if self._site is not None:
             self._site.settle(change)
 

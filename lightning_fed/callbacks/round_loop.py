@@ -398,16 +398,22 @@ class RoundLoop(Callback):
         if connection is None:
             return
         try:
-            if reason in ("done", "stopped"):
-                # The others need this site until the masked sum of the metrics is open.
-                connection.wait(lambda session: not session.reporting, "the last metrics", at_most_s=_LAST_METRICS_S)
-            # Checkpoints are written after this, too.
-            self._carried.note(connection)
-            connection.call(lambda session: session.leave(m.Leave(reason)))
+            try:
+                if reason in ("done", "stopped"):
+                    # The others need this site until the masked sum of the metrics is open.
+                    connection.wait(
+                        lambda session: not session.reporting, "the last metrics", at_most_s=_LAST_METRICS_S
+                    )
+            finally:
+                connection.call(lambda session: session.leave(m.Leave(reason)))
         except FederationError as error:
             rank_zero_info(f"the coordinator was not told that this site leaves: {error}")
         finally:
-            connection.close()
+            try:
+                connection.close()
+            finally:
+                # Checkpoints are written after this, too, also those of an error.
+                self._carried.note(connection)
 
 
 def _heed_sigterm(trainer: Trainer) -> None:

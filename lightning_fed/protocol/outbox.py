@@ -86,6 +86,7 @@ class Outbox:
         self._held: _Held | None = None
         self._restored = 0
         self._begun = m.Begin(0, 0)
+        self._newest = 0
         self._paid = (0, 0)
         self._support: IndexVector | None = None
         self._blocks = b""
@@ -97,7 +98,9 @@ class Outbox:
         return self._held.round if self._held else None
 
     def hold(self, round: int, update: memoryview, report: SiteReport) -> None:
-        """Keep an update: float32 bytes, not changed by the caller afterwards."""
+        """Keep an update: float32 bytes, not changed by the caller afterwards. One whose round is over is dropped."""
+        if round <= self._newest:
+            return
         self._held = _Held(round, np.frombuffer(update, dtype=np.float32), report)
 
     def drop(self) -> None:
@@ -127,7 +130,19 @@ class Outbox:
         self._support, self._blocks = coordinates(blocks, exchange.vote), message.blocks
 
     def announced(self, version: int, taken: int) -> None:
-        """A global model exists: settle what stays behind of the last round; ``taken``: see ``messages.Model``."""
+        """A global model exists: settle what stays behind of the last round; ``taken``: see ``messages.Model``.
+
+        Raises:
+            ProtocolError: the coordinator knows less than it has said before.
+        """
+        self._newest = max(self._newest, version)
+        if self._feedback and taken < self._feedback.settled:
+            raise ProtocolError(
+                f"round {self._feedback.settled} holds an update of this site, and the coordinator, at global model "
+                f"{version}, does not know it: its store was put back. Restore the store; or, to train from there, "
+                "start this site without a checkpoint and without the file beside its ledger whose name ends in "
+                ".unsettled."
+            )
         # A site that was started again has begun nothing, and may have sent an update whose round it saw no end of.
         round = self._begun.round or self._restored
         if round and version >= round:

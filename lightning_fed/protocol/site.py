@@ -107,6 +107,7 @@ class SiteSession:
         self._layout: Layout | None = None
         self._upload: Upload | None = None
         self._withdrawn: m.Withdraw | None = None
+        self._goodbye: m.Leave | None = None
         self._downloads = Downloads()
         self._newest = ModelDownload(self._downloads)
         self._digest = b""
@@ -118,6 +119,7 @@ class SiteSession:
         """A connection was made: introduce the site."""
         self._open = True
         self.joined = False
+        self.leaving = self._goodbye is not None
         self._downloads.clear()
         return [(m.Hello(m.VERSION, self._package, self._process), None)]
 
@@ -287,7 +289,7 @@ class SiteSession:
 
     def leave(self, message: m.Leave) -> list[Outgoing]:
         """Go for good: ``leaving`` until the coordinator has heard it, or cannot be told any more."""
-        self.leaving = self._open
+        self._goodbye, self.leaving = message, self._open
         return [(message, None)] if self._open else []
 
     # Inside
@@ -302,6 +304,8 @@ class SiteSession:
         if self.plan is not None and plan != self.plan:
             raise ProtocolError("the coordinator changed the plan during the run. Start the site again to review it.")
         self.run, self.plan = run, plan
+        if self._goodbye:
+            return [(self._goodbye, None)]
         return self.join(self._layout, self._metrics) if self._layout is not None else []
 
     def _announced(self, message: m.Model) -> list[Outgoing]:
@@ -344,6 +348,8 @@ class SiteSession:
                 f"the coordinator began round {begin.round}, and the plan that this site accepted has "
                 f"{self.plan.rounds} rounds. Nothing was sent."
             )
+        if self._goodbye:
+            return []
         self.begun = max(self.begun, begin.round)
         if self._withdrawn and self._withdrawn.round == begin.round:
             return [(self._withdrawn, None)]
@@ -383,7 +389,7 @@ class SiteSession:
     def _send_next(self) -> list[Outgoing]:
         """Offer what of the held update can be sent now, if anything."""
         outbox = self._outbox
-        if outbox is None or not self.joined or outbox.round is None or self.begun != outbox.round:
+        if outbox is None or not self.joined or outbox.round is None or self.begun != outbox.round or self._goodbye:
             return []
         round = outbox.round
         try:

@@ -138,6 +138,10 @@ class MemoryConnection:
         """Wait as ``SiteConnection.wait`` does, in the switchboard's time."""
         return self._switchboard.wait(self._name, until, at_most_s)
 
+    def read(self, what: Callable[[SiteSession], _T]) -> _T:
+        """What the session holds."""
+        return what(self._session)
+
     def close(self) -> None:
         """Say what is left to say and go."""
         self._switchboard.disconnect(self._name)

@@ -28,8 +28,6 @@ _FIRST_NOTICE_S, _NOTICE_S = 5.0, 60.0
 _GOODBYE_S = 5.0
 """How long ``close`` waits for the coordinator's farewell, and then for the last messages to get out."""
 
-_CLOSING_POLL_MS = 100
-
 _T = TypeVar("_T")
 
 
@@ -71,8 +69,7 @@ class SiteConnection:
         self._unconnected_since = time.monotonic()
         self._failed_handshakes = 0
         self._outgoing: list[Outgoing] = []
-        self._closing = False
-        self._close_by = math.inf
+        self._close_by: float | None = None
         # Without this context of its own, a process that forks data loader workers would share sockets with them.
         self._context = zmq.Context()
         self._bell, self._ear = socket.socketpair()
@@ -135,12 +132,21 @@ class SiteConnection:
                     self._notice(f"waiting for {reason} for {now - began:.0f} s.{where}{until_s}")
                 self._changed.wait(timeout=1.0)
 
+    def read(self, what: Callable[[SiteSession], _T]) -> _T:
+        """What the session holds, also after an error and after ``close``."""
+        with self._changed:
+            return what(self._session)
+
     def close(self) -> None:
-        """Send what is left and close; also after an error. Safe to call twice."""
-        if self._closing:
+        """Send what is left and close; also after an error. Safe to call twice.
+
+        Takes up to five seconds if the coordinator does not answer a goodbye, and as long again if what was said last
+        does not get out.
+        """
+        if self._close_by is not None:
             return
         with self._changed:
-            self._closing, self._close_by = True, time.monotonic() + _GOODBYE_S
+            self._close_by = time.monotonic() + _GOODBYE_S
         self._ring()
         self._thread.join(timeout=_GOODBYE_S + 5.0)
         self._bell.close()
@@ -160,7 +166,7 @@ class SiteConnection:
 
     def _run(self) -> None:
         try:
-            while not self._closing:
+            while self._close_by is None:
                 self._one_connection()
         except Exception as error:  # noqa: BLE001 - whatever it is, the trainer's thread raises it
             self._fail(error)
@@ -186,17 +192,18 @@ class SiteConnection:
         try:
             dealer.connect(self._address)
             while True:
-                ready = dict(poller.poll(_CLOSING_POLL_MS if self._closing else None))
+                by = self._close_by
+                ready = dict(poller.poll(None if by is None else max(0, int(1000 * (by - time.monotonic())))))
                 if monitor in ready and not self._watch(monitor):
                     return
                 if dealer in ready:
                     self._receive(dealer)
                 if self._ear.fileno() in ready:
                     self._ear.recv(4096)
-                # What was said before the closing is sent below; only then may this end.
-                closing = self._closing
+                # Looked at before the sending: what was said before ``close`` must be sent first.
+                by = self._close_by
                 self._send(dealer)
-                if closing and not (self._session.leaving and time.monotonic() < self._close_by):
+                if by is not None and not (self._session.leaving and time.monotonic() < by):
                     # Lingering lets the last messages out, if there is somebody to hear them.
                     dealer.setsockopt(zmq.LINGER, int(_GOODBYE_S * 1000) if self._connected else 0)
                     return

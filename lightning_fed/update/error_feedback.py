@@ -39,6 +39,11 @@ class ErrorFeedback:
         """The round of a proposal that is not settled, 0 if there is none."""
         return 0 if self._proposed is None else self._proposed_round
 
+    @property
+    def settled(self) -> int:
+        """The newest round that counted, 0 before the first."""
+        return max(0, self._settled_round)
+
     def with_residual(self, update: FloatVector) -> FloatVector:
         """The update plus the residual, a new float32 vector, shape ``(P,)``; nothing changes yet.
 

@@ -42,18 +42,19 @@ class SettledVector:
         if self._before is not None:
             self.control, self._before = self._before, None
 
-    def settle(self, change: Tensor) -> None:
+    def settle(self, change: Tensor | None) -> None:
         """Take over what the sum holds in place of what was given to ``change``, once.
 
         Args:
-            change: as it was sent, flat float32, shape ``(P,)``.
+            change: as it was sent, flat float32, shape ``(P,)``; None if it was not rounded.
         """
         if self._before is not None:
-            self.control, self._before = self._before + change, None
+            self.control = self.control if change is None else self._before + change
+            self._before = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The vector, for a checkpoint."""
-        return {"control": self.control.clone()}
+        """The vector, for a checkpoint: that of before a ``change`` which is not settled and may never be."""
+        return {"control": (self.control if self._before is None else self._before).clone()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint's vector.

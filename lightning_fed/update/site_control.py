@@ -9,6 +9,7 @@ from lightning_fed.aggregation.scaffold import gradient_correction, next_site_co
 from lightning_fed.errors import ModelMismatchError, UpdateRefusedError
 from lightning_fed.update.layout import Layout
 from lightning_fed.update.settled_vector import SettledVector
+from lightning_fed.update.vectors import check_changes
 
 
 class SiteControl(SettledVector):
@@ -83,7 +84,8 @@ class SiteControl(SettledVector):
             ``c_i' - c_i``, flat float32, shape ``(P,)``; zero for buffers and for parameters that were not trained.
 
         Raises:
-            UpdateRefusedError: nothing was trained, or the control would not be finite; it stays as it was.
+            UpdateRefusedError: nothing was trained, or the control, which stays as it was, would change by a NaN, an
+                infinity or more than ``LARGEST_CHANGE``.
         """
         if not any(lr > 0 for lr in self._lr_sums.values()):
             raise UpdateRefusedError(
@@ -97,5 +99,6 @@ class SiteControl(SettledVector):
                 moved = -self._gradients[index] if index in self._gradients else update[span]
                 control[span] = next_site_control(self.control[span], self._server[span], moved, lr_sum)
         change = control - self.control
+        check_changes(change.numpy())
         self.change(change)
         return change

@@ -31,7 +31,12 @@ def test_the_drift_is_the_sum_of_the_updates_that_counted_and_part_of_checkpoint
     fitted(module, [Rounds(100), feddyn])
     update = flatten(tensors_of(module, layout.exchanged)).sub_(start)
     assert torch.equal(feddyn.upload(update), update)
+    assert feddyn.state_dict()["control"].abs().max() == 0, "it may never be summed"
+    feddyn.settle_change(None)
     assert torch.equal(feddyn.state_dict()["control"], update)
+    feddyn.restore(torch.zeros(layout.size))
+    fitted(Regression(), [Rounds(100), feddyn])
+    feddyn.upload(update)
     feddyn.undo_change()
     assert feddyn.state_dict()["control"].abs().max() == 0
     feddyn.upload(update)

@@ -78,6 +78,7 @@ def test_schedules_and_several_optimisers_are_summed_tensor_by_tensor():
 
 def test_a_checkpoint_carries_the_control_into_the_next_fit():
     _, _, scaffold = change_of(Regression())
+    scaffold.settle_change(None)
     again = Scaffold()
     again.load_state_dict(scaffold.state_dict())
     assert torch.equal(again.state_dict()["control"], scaffold.state_dict()["control"])

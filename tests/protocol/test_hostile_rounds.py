@@ -211,6 +211,17 @@ def test_a_value_that_would_spoil_the_sum_for_all_is_refused_by_its_sites_name(v
     assert [sorted(event["participants"]) for event in w.events("round_finished")] == [["site-0", "site-1"]] * 2
 
 
+def test_a_control_that_would_spoil_the_server_s_is_refused_by_its_sites_name():
+    plan = FederationPlan(rounds=2, quorum=2, gather_s=1.0, masking=Masking("off"), algorithm={"name": "scaffold"})
+    w = Wire(plan, NAMES, 5, model_of_size(5))
+    w.update_of = lambda name, round: torch.cat([torch.zeros(5), torch.full((5,), 3e38 if name == "site-2" else 1.0)])
+    for name in NAMES:
+        w.connect(name)
+    w.settle()
+    assert [(event["round"], event["site"]) for event in w.events("update_refused")] == [(1, "site-2"), (2, "site-2")]
+    assert float(w.saved[-1].control.abs().max()) < 10
+
+
 @pytest.mark.parametrize("bound", [0.0, -1.0, float("nan"), float("inf"), 5e-324, 1e308])
 def test_an_impossible_clipping_norm_is_a_named_error_at_the_site(bound):
     plan = FederationPlan(
@@ -246,8 +257,8 @@ def test_a_late_piece_of_an_older_model_does_not_become_part_of_the_newest():
         w.connect(name)
     w.settle()
     site = w.sites["site-0"]
-    site.receive(m.Model(10, 1600, 16))
-    site.receive(m.Model(11, 1600, 16))
+    site.receive(m.Model(10, 1600, 16, taken=9))
+    site.receive(m.Model(11, 1600, 16, taken=9))
     site.receive(m.Chunk("delta", 10, 0), memoryview(bytes(16)))
     assert site.model[0] == 9
     site.receive(m.Chunk("model", 11, 0), memoryview(bytes(1600)))

@@ -4,7 +4,8 @@ import pytest
 import torch
 from wire import Wire, model_of_size
 
-from lightning_fed.errors import StoreError
+from lightning_fed.aggregation.contracts import SiteReport
+from lightning_fed.errors import ProtocolError, StoreError
 from lightning_fed.plan import Compression, FederationPlan, Masking
 from lightning_fed.protocol import messages as m
 
@@ -76,3 +77,64 @@ def test_an_update_that_cannot_be_kept_stays_and_only_the_site_learns_why(maskin
     refused = [event for event in w.events("update_refused") if event["site"] == "site-0"]
     assert refused
     assert all("secrets" not in event["reason"] and "own log" in event["reason"] for event in refused)
+
+
+def test_who_has_said_goodbye_neither_sends_nor_keeps_anything_any_more():
+    kept = []
+    w = federation(lambda *what: kept.append(what))
+    site = w.sites["site-0"]
+    while not (site.begun and site.model):
+        for name in NAMES:
+            _ = w.deliver_up(name) or w.deliver_down(name) or (not w.sites[name].joined and w.train(name))
+    assert w.train("site-0")
+    assert len(kept) == 1
+    site.leave(m.Leave("failed"))
+    assert site.receive(m.Begin(1, 2)) == []
+    assert len(kept) == 1
+
+
+def test_a_goodbye_that_was_lost_with_its_connection_is_said_again():
+    w = federation(lambda *what: None)
+    w.settle()
+    site = w.sites["site-0"]
+    site.leave(m.Leave("done"))
+    w.disconnect("site-0")
+    assert not site.leaving, "nobody is there to tell"
+    w.up["site-0"].extend(site.connected())
+    assert site.leaving
+    while w.deliver_up("site-0") or w.deliver_down("site-0"):
+        pass
+    assert not site.leaving
+    assert w.events("site_left") == [{"site": "site-0", "reason": "done"}]
+
+
+def test_an_update_that_comes_after_its_round_is_not_sent():
+    kept = []
+    w = federation(lambda *what: kept.append(what))
+    train = w.train
+    w.train = lambda name: False if name == "site-0" and w.sites[name].joined else train(name)
+    w.settle()
+    w.expire("deadline")
+    w.settle()
+    assert w.saved
+    site = w.sites["site-0"]
+    assert site.submit(1, memoryview(torch.ones(SIZE).numpy()).cast("B"), SiteReport(5)) == []
+    assert not kept
+
+
+def test_a_store_that_was_put_back_is_said_to_be():
+    w = federation(lambda *what: None, rounds=4)
+    w.settle()
+    assert len(w.saved) == 4
+    state = w.sites["site-0"].state_dict()
+    w.saved = w.saved[:2]
+    w.disconnect("site-0")
+    del w.sites["site-0"]
+    w.start()
+    site = w.connect("site-0")
+    while site.plan is None:
+        assert w.deliver_up("site-0") or w.deliver_down("site-0")
+    w.up["site-0"].extend(site.join(model_of_size(SIZE).layout, state=state))
+    with pytest.raises(ProtocolError, match=r"its store was put back.*\.unsettled"):
+        while w.deliver_up("site-0") or w.deliver_down("site-0"):
+            pass

@@ -4,13 +4,21 @@ import threading
 import time
 
 import pytest
+import torch
 
-from lightning_fed.plan import FederationPlan
+from lightning_fed.callbacks.round_loop import RoundLoop
+from lightning_fed.errors import ProtocolError
+from lightning_fed.plan import Compression, FederationPlan, Masking
+from lightning_fed.policy import SitePolicy
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.site import SiteSession
 from lightning_fed.transport.hub import Hub
 from lightning_fed.transport.identity import Roster, new_identity
 from lightning_fed.transport.site import SiteConnection
+from lightning_fed.update.error_feedback import ErrorFeedback
+from lightning_fed.update.layout import Layout, TensorSpec
+
+PLAN = FederationPlan(masking=Masking("off"), compression=Compression("topk", share=0.5))
 
 
 @pytest.fixture
@@ -21,7 +29,7 @@ def line():
     session = SiteSession("north", "process", "test")
     connection = SiteConnection(hub.address, north, coordinator.card, session, 30.0, lambda notice: None)
     assert isinstance(heard(hub, m.Hello), m.Hello)
-    hub.send("north", m.Welcome("run", FederationPlan().to_bytes()))
+    hub.send("north", m.Welcome("run", PLAN.to_bytes()))
     connection.wait(lambda s: s.plan, "the plan")
     yield hub, connection
     connection.close()
@@ -72,3 +80,21 @@ def test_a_coordinator_that_is_gone_holds_nobody(line):
     began = time.monotonic()
     closing(connection).join(20.0)
     assert time.monotonic() - began < 4.0
+
+
+def test_a_checkpoint_after_an_error_of_the_connection_holds_the_residual(line, tmp_path):
+    hub, connection = line
+    kept = ErrorFeedback(4)
+    kept.residual[:] = [1.0, 0.0, -2.0, 0.0]
+    layout = Layout((TensorSpec("weight", (4,), "float32"),))
+    connection.call(lambda s: s.join(layout, state=kept.state_dict()))
+    hub.send("north", m.Welcome("another run", PLAN.to_bytes()))
+    with pytest.raises(ProtocolError, match="another federation"):
+        connection.wait(lambda s: False, "an error")
+    north = new_identity("north")
+    roster = Roster.of(new_identity("coordinator").card, [north.card])
+    files = {"ledger": tmp_path / "ledger", "unsettled": tmp_path / "unsettled"}
+    loop = RoundLoop("", north, roster, SitePolicy(), patience_s=1.0, **files)
+    loop._connection = connection
+    loop.on_exception(None, None, ProtocolError("the same"))
+    assert torch.equal(loop.state_dict()["exchange"]["residual"], torch.tensor([1.0, 0.0, -2.0, 0.0]))

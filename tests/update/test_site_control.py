@@ -140,3 +140,23 @@ def test_controls_of_another_model_are_refused():
         control.begin(torch.zeros(4))
     with pytest.raises(ModelMismatchError, match="4 values"):
         control.load_state_dict({"control": torch.zeros(4)})
+
+
+def test_a_checkpoint_holds_no_change_whose_update_may_never_have_been_summed():
+    control = SiteControl(LAYOUT)
+    control.begin(None)
+    control.stepped(0, 0.1)
+    change = control.renewed(torch.ones(5))
+    assert change.any()
+    assert not control.state_dict()["control"].any()
+    control.settle(None)
+    torch.testing.assert_close(control.state_dict()["control"], change)
+
+
+def test_a_control_that_would_change_absurdly_stays_as_it_was():
+    control = SiteControl(LAYOUT)
+    control.begin(None)
+    control.stepped(0, 1e-20)
+    with pytest.raises(UpdateRefusedError, match="beyond 1e\\+12"):
+        control.renewed(torch.ones(5))
+    assert not control.control.any()
