@@ -10,6 +10,8 @@ import msgspec
 
 from lightning_fed.errors import StoreError
 
+_ENDS = ("round_finished", "round_skipped", "round_recovered")
+
 
 class EventLog:
     """Appends events to ``events.jsonl`` in the store's folder.
@@ -18,6 +20,9 @@ class EventLog:
 
     Args:
         folder: the store's folder.
+
+    Attributes:
+        newest_round: the last round whose end is in the log, 0 before the first.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -27,6 +32,7 @@ class EventLog:
         if self._path.stat().st_size and not self._ends_with_newline():
             # The line that a crash cut short stays, closed, and does not swallow the next one.
             self._file.write(b"\n")
+        self.newest_round = max(map(_ended_round, self._path.read_bytes().splitlines()), default=0)
 
     def write(self, event: str, data: dict[str, Any]) -> None:
         """Append one event with the time in UTC.
@@ -53,3 +59,16 @@ class EventLog:
         with self._path.open("rb") as file:
             file.seek(-1, os.SEEK_END)
             return file.read(1) == b"\n"
+
+
+class _Ended(msgspec.Struct):
+    event: str
+    round: int = 0
+
+
+def _ended_round(line: bytes) -> int:
+    try:
+        entry = msgspec.json.decode(line, type=_Ended)
+    except msgspec.MsgspecError:
+        return 0  # a crash cut it short
+    return entry.round if entry.event in _ENDS else 0

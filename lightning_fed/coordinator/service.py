@@ -105,6 +105,9 @@ class Coordinator:
         """
         _log.info("listening at %s", self.address)
         try:
+            if self._session.model and self._session.model.version > self._events.newest_round:
+                # A coordinator that is killed right after storing a model has not written of its round yet.
+                self._events.write("round_recovered", {"round": self._session.model.version})
             self._perform(self._session.start())
             while self._session.outcome is None:
                 self._turn()

@@ -8,7 +8,8 @@ pytestmark = pytest.mark.chaos
 
 
 def assert_all_versions_are_there_once(here, rounds):
-    assert [event["round"] for event in here.events("round_finished")] == list(range(1, rounds + 1))
+    ended = [event["round"] for kind in ("round_finished", "round_recovered") for event in here.events(kind)]
+    assert sorted(ended) == list(range(1, rounds + 1))
     assert sorted(path.stem for path in (here.store / "models").glob("*.safetensors")) == [
         f"{version:06d}" for version in range(rounds + 1)
     ]

@@ -1,0 +1,46 @@
+"""The event log of a coordinator that was killed."""
+
+import json
+
+import pytest
+import torch
+
+from lightning_fed.coordinator.events import EventLog
+from lightning_fed.coordinator.service import Coordinator
+from lightning_fed.coordinator.store import Store
+from lightning_fed.errors import QuorumLostError
+from lightning_fed.plan import FederationPlan
+from lightning_fed.transport.identity import Roster, new_identity
+from lightning_fed.update.global_model import GlobalModel
+from lightning_fed.update.layout import Layout, TensorSpec
+
+
+def test_the_newest_round_is_found_again_also_behind_a_line_that_was_cut_short(tmp_path):
+    log = EventLog(tmp_path)
+    assert log.newest_round == 0
+    log.write("round_finished", {"round": 1, "participants": ["north"]})
+    log.write("round_skipped", {"round": 2})
+    log.write("round_started", {"round": 3, "attempt": 1})
+    log.close()
+    with (tmp_path / "events.jsonl").open("ab") as file:
+        file.write(b'{"event": "round_finished", "rou')
+    again = EventLog(tmp_path)
+    again.close()
+    assert again.newest_round == 2
+
+
+def test_a_round_whose_model_is_stored_and_of_which_nothing_is_written_is_in_the_log_once(tmp_path):
+    """As after a kill between the two; a quorum of two sites and a roster of one end each run at once."""
+    plan = FederationPlan(quorum=2)
+    model = GlobalModel(0, Layout((TensorSpec("weight", (3,), "float32"),)), torch.zeros(3), {})
+    store = Store(tmp_path, plan, {})
+    store.save(model)
+    store.save(model.next(model.vector))
+    store.close()
+    coordinator, north = new_identity("coordinator"), new_identity("north")
+    roster = Roster.of(coordinator.card, [north.card])
+    for _ in range(2):
+        with pytest.raises(QuorumLostError):
+            Coordinator(plan, address="tcp://127.0.0.1:0", identity=coordinator, roster=roster, store=tmp_path).run()
+    lines = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [line["round"] for line in lines if line["event"] == "round_recovered"] == [1]
