@@ -40,7 +40,7 @@ class FedDyn(ControlledCorrection[SettledVector]):
 
     def begun(self, site: SettledVector, tensors: list[Tensor]) -> None:
         """See ``ControlledCorrection.begun``."""
-        site.keep()
+        site.settle()
         drift = by_parameter(site.control, tensors)
         self._pulled_to = {parameter: parameter.detach() - part for parameter, part in drift.items()}
 

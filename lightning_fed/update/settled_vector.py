@@ -29,10 +29,6 @@ class SettledVector:
         """The vector of before a ``change`` that is not settled, shape ``(P,)``; None if there is none."""
         return self._before
 
-    def keep(self) -> None:
-        """Let the last ``change`` stand: another round begins."""
-        self._before = None
-
     def change(self, by: Tensor) -> None:
         """Add the part of an update that is about to be sent, flat float32, shape ``(P,)``."""
         self._before, self.control = self.control, self.control + by
@@ -42,7 +38,7 @@ class SettledVector:
         if self._before is not None:
             self.control, self._before = self._before, None
 
-    def settle(self, change: Tensor | None) -> None:
+    def settle(self, change: Tensor | None = None) -> None:
         """Take over what the sum holds in place of what was given to ``change``, once.
 
         Args:

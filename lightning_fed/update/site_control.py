@@ -53,7 +53,7 @@ class SiteControl(SettledVector):
                 f"the server's control has {server.numel()} values and the model exchanges {self.control.numel()}."
             )
         self._server = server
-        self.keep()
+        self.settle()
         self._gradients, self._lr_sums = {}, {}
 
     def correction(self) -> Tensor | None:

@@ -7,7 +7,7 @@ import pytest
 
 from lightning_fed.errors import ConfigError, StoreError
 from lightning_fed.plan import FederationPlan
-from lightning_fed.simulation.config import Simulation
+from lightning_fed.simulation.config import Baselines, Simulation
 from lightning_fed.simulation.folder import RunFolder, first_difference
 from lightning_fed.transport.identity import Roster, load_identity
 
@@ -65,7 +65,9 @@ def test_a_mistake_can_be_mended_while_no_round_is_finished(folder, simulation):
 def test_moving_the_folder_or_adding_baselines_is_no_other_run(folder, simulation):
     folder.claim(simulation)
     finish_round(folder, 4)
-    folder.claim(dataclasses.replace(simulation, run="elsewhere"))
+    baselines = Baselines("test_auroc", {"class_path": "m.D"})
+    folder.claim(dataclasses.replace(simulation, run="elsewhere", baselines=baselines))
+    assert folder.newest_version() == 4
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
