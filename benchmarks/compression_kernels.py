@@ -20,11 +20,11 @@ import numpy as np
 import torch
 
 from lightning_fed.aggregation.contracts import SiteReport
-from lightning_fed.callbacks.unsettled import UnsettledFile
+from lightning_fed.participant.pending_update import UnsettledFile
 from lightning_fed.plan import Compression, FederationPlan, Masking
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.exchange import VOTE_BITS, Exchange
-from lightning_fed.protocol.outbox import Outbox
+from lightning_fed.protocol.site.outbox import Outbox
 from lightning_fed.update.clipping import clip_by_norm
 from lightning_fed.update.error_feedback import ErrorFeedback
 from lightning_fed.update.fixed_point import FixedPoint, decode_sum, encode

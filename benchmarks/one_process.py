@@ -14,9 +14,9 @@ from torch import Tensor
 from lightning_fed.aggregation.contracts import SiteReport
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.actions import Action, Record, Save, Send
-from lightning_fed.protocol.coordinator import CoordinatorSession
-from lightning_fed.protocol.site import Outgoing, SiteSession
+from lightning_fed.protocol.coordinator.actions import Action, Record, Save, Send
+from lightning_fed.protocol.coordinator.session import CoordinatorSession
+from lightning_fed.protocol.site.session import Outgoing, SiteSession
 from lightning_fed.update.global_model import GlobalModel
 from lightning_fed.update.layout import Layout, TensorSpec
 

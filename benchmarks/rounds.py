@@ -32,7 +32,7 @@ from lightning_fed.aggregation.contracts import SiteReport
 from lightning_fed.coordinator.service import Coordinator
 from lightning_fed.plan import FederationPlan, Masking
 from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.site import SiteSession
+from lightning_fed.protocol.site.session import SiteSession
 from lightning_fed.transport.identity import Identity, Roster, load_identity, new_identity, write_identity
 from lightning_fed.transport.site import SiteConnection
 from lightning_fed.update.global_model import state_bytes

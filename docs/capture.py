@@ -22,9 +22,9 @@ from lightning_fed.errors import UpdateRefusedError
 from lightning_fed.masking import messages as masking
 from lightning_fed.plan import FederationPlan, Masking
 from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.actions import Action, Record, Save, Send
-from lightning_fed.protocol.coordinator import CoordinatorSession
-from lightning_fed.protocol.site import Outgoing, SiteSession
+from lightning_fed.protocol.coordinator.actions import Action, Record, Save, Send
+from lightning_fed.protocol.coordinator.session import CoordinatorSession
+from lightning_fed.protocol.site.session import Outgoing, SiteSession
 from lightning_fed.update.global_model import GlobalModel
 from lightning_fed.update.layout import Layout, TensorSpec, check_finite
 

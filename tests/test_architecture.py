@@ -37,7 +37,7 @@ def test_no_room_imports_what_it_must_not():
         ("privacy/__init__.py", "import lightning_fed.protocol.messages", "layers"),
         ("protocol/streams.py", "import lightning_fed.transport.sockets", "layers"),
         ("protocol/streams.py", "import lightning_fed.simulation", "layers"),
-        ("callbacks/round_loop.py", "import lightning_fed.cli.main", "layers"),
+        ("participant/round_loop.py", "import lightning_fed.cli.main", "layers"),
         # The package's root brings the strategies with it.
         ("transport/sockets.py", "import lightning_fed", "layers"),
         ("update/layout.py", "import zmq", "pure"),
@@ -49,7 +49,7 @@ def test_no_room_imports_what_it_must_not():
         ("strategies/federated.py", "import lightning_fed.coordinator.events", "strategies-coordinator"),
         ("coordinator/events.py", "import lightning_fed.strategies.federated", "strategies-coordinator"),
         ("callbacks/__init__.py", "import lightning_fed.coordinator.events", "callbacks-coordinator"),
-        ("coordinator/events.py", "import lightning_fed.callbacks.round_loop", "callbacks-coordinator"),
+        ("coordinator/events.py", "import lightning_fed.participant.round_loop", "callbacks-coordinator"),
         ("radiology/canvas.py", "import lightning_fed.plan", "radiology-alone"),
         ("radiology/canvas.py", "import lightning_fed", "radiology-alone"),
         ("errors.py", "import lightning_fed.radiology.canvas", "federation-alone"),

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_fed.callbacks.exchanged import exchanged_parameters, refuse_private
+from lightning_fed.callbacks.exchanged_parameters import exchanged_parameters, refuse_private
 from lightning_fed.callbacks.round_callback import RoundCallback
 from lightning_fed.errors import ConfigError
 

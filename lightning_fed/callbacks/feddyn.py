@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lightning_fed.callbacks.controlled import ControlledCorrection, by_parameter
+from lightning_fed.callbacks.control_variates import ControlledCorrection, by_parameter
 from lightning_fed.errors import ConfigError
+from lightning_fed.update.control_variate import SettledVector
 from lightning_fed.update.layout import Layout
-from lightning_fed.update.settled_vector import SettledVector
 
 
 class FedDyn(ControlledCorrection[SettledVector]):

@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from lightning_fed.callbacks.exchanged import exchanged_parameters
+from lightning_fed.callbacks.exchanged_parameters import exchanged_parameters
 from lightning_fed.callbacks.gradient_correction import GradientCorrection
 from lightning_fed.errors import ConfigError
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
-from lightning_fed.callbacks.exchanged import exchanged_parameters, federation_layout, refuse_private
+from lightning_fed.callbacks.exchanged_parameters import exchanged_parameters, federation_layout, refuse_private
 from lightning_fed.callbacks.round_callback import RoundCallback
 from lightning_fed.errors import ConfigError
 from lightning_fed.update.personal import personal_names

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_fed.callbacks.adapters import Adapter, adapt, can_be_adapted, merged
-from lightning_fed.callbacks.exchanged import refuse_private
+from lightning_fed.callbacks.exchanged_parameters import refuse_private
 from lightning_fed.callbacks.round_callback import RoundCallback
 from lightning_fed.errors import ConfigError
 

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_fed.callbacks.exchanged import refuse_private
+from lightning_fed.callbacks.exchanged_parameters import refuse_private
 from lightning_fed.callbacks.round_callback import RoundCallback
 from lightning_fed.errors import ConfigError
 

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_fed.callbacks.controlled import ControlledCorrection, by_parameter
+from lightning_fed.callbacks.control_variates import ControlledCorrection, by_parameter
 from lightning_fed.update.layout import Layout
-from lightning_fed.update.site_control import SiteControl
+from lightning_fed.update.scaffold_control import SiteControl
 
 
 class Scaffold(ControlledCorrection[SiteControl]):

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from lightning_fed.callbacks.exchanged import federation_plan
+from lightning_fed.callbacks.exchanged_parameters import federation_plan
 from lightning_fed.callbacks.round_callback import RoundCallback
 from lightning_fed.errors import ConfigError
 

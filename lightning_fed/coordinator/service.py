@@ -16,8 +16,8 @@ from lightning_fed.privacy.history import Release
 from lightning_fed.privacy.layers import replace_layers
 from lightning_fed.privacy.ledger import Budget, Ledger
 from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.actions import Action, Charge, Record, Save, Send, Wake
-from lightning_fed.protocol.coordinator import CoordinatorSession
+from lightning_fed.protocol.coordinator.actions import Action, Charge, Record, Save, Send, Wake
+from lightning_fed.protocol.coordinator.session import CoordinatorSession
 from lightning_fed.transport.hub import Hub, Traffic
 from lightning_fed.transport.identity import Identity, Roster
 from lightning_fed.update.global_model import GlobalModel

@@ -13,13 +13,13 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 
-from lightning_fed.callbacks.connection import Connection
-from lightning_fed.callbacks.round_loop import RoundLoop
 from lightning_fed.errors import ConfigError, FederationError
+from lightning_fed.participant.connection import Connection
+from lightning_fed.participant.round_loop import RoundLoop
 from lightning_fed.plan import FederationPlan
 from lightning_fed.policy import SitePolicy
-from lightning_fed.protocol.actions import Record
-from lightning_fed.protocol.site import SiteSession
+from lightning_fed.protocol.coordinator.actions import Record
+from lightning_fed.protocol.site.session import SiteSession
 from lightning_fed.simulation.config import COORDINATOR
 from lightning_fed.simulation.memory import MemoryConnection, Switchboard
 from lightning_fed.simulation.stage import Stage

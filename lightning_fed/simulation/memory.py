@@ -10,9 +10,9 @@ from typing import TypeVar
 from lightning_fed.errors import FederationError
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.actions import Action, Record, Send, Wake
-from lightning_fed.protocol.coordinator import CoordinatorSession
-from lightning_fed.protocol.site import Outgoing, SiteSession
+from lightning_fed.protocol.coordinator.actions import Action, Record, Send, Wake
+from lightning_fed.protocol.coordinator.session import CoordinatorSession
+from lightning_fed.protocol.site.session import Outgoing, SiteSession
 from lightning_fed.simulation.stage import Stage
 
 _T = TypeVar("_T")

@@ -19,8 +19,8 @@ from lightning.pytorch.strategies import SingleDeviceStrategy, Strategy, Strateg
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_fed.callbacks.round_loop import RoundLoop
 from lightning_fed.errors import FederationError
+from lightning_fed.participant.round_loop import RoundLoop
 from lightning_fed.policy import SitePolicy
 from lightning_fed.transport.identity import Roster, load_identity
 from lightning_fed.update.layout import layout_of

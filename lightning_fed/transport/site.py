@@ -13,7 +13,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from lightning_fed.errors import ConnectionLostError, IdentityError
 from lightning_fed.protocol.messages import decode_from_coordinator
-from lightning_fed.protocol.site import Outgoing, SiteSession
+from lightning_fed.protocol.site.session import Outgoing, SiteSession
 from lightning_fed.transport.identity import Identity, PublicCard
 from lightning_fed.transport.sockets import frames_of, message_and_chunk, prepare
 

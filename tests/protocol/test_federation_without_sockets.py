@@ -9,7 +9,7 @@ from wire import Wire, layout_of_size, model_of_size
 from lightning_fed.errors import ModelMismatchError, ProtocolError, QuorumLostError
 from lightning_fed.plan import FederationPlan, Masking
 from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.coordinator import DEADLINE, GATHER
+from lightning_fed.protocol.coordinator.session import DEADLINE, GATHER
 from lightning_fed.update.global_model import state_bytes
 from lightning_fed.update.layout import Layout, TensorSpec
 from lightning_fed.wire import MAX_MESSAGE_BYTES

@@ -11,7 +11,7 @@ from lightning_fed.errors import PlanError, ProtocolError
 from lightning_fed.plan import Compression, FederationPlan, Masking
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.exchange import Exchange
-from lightning_fed.protocol.outbox import Outbox
+from lightning_fed.protocol.site.outbox import Outbox
 from lightning_fed.update.index_coding import largest_code_bytes
 from lightning_fed.update.quantisation import value_bytes
 

@@ -10,8 +10,8 @@ from lightning_fed.errors import FederationError, PlanError, ProtocolError, Quor
 from lightning_fed.masking import messages as masking
 from lightning_fed.plan import Compression, FederationPlan, Masking, Privacy, SitePrivacy
 from lightning_fed.protocol import messages as m
+from lightning_fed.protocol.coordinator.round_result import DEADLINE, VALUES_S
 from lightning_fed.protocol.exchange import Exchange
-from lightning_fed.protocol.summed import DEADLINE, VALUES_S
 
 SIZE = 400
 NAMES = ["site-0", "site-1", "site-2"]

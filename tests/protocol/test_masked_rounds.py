@@ -11,7 +11,7 @@ from lightning_fed.masking import messages as masking
 from lightning_fed.plan import ExamplePrivacy, FederationPlan, Masking, Privacy
 from lightning_fed.policy import SitePolicy
 from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.coordinator import DEADLINE
+from lightning_fed.protocol.coordinator.session import DEADLINE
 from lightning_fed.update.contribution import Contribution
 
 

@@ -4,9 +4,9 @@ from wire import model_of_size
 
 from lightning_fed.errors import UpdateRefusedError
 from lightning_fed.plan import FederationPlan, Masking
+from lightning_fed.protocol.coordinator.round_result import Summed
+from lightning_fed.protocol.coordinator.server_step import ServerStep
 from lightning_fed.protocol.exchange import Exchange
-from lightning_fed.protocol.server_step import ServerStep
-from lightning_fed.protocol.summed import Summed
 
 NAMES = ["site-0", "site-1", "site-2"]
 

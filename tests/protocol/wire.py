@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from lightning_fed.aggregation.contracts import SiteReport
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.actions import Record, Save, Send, Wake
-from lightning_fed.protocol.coordinator import CoordinatorSession
-from lightning_fed.protocol.site import SiteSession
+from lightning_fed.protocol.coordinator.actions import Record, Save, Send, Wake
+from lightning_fed.protocol.coordinator.session import CoordinatorSession
+from lightning_fed.protocol.site.session import SiteSession
 from lightning_fed.update.global_model import GlobalModel
 from lightning_fed.update.layout import Layout, TensorSpec
 

@@ -6,12 +6,12 @@ import time
 import pytest
 import torch
 
-from lightning_fed.callbacks.round_loop import RoundLoop
 from lightning_fed.errors import ProtocolError
+from lightning_fed.participant.round_loop import RoundLoop
 from lightning_fed.plan import Compression, FederationPlan, Masking
 from lightning_fed.policy import SitePolicy
 from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.site import SiteSession
+from lightning_fed.protocol.site.session import SiteSession
 from lightning_fed.transport.hub import Hub
 from lightning_fed.transport.identity import Roster, new_identity
 from lightning_fed.transport.site import SiteConnection

@@ -13,7 +13,7 @@ from lightning_fed.coordinator.service import Coordinator
 from lightning_fed.plan import Compression, FederationPlan, Masking
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.exchange import Exchange
-from lightning_fed.protocol.site import SiteSession
+from lightning_fed.protocol.site.session import SiteSession
 from lightning_fed.protocol.upload_bytes import expected_upload
 from lightning_fed.transport.identity import Roster, new_identity
 from lightning_fed.transport.site import SiteConnection

@@ -4,7 +4,7 @@ from collections import deque
 
 from lightning_fed.errors import ProtocolError
 from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.actions import Action, Send
+from lightning_fed.protocol.coordinator.actions import Action, Send
 from lightning_fed.protocol.streams import Assembly, chunk_count
 
 UPLOADS_AT_ONCE = 4

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.downloads import Downloads
+from lightning_fed.protocol.site.downloads import Downloads
 from lightning_fed.update.delta import apply_delta
 
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from lightning_fed.aggregation.scaffold import gradient_correction, next_site_control
 from lightning_fed.errors import ModelMismatchError, UpdateRefusedError
+from lightning_fed.update.control_variate import SettledVector
 from lightning_fed.update.layout import Layout
-from lightning_fed.update.settled_vector import SettledVector
 from lightning_fed.update.vectors import check_changes
 
 

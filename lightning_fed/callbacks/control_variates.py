@@ -7,11 +7,11 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from lightning_fed.callbacks.exchanged import federation_layout
+from lightning_fed.callbacks.exchanged_parameters import federation_layout
 from lightning_fed.callbacks.gradient_correction import GradientCorrection
 from lightning_fed.errors import UpdateRefusedError
+from lightning_fed.update.control_variate import SettledVector
 from lightning_fed.update.layout import Layout, layout_of, tensors_of
-from lightning_fed.update.settled_vector import SettledVector
 
 Kept = TypeVar("Kept", bound=SettledVector)
 

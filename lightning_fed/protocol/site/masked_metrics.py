@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from lightning_fed.errors import ProtocolError, UpdateRefusedError
 from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.masked_site import MaskedSums
+from lightning_fed.protocol.site.masked_sums import MaskedSums
 
 Compute = Callable[[Mapping[str, Sequence[float]]], dict[str, float]]
 """Makes the metrics' values of their summed states."""

@@ -1,4 +1,4 @@
-"""A site's part in the federation's masked sums, and what both sides bind them to."""
+"""A site's part in the federation's masked sums."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,45 +6,18 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from lightning_fed.errors import ProtocolError
-from lightning_fed.masking import Context, MaskingSite, Terms
+from lightning_fed.masking import Context, MaskingSite
 from lightning_fed.masking import messages as masking
 from lightning_fed.masking.site import Phase
-from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
+from lightning_fed.protocol.binding import binding_of, metric_code
 from lightning_fed.protocol.exchange import VOTE_BITS, Exchange
 from lightning_fed.protocol.terms import terms_of
 from lightning_fed.update.contribution import Contribution
-from lightning_fed.update.metric_sum import RING_BITS, MetricSum
+from lightning_fed.update.metric_sum import RING_BITS
 from lightning_fed.update.packing import pack
 from lightning_fed.update.vectors import FloatVector
 from lightning_fed.update.vote import ballot
-
-
-def metric_code(plan: FederationPlan, sizes: Mapping[str, int], members: int) -> MetricSum:
-    """The code of the plan's metrics, whose states have so many numbers, in a federation of so many sites."""
-    return MetricSum(
-        {name: sizes.get(name, 0) for name in sorted(plan.metrics)}, terms_of(plan, members).largest_cohort
-    )
-
-
-def binding_of(run: str, model: bytes, terms: Terms, detail: tuple[float, ...] | Mapping[str, int]) -> str:
-    """What all sites of a masked sum must have been told alike.
-
-    A coordinator that gave one site another bound, or another model, than the rest could read that site out of the sum;
-    a site with another roster would write its numbers for another cohort.
-
-    Args:
-        run: the coordinator's run.
-        model: hash of the global model.
-        terms: how many sites the sum needs.
-        detail: the bounds of an update's codes, or the sizes of the metrics' states by name.
-    """
-    if isinstance(detail, tuple):
-        last = " ".join(bound.hex() for bound in detail)
-    else:
-        last = ", ".join(f"{name!r} {size}" for name, size in sorted(detail.items()))
-    return f"run {run}, model {model.hex()}, threshold {terms.threshold}, minimum {terms.minimum_cohort}, {last}"
-
 
 _PURPOSES: dict[str, m.Purpose] = {"vote": "vote", "update": "update", "metrics": "metrics"}
 

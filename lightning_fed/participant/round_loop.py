@@ -19,29 +19,29 @@ from rich.filesize import decimal
 from torch import Tensor
 
 import lightning_fed
-from lightning_fed.callbacks.attached import attach, check_model, mechanism_of
-from lightning_fed.callbacks.carried_over import CarriedOver
-from lightning_fed.callbacks.connection import Connection
-from lightning_fed.callbacks.controlled import controlled
+from lightning_fed.callbacks.control_variates import controlled
 from lightning_fed.callbacks.differential_privacy import DifferentialPrivacy
-from lightning_fed.callbacks.exchanged import load_frozen, zeroed_if_unsound
-from lightning_fed.callbacks.local_count import LocalCount
-from lightning_fed.callbacks.model_metrics import ModelMetrics, Report
+from lightning_fed.callbacks.exchanged_parameters import load_frozen, zeroed_if_unsound
 from lightning_fed.callbacks.round_callback import round_callbacks
-from lightning_fed.callbacks.site_ledger import SiteLedger
 from lightning_fed.callbacks.topk_compression import TopKCompression, own_count
-from lightning_fed.callbacks.trainer_limits import TrainerLimits
 from lightning_fed.errors import (
     BudgetExhaustedError,
     FederationError,
     PlanRefusedError,
     UpdateRefusedError,
 )
+from lightning_fed.participant.connection import Connection
+from lightning_fed.participant.local_training import LocalCount
+from lightning_fed.participant.model_metrics import ModelMetrics, Report
+from lightning_fed.participant.plan_callbacks import attach, check_model, mechanism_of
+from lightning_fed.participant.site_ledger import SiteLedger
+from lightning_fed.participant.site_state import CarriedOver
+from lightning_fed.participant.trainer_limits import TrainerLimits
 from lightning_fed.plan import FederationPlan
 from lightning_fed.policy import SitePolicy
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.exchange import Exchange
-from lightning_fed.protocol.site import SiteSession
+from lightning_fed.protocol.site.session import SiteSession
 from lightning_fed.protocol.upload_bytes import expected_upload
 from lightning_fed.transport.identity import Identity, Roster
 from lightning_fed.transport.site import SiteConnection

@@ -7,7 +7,7 @@ from torch import Tensor
 from lightning_fed.aggregation.scaffold import next_server_control
 from lightning_fed.errors import ModelMismatchError, UpdateRefusedError
 from lightning_fed.update.layout import Layout, TensorSpec
-from lightning_fed.update.site_control import SiteControl
+from lightning_fed.update.scaffold_control import SiteControl
 
 LAYOUT = Layout(
     (

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_fed.callbacks.unsettled import Unsettled, UnsettledFile
 from lightning_fed.errors import ModelMismatchError, StoreError
+from lightning_fed.participant.pending_update import Unsettled, UnsettledFile
 from lightning_fed.update.error_feedback import ErrorFeedback
 
 SIZE = 12

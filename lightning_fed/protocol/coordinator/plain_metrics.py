@@ -3,7 +3,7 @@
 import math
 
 from lightning_fed.errors import ProtocolError
-from lightning_fed.protocol.actions import Action, Record
+from lightning_fed.protocol.coordinator.actions import Action, Record
 
 
 class Reports:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from lightning_fed.errors import ModelMismatchError, ProtocolError, UpdateRefusedError
 from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.actions import Action, Send
-from lightning_fed.protocol.uploads import Upload
+from lightning_fed.protocol.coordinator.actions import Action, Send
+from lightning_fed.protocol.coordinator.uploads import Upload
 from lightning_fed.update.global_model import GlobalModel, largest_state_bytes
 from lightning_fed.update.layout import Layout, check_finite, check_sound
 

@@ -10,9 +10,9 @@ from lightning_fed.errors import ProtocolError
 from lightning_fed.masking import messages as masking
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.actions import Action, Record, Send, Wake
-from lightning_fed.protocol.masked_site import binding_of, metric_code
-from lightning_fed.protocol.masked_sum import STEP_S, MaskedSum
+from lightning_fed.protocol.binding import binding_of, metric_code
+from lightning_fed.protocol.coordinator.actions import Action, Record, Send, Wake
+from lightning_fed.protocol.coordinator.masked_sum import STEP_S, MaskedSum
 from lightning_fed.protocol.terms import terms_of
 from lightning_fed.update.global_model import GlobalModel
 from lightning_fed.update.metric_sum import RING_BITS

@@ -32,12 +32,12 @@ from lightning_fed.errors import (
 )
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.downloads import Downloads
 from lightning_fed.protocol.exchange import Exchange
-from lightning_fed.protocol.masked_report import Compute, MaskedReport
-from lightning_fed.protocol.masked_site import MaskedSums
-from lightning_fed.protocol.model_download import ModelDownload
-from lightning_fed.protocol.outbox import Keep, Outbox, Pay, Upload
+from lightning_fed.protocol.site.downloads import Downloads
+from lightning_fed.protocol.site.masked_metrics import Compute, MaskedReport
+from lightning_fed.protocol.site.masked_sums import MaskedSums
+from lightning_fed.protocol.site.model_download import ModelDownload
+from lightning_fed.protocol.site.outbox import Keep, Outbox, Pay, Upload
 from lightning_fed.protocol.streams import chunk_count, chunk_of
 from lightning_fed.update.global_model import largest_state_bytes
 from lightning_fed.update.layout import Layout

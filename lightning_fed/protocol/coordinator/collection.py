@@ -10,10 +10,10 @@ from lightning_fed.aggregation.contracts import SiteReport
 from lightning_fed.aggregation.total import Total
 from lightning_fed.errors import ProtocolError, UpdateRefusedError
 from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.actions import Action, Record, Send, Wake
+from lightning_fed.protocol.coordinator.actions import Action, Record, Send, Wake
+from lightning_fed.protocol.coordinator.round_result import DEADLINE, VALUES_S, Summed
+from lightning_fed.protocol.coordinator.uploads import Uploads
 from lightning_fed.protocol.exchange import Exchange
-from lightning_fed.protocol.summed import DEADLINE, VALUES_S, Summed
-from lightning_fed.protocol.uploads import Uploads
 from lightning_fed.update.global_model import GlobalModel
 from lightning_fed.update.index_coding import encode_indices
 from lightning_fed.update.layout import check_update

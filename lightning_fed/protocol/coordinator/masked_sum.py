@@ -8,7 +8,7 @@ from lightning_fed.masking import messages as masking
 from lightning_fed.masking.coordinator import Stage
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.actions import Action, Send, Wake
+from lightning_fed.protocol.coordinator.actions import Action, Send, Wake
 from lightning_fed.protocol.terms import terms_of
 from lightning_fed.update.vectors import RingVector
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from lightning.pytorch import LightningModule, Trainer
 
-from lightning_fed.callbacks.metric_states import (
+from lightning_fed.participant.metric_states import (
     Compute,
     States,
     logged_metrics,

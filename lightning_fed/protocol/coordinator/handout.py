@@ -2,7 +2,7 @@
 
 from lightning_fed.errors import ProtocolError
 from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.actions import Action, Send
+from lightning_fed.protocol.coordinator.actions import Action, Send
 from lightning_fed.protocol.streams import chunk_count, chunk_of
 from lightning_fed.update.delta import encode_delta
 from lightning_fed.update.global_model import GlobalModel

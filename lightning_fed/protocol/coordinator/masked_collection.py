@@ -8,13 +8,13 @@ from lightning_fed.errors import ProtocolError
 from lightning_fed.masking import messages as masking
 from lightning_fed.masking.coordinator import Stage
 from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.actions import Action, Record, Send, Wake
+from lightning_fed.protocol.binding import binding_of
+from lightning_fed.protocol.coordinator.actions import Action, Record, Send, Wake
+from lightning_fed.protocol.coordinator.masked_sum import STEP_S, MaskedSum
+from lightning_fed.protocol.coordinator.round_result import DEADLINE, VALUES_S, Summed
+from lightning_fed.protocol.coordinator.uploads import Uploads
 from lightning_fed.protocol.exchange import VOTE_BITS, Exchange
-from lightning_fed.protocol.masked_site import binding_of
-from lightning_fed.protocol.masked_sum import STEP_S, MaskedSum
-from lightning_fed.protocol.summed import DEADLINE, VALUES_S, Summed
 from lightning_fed.protocol.terms import terms_of
-from lightning_fed.protocol.uploads import Uploads
 from lightning_fed.update.global_model import GlobalModel
 from lightning_fed.update.index_coding import encode_indices
 from lightning_fed.update.packing import packed_bytes, unpack

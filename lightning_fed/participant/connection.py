@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from lightning_fed.protocol.site import Outgoing, SiteSession
+from lightning_fed.protocol.site.session import Outgoing, SiteSession
 
 _T = TypeVar("_T")
 

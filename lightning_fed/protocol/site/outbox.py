@@ -11,7 +11,7 @@ from lightning_fed.aggregation.contracts import SiteReport
 from lightning_fed.errors import PlanError, ProtocolError
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.exchange import VOTE_BITS, Exchange
-from lightning_fed.protocol.masked_site import MaskedSums
+from lightning_fed.protocol.site.masked_sums import MaskedSums
 from lightning_fed.update.error_feedback import ErrorFeedback
 from lightning_fed.update.index_coding import decode_indices
 from lightning_fed.update.packing import pack

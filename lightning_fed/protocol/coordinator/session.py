@@ -29,16 +29,16 @@ from lightning_fed.errors import (
 )
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.actions import Action, Charge, Record, Save, Send, Wake
-from lightning_fed.protocol.collection import Collection
+from lightning_fed.protocol.binding import metric_code
+from lightning_fed.protocol.coordinator.actions import Action, Charge, Record, Save, Send, Wake
+from lightning_fed.protocol.coordinator.collection import Collection
+from lightning_fed.protocol.coordinator.handout import Handout
+from lightning_fed.protocol.coordinator.initial_model import Intake
+from lightning_fed.protocol.coordinator.masked_collection import MaskedCollection
+from lightning_fed.protocol.coordinator.metrics import MetricReports
+from lightning_fed.protocol.coordinator.round_result import DEADLINE
+from lightning_fed.protocol.coordinator.server_step import ServerStep
 from lightning_fed.protocol.exchange import Exchange
-from lightning_fed.protocol.handout import Handout
-from lightning_fed.protocol.intake import Intake
-from lightning_fed.protocol.masked_collection import MaskedCollection
-from lightning_fed.protocol.masked_site import metric_code
-from lightning_fed.protocol.metric_reports import MetricReports
-from lightning_fed.protocol.server_step import ServerStep
-from lightning_fed.protocol.summed import DEADLINE
 from lightning_fed.protocol.terms import terms_of
 from lightning_fed.update.contribution import Contribution
 from lightning_fed.update.global_model import GlobalModel

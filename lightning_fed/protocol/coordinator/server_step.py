@@ -8,8 +8,8 @@ import torch
 from lightning_fed.aggregation.contracts import RuleState
 from lightning_fed.aggregation.scaffold import next_server_control
 from lightning_fed.errors import UpdateRefusedError
+from lightning_fed.protocol.coordinator.round_result import Summed
 from lightning_fed.protocol.exchange import Exchange
-from lightning_fed.protocol.summed import Summed
 from lightning_fed.update.global_model import CONTROL, GlobalModel
 from lightning_fed.update.layout import check_finite
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from lightning_fed.errors import ProtocolError
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.actions import Action
-from lightning_fed.protocol.masked_reports import MaskedReports
-from lightning_fed.protocol.reports import Reports
+from lightning_fed.protocol.coordinator.actions import Action
+from lightning_fed.protocol.coordinator.masked_metrics import MaskedReports
+from lightning_fed.protocol.coordinator.plain_metrics import Reports
 from lightning_fed.update.global_model import GlobalModel
 
 

@@ -7,11 +7,11 @@ from typing import Any
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from lightning_fed.callbacks.connection import Connection
-from lightning_fed.callbacks.controlled import controlled
-from lightning_fed.callbacks.unsettled import Unsettled, UnsettledFile
+from lightning_fed.callbacks.control_variates import controlled
+from lightning_fed.participant.connection import Connection
+from lightning_fed.participant.pending_update import Unsettled, UnsettledFile
 from lightning_fed.protocol.exchange import Exchange
-from lightning_fed.protocol.outbox import Keep
+from lightning_fed.protocol.site.outbox import Keep
 
 
 class CarriedOver:

@@ -1,0 +1,1 @@
+"""A site's side of Lightning: what drives its rounds inside a Trainer."""

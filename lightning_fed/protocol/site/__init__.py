@@ -1,0 +1,1 @@
+"""The site's wing: its state machine, what it sends of each round, and what it fetches."""
