@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from lightning_fed.aggregation.contracts import SiteReport
-from lightning_fed.participant.pending_update import UnsettledFile
+from lightning_fed.participant.pending_update import PendingUpdateFile
 from lightning_fed.plan import Compression, FederationPlan, Masking
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.exchange import VOTE_BITS, Exchange
@@ -101,7 +101,7 @@ def keeping(update: np.ndarray) -> tuple[float, float]:
     feedback.propose(1, feedback.with_residual(update), np.arange(1), update[:1])
     took, worked = [], []
     with tempfile.TemporaryDirectory(dir=".") as folder:
-        file = UnsettledFile(Path(folder) / "unsettled", "run", "site")
+        file = PendingUpdateFile(Path(folder) / "unsettled", "run", "site")
         for _ in range(9):
             start, cpu = time.perf_counter(), time.thread_time()
             file.write(1, feedback.state_dict(), None)

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from lightning_fed.callbacks.exchanged_parameters import federation_layout
 from lightning_fed.callbacks.gradient_correction import GradientCorrection
 from lightning_fed.errors import UpdateRefusedError
-from lightning_fed.update.control_variate import SettledVector
+from lightning_fed.update.control_variate import ControlVariate
 from lightning_fed.update.layout import Layout, layout_of, tensors_of
 
-Kept = TypeVar("Kept", bound=SettledVector)
+Kept = TypeVar("Kept", bound=ControlVariate)
 
 
-class ControlledCorrection(GradientCorrection, Generic[Kept]):
+class ControlVariateCorrection(GradientCorrection, Generic[Kept]):
     """Base of the algorithms with a control at each site: a vector that changes with each update that counted.
 
     The round loop sets ``server_control`` before a round, asks for ``upload`` after it, and says what became of that by
@@ -86,9 +86,9 @@ class ControlledCorrection(GradientCorrection, Generic[Kept]):
         return self._site
 
     @property
-    def unsettled_control(self) -> Tensor | None:
+    def control_before_update(self) -> Tensor | None:
         """The control of before an ``upload`` that is not settled, shape ``(P,)``; None if there is none."""
-        return self._site.unsettled if self._site else None
+        return self._site.before_update if self._site else None
 
     def undo_change(self) -> None:
         """Put the site's control back as it was before the last ``upload``, which did not count."""
@@ -118,9 +118,9 @@ class ControlledCorrection(GradientCorrection, Generic[Kept]):
         self.load_state_dict({"control": control, "run": self._run})
 
 
-def controlled(trainer: Trainer) -> list[ControlledCorrection[Any]]:
+def control_corrections(trainer: Trainer) -> list[ControlVariateCorrection[Any]]:
     """Those of the trainer's callbacks that hold a control."""
-    return [callback for callback in trainer.callbacks if isinstance(callback, ControlledCorrection)]  # type: ignore[attr-defined]
+    return [callback for callback in trainer.callbacks if isinstance(callback, ControlVariateCorrection)]  # type: ignore[attr-defined]
 
 
 def by_parameter(vector: Tensor, tensors: list[Tensor]) -> dict[nn.Parameter, Tensor]:

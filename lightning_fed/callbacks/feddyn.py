@@ -5,13 +5,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lightning_fed.callbacks.control_variates import ControlledCorrection, by_parameter
+from lightning_fed.callbacks.control_variates import ControlVariateCorrection, by_parameter
 from lightning_fed.errors import ConfigError
-from lightning_fed.update.control_variate import SettledVector
+from lightning_fed.update.control_variate import ControlVariate
 from lightning_fed.update.layout import Layout
 
 
-class FedDyn(ControlledCorrection[SettledVector]):
+class FedDyn(ControlVariateCorrection[ControlVariate]):
     """Adds ``alpha * (w - w_global + d_i)`` to each local gradient, where d_i is the sum of the site's updates so far.
 
     The plan's ``algorithm: {name: feddyn}`` attaches it at every site; the coordinator's half is
@@ -34,12 +34,12 @@ class FedDyn(ControlledCorrection[SettledVector]):
         self.alpha = alpha
         self._pulled_to: dict[nn.Parameter, Tensor] = {}
 
-    def first_control(self, layout: Layout) -> SettledVector:
-        """See ``ControlledCorrection.first_control``."""
-        return SettledVector(layout.size)
+    def first_control(self, layout: Layout) -> ControlVariate:
+        """See ``ControlVariateCorrection.first_control``."""
+        return ControlVariate(layout.size)
 
-    def begun(self, site: SettledVector, tensors: list[Tensor]) -> None:
-        """See ``ControlledCorrection.begun``."""
+    def begun(self, site: ControlVariate, tensors: list[Tensor]) -> None:
+        """See ``ControlVariateCorrection.begun``."""
         site.settle()
         drift = by_parameter(site.control, tensors)
         self._pulled_to = {parameter: parameter.detach() - part for parameter, part in drift.items()}
@@ -51,6 +51,6 @@ class FedDyn(ControlledCorrection[SettledVector]):
             return None if to is None else (parameter - to).mul_(self.alpha)
 
     def upload(self, update: Tensor) -> Tensor:
-        """The update alone, shape ``(P,)``; see ``ControlledCorrection.upload``."""
+        """The update alone, shape ``(P,)``; see ``ControlVariateCorrection.upload``."""
         self.site.change(update)
         return update

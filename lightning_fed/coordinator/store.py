@@ -97,7 +97,7 @@ class Store:
         metadata = {"run": self.run, "plan_hash": self._plan.hash, "version": str(model.version)}
         if model.bounds is not None:
             metadata["bounds"] = msgspec.json.encode(model.bounds).decode()
-        if model.server or model.taken:
+        if model.server or model.counted:
             # Before the model: the newest model must always find the state that belongs to it.
             write_whole(path.with_suffix(".server"), _server_bytes(model, metadata))
             metadata["server"] = "yes"
@@ -176,8 +176,8 @@ class Store:
             )
         model = GlobalModel.from_state(state, self._record.layout, versions[-1])
         bounds = msgspec.json.decode(metadata["bounds"], type=tuple[float, ...]) if "bounds" in metadata else None
-        server, taken = _read_server(path.with_suffix(".server")) if "server" in metadata else ({}, {})
-        return dataclasses.replace(model, bounds=bounds, server=server, taken=taken)
+        server, counted = _read_server(path.with_suffix(".server")) if "server" in metadata else ({}, {})
+        return dataclasses.replace(model, bounds=bounds, server=server, counted=counted)
 
 
 def read_run(folder: Path) -> tuple[str, FederationPlan]:
@@ -198,7 +198,7 @@ def _server_bytes(model: GlobalModel, metadata: Mapping[str, str]) -> bytes:
     tensors = {name: value.contiguous() for name, value in state.items() if isinstance(value, torch.Tensor)}
     numbers = {name: value for name, value in state.items() if not isinstance(value, torch.Tensor)}
     # Not in the model's own file, which may be given away: that names no site.
-    of_sites = {"numbers": msgspec.json.encode(numbers).decode(), "taken": msgspec.json.encode(model.taken).decode()}
+    of_sites = {"numbers": msgspec.json.encode(numbers).decode(), "taken": msgspec.json.encode(model.counted).decode()}
     return bytes(save(tensors, {**metadata, **of_sites}))
 
 
@@ -207,8 +207,8 @@ def _read_server(path: Path) -> tuple[dict[str, torch.Tensor | float], dict[str,
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             numbers = msgspec.json.decode(metadata.get("numbers", "{}"), type=dict[str, float])
-            taken = msgspec.json.decode(metadata.get("taken", "{}"), type=dict[str, int])
-            return {**numbers, **{name: file.get_tensor(name) for name in file.keys()}}, taken  # noqa: SIM118
+            counted = msgspec.json.decode(metadata.get("taken", "{}"), type=dict[str, int])
+            return {**numbers, **{name: file.get_tensor(name) for name in file.keys()}}, counted  # noqa: SIM118
     except (OSError, SafetensorError, msgspec.MsgspecError) as error:
         raise StoreError(
             f"the server's state {path.name} cannot be read: {error}. Restore it from a backup."

@@ -15,7 +15,7 @@ from lightning_fed.files import write_whole
 
 
 @dataclass(frozen=True)
-class Unsettled:
+class PendingUpdate:
     """The last update that a site sent, as long as no checkpoint knows what became of it.
 
     Attributes:
@@ -36,7 +36,7 @@ class Unsettled:
         return self.control + change
 
 
-class UnsettledFile:
+class PendingUpdateFile:
     """Written before each update leaves, so that a site that dies afterwards neither loses nor doubles what it sent.
 
     The file is safetensors, there whole or not at all, and readable by its owner alone: like a checkpoint, it holds
@@ -76,7 +76,7 @@ class UnsettledFile:
             ) from error
         write_whole(self._path, save(tensors, {**numbers, **self._of, "round": str(round)}), private=True)
 
-    def newer_than(self, checkpoint: Mapping[str, Any], size: int) -> Unsettled | None:
+    def newer_than(self, checkpoint: Mapping[str, Any], size: int) -> PendingUpdate | None:
         """What the process before this one kept, if the checkpoint that the site goes on from is older.
 
         Args:
@@ -114,7 +114,7 @@ class UnsettledFile:
                     f"exchanges {size}. A run keeps its model: start the site with the one that it began with."
                 )
         control = tensors.pop("control", None)
-        return Unsettled(round, {**tensors, **numbers}, control)
+        return PendingUpdate(round, {**tensors, **numbers}, control)
 
     def forget(self) -> None:
         """The run is over: nothing will be sent any more."""

@@ -19,7 +19,7 @@ from rich.filesize import decimal
 from torch import Tensor
 
 import lightning_fed
-from lightning_fed.callbacks.control_variates import controlled
+from lightning_fed.callbacks.control_variates import control_corrections
 from lightning_fed.callbacks.differential_privacy import DifferentialPrivacy
 from lightning_fed.callbacks.exchanged_parameters import load_frozen, zeroed_if_unsound
 from lightning_fed.callbacks.round_callback import round_callbacks
@@ -31,11 +31,11 @@ from lightning_fed.errors import (
     UpdateRefusedError,
 )
 from lightning_fed.participant.connection import Connection
-from lightning_fed.participant.local_training import LocalCount
+from lightning_fed.participant.local_progress import LocalProgress
 from lightning_fed.participant.model_metrics import ModelMetrics, Report
 from lightning_fed.participant.plan_callbacks import attach, check_model, mechanism_of
 from lightning_fed.participant.site_ledger import SiteLedger
-from lightning_fed.participant.site_state import CarriedOver
+from lightning_fed.participant.site_state import SiteState
 from lightning_fed.participant.trainer_limits import TrainerLimits
 from lightning_fed.plan import FederationPlan
 from lightning_fed.policy import SitePolicy
@@ -62,8 +62,8 @@ class RoundLoop(Callback):
         policy: what this site accepts.
         patience_s: seconds without a connection after which ``fit`` gives up.
         ledger: file of the site's privacy ledger; made when a plan promises privacy.
-        unsettled: file of what a killed site goes on with; made when a plan leaves something of an update behind. None
-            where nothing outlives the process.
+        pending_update: file of what a killed site goes on with; made when a plan leaves something of an update behind.
+            None where nothing outlives the process.
 
     Attributes:
         layout: what is exchanged; set by the strategy before training.
@@ -82,7 +82,7 @@ class RoundLoop(Callback):
         policy: SitePolicy,
         patience_s: float,
         ledger: Path,
-        unsettled: Path | None,
+        pending_update: Path | None,
     ) -> None:
         self._coordinator = coordinator
         self._identity = identity
@@ -96,10 +96,10 @@ class RoundLoop(Callback):
         self.round_start: Tensor | None = None
         self._ledger: SiteLedger | None = None
         self._ledger_path = ledger
-        self._carried = CarriedOver(unsettled, identity.name)
+        self._carried = SiteState(pending_update, identity.name)
         self._attached: list[Callback] = []
         self._round = 0
-        self._local = LocalCount()
+        self._local = LocalProgress()
         self._finished = self._spent = False
         self._limits: TrainerLimits | None = None
         self._metrics: ModelMetrics | None = None
@@ -123,7 +123,7 @@ class RoundLoop(Callback):
         self.plan, self.run = self._from_first(trainer, "the federation plan", lambda s: s.plan and (s.plan, s.run))
         self._policy.check_plan(self.plan, self._identity.name)
         self._attached += attach(trainer, self, self.plan)
-        for correction in controlled(trainer):
+        for correction in control_corrections(trainer):
             correction.begin_run(self.run or "")
 
     def _connected(self, trainer: Trainer, session: SiteSession) -> Connection:
@@ -247,7 +247,7 @@ class RoundLoop(Callback):
             return
         self._round = round
         self._carried.begin_round()
-        self._local = LocalCount(trainer.global_step)
+        self._local = LocalProgress(trainer.global_step)
         for callback in round_callbacks(trainer):
             callback.on_round_start(trainer, pl_module, round)
 
@@ -262,7 +262,7 @@ class RoundLoop(Callback):
         refused = False
         try:
             refused = zeroed_if_unsound(update, self.layout, self.plan, round)
-            for correction in controlled(trainer):
+            for correction in control_corrections(trainer):
                 update = correction.upload(update)
             if self._ledger:
                 self._ledger.pay_for_training(round, mechanism_of(trainer))
@@ -373,7 +373,7 @@ class RoundLoop(Callback):
         if rejected:
             rank_zero_warn(f"the coordinator did not take the last update of site {name!r}: {rejected}")
         self._load(trainer, pl_module, vector)
-        for correction in controlled(trainer):
+        for correction in control_corrections(trainer):
             correction.server_control = control
         self._carried.settle(trainer, self.version, counted, sent, self._round)
 

@@ -7,14 +7,14 @@ from typing import Any
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from lightning_fed.callbacks.control_variates import controlled
+from lightning_fed.callbacks.control_variates import control_corrections
 from lightning_fed.participant.connection import Connection
-from lightning_fed.participant.pending_update import Unsettled, UnsettledFile
+from lightning_fed.participant.pending_update import PendingUpdate, PendingUpdateFile
 from lightning_fed.protocol.exchange import Exchange
 from lightning_fed.protocol.site.outbox import Keep
 
 
-class CarriedOver:
+class SiteState:
     """The state of the exchange beside Lightning's: what was not sent yet, and the control of SCAFFOLD or FedDyn.
 
     Args:
@@ -25,8 +25,8 @@ class CarriedOver:
     def __init__(self, path: Path | None, site: str) -> None:
         self._path = path
         self._site = site
-        self._file: UnsettledFile | None = None
-        self._unsettled: Unsettled | None = None
+        self._file: PendingUpdateFile | None = None
+        self._pending: PendingUpdate | None = None
         self._restored: Mapping[str, Any] = {}
         self._kept: dict[str, Any] = {}
 
@@ -38,20 +38,20 @@ class CarriedOver:
         """What the exchange goes on from: the last update that left this site, or a checkpoint if that is newer.
 
         Raises:
-            ModelMismatchError, StoreError: as ``UnsettledFile.newer_than``.
+            ModelMismatchError, StoreError: as ``PendingUpdateFile.newer_than``.
         """
         self._file, found = None, None
         if self._path and trainer.is_global_zero and exchange.settles:
-            self._file = UnsettledFile(self._path, run, self._site)
+            self._file = PendingUpdateFile(self._path, run, self._site)
             found = self._file.newer_than(self._restored, exchange.size)
-        unsettled: Unsettled | None = trainer.strategy.broadcast(found)
-        self._unsettled = unsettled
-        if unsettled is None:
+        pending: PendingUpdate | None = trainer.strategy.broadcast(found)
+        self._pending = pending
+        if pending is None:
             state: Mapping[str, Any] = self._restored.get("exchange", {})
             return state
-        for correction in controlled(trainer):
-            correction.restore(unsettled.settled_control(counted=False))
-        return unsettled.exchange
+        for correction in control_corrections(trainer):
+            correction.restore(pending.settled_control(counted=False))
+        return pending.exchange
 
     def keep_for(self, trainer: Trainer) -> Keep | None:
         """What the outbox calls before an update leaves; None where nothing is to be kept."""
@@ -61,14 +61,14 @@ class CarriedOver:
 
         # The connection's thread calls this while the trainer's waits for the round's end.
         def keep(round: int, state: Mapping[str, Any]) -> None:
-            control = next((correction.unsettled_control for correction in controlled(trainer)), None)
+            control = next((correction.control_before_update for correction in control_corrections(trainer)), None)
             file.write(round, state, control)
 
         return keep
 
     def begin_round(self) -> None:
         """Had the last update of a killed process counted, this round would not begin for its site."""
-        self._unsettled = None
+        self._pending = None
 
     def settle(self, trainer: Trainer, version: int, counted: int, sent: Tensor | None, round: int) -> None:
         """Settle the site's control once it is known what the sums hold.
@@ -80,12 +80,12 @@ class CarriedOver:
             sent: the change of the control as it was sent, flat float32, shape ``(P,)``; None if not rounded.
             round: the round whose update was sent by this process, 0 before the first.
         """
-        unsettled = self._unsettled
-        if unsettled and version >= unsettled.round:
-            self._unsettled = None
-            for correction in controlled(trainer):
-                correction.restore(unsettled.settled_control(counted=counted == unsettled.round))
-        for correction in controlled(trainer):
+        pending = self._pending
+        if pending and version >= pending.round:
+            self._pending = None
+            for correction in control_corrections(trainer):
+                correction.restore(pending.settled_control(counted=counted == pending.round))
+        for correction in control_corrections(trainer):
             if round and counted != round:
                 correction.undo_change()
             else:

@@ -69,7 +69,7 @@ class Model(Message, frozen=True):
     """Coordinator: the global model after round ``version`` (0: the initial one) can be fetched.
 
     ``delta`` is the size of its difference from the model before, 0 where there is none to be had; ``control`` says
-    that a control variate goes with it; ``taken`` is the last round whose sum holds this site's update, 0 if there is
+    that a control variate goes with it; ``counted`` is the last round whose sum holds this site's update, 0 if there is
     none, or if nothing of an update stays at a site that would have to know.
     """
 
@@ -77,7 +77,7 @@ class Model(Message, frozen=True):
     nbytes: int
     delta: int = 0
     control: bool = False
-    taken: int = 0
+    counted: int = msgspec.field(default=0, name="taken")
 
 
 class Begin(Message, frozen=True):

@@ -122,7 +122,7 @@ class _VirtualLoop(RoundLoop):
 
     def __init__(self, switchboard: Switchboard, identity: Identity, roster: Roster, ledgers: Path) -> None:
         ledger = ledgers / f"{identity.name}.jsonl"
-        super().__init__("in process", identity, roster, SitePolicy(), patience_s=0.0, ledger=ledger, unsettled=None)
+        super().__init__("in process", identity, roster, SitePolicy(), 0.0, ledger, pending_update=None)
         self._switchboard = switchboard
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

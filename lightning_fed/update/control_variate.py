@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_fed.errors import ModelMismatchError
 
 
-class SettledVector:
+class ControlVariate:
     """Flat float32, shape ``(P,)``, zero at first: what an algorithm lets a site remember of its own updates.
 
     ``change`` takes an update's part at once, ``undo`` takes that back if the upload did not count, and ``settle`` says
@@ -25,7 +25,7 @@ class SettledVector:
         self._before: Tensor | None = None
 
     @property
-    def unsettled(self) -> Tensor | None:
+    def before_update(self) -> Tensor | None:
         """The vector of before a ``change`` that is not settled, shape ``(P,)``; None if there is none."""
         return self._before
 

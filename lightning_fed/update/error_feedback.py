@@ -35,7 +35,7 @@ class ErrorFeedback:
         self._settled_round = -1
 
     @property
-    def unsettled(self) -> int:
+    def pending_round(self) -> int:
         """The round of a proposal that is not settled, 0 if there is none."""
         return 0 if self._proposed is None else self._proposed_round
 

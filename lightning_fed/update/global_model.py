@@ -32,7 +32,7 @@ class GlobalModel:
             at the start.
         bounds: of the next masked round's fixed-point codes, or its clipping norm; None before the first.
         server: state of the server's rule, by name: tensors of shape ``(P,)`` and numbers.
-        taken: the last round whose sum holds a site's update, by the site's name, where something of it stays there.
+        counted: the last round whose sum holds a site's update, by the site's name, where something of it stays there.
     """
 
     version: int
@@ -41,7 +41,7 @@ class GlobalModel:
     fixed: Mapping[str, Tensor]
     bounds: tuple[float, ...] | None = None
     server: Mapping[str, Tensor | float] = field(default_factory=dict)
-    taken: Mapping[str, int] = field(default_factory=dict)
+    counted: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor], layout: Layout, version: int = 0) -> "GlobalModel":

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from lightning_fed.aggregation.scaffold import gradient_correction, next_site_control
 from lightning_fed.errors import ModelMismatchError, UpdateRefusedError
-from lightning_fed.update.control_variate import SettledVector
+from lightning_fed.update.control_variate import ControlVariate
 from lightning_fed.update.layout import Layout
 from lightning_fed.update.vectors import check_changes
 
 
-class SiteControl(SettledVector):
+class ScaffoldControl(ControlVariate):
     """The control c_i of one site, flat float32, shape ``(P,)``; zero at first, and always where buffers lie.
 
     A round: ``begin(c)``; in each local step the gradient of every parameter gets its part of ``correction``, and

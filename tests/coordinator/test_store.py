@@ -15,16 +15,16 @@ FIRST = GlobalModel(0, Layout((TensorSpec("weight", (3,), "float32"),)), torch.a
 
 
 @pytest.mark.parametrize("server", [{}, {"momentum": torch.ones(3), "step": 2.0}])
-@pytest.mark.parametrize("taken", [{}, {"north": 1, "south": 0}])
-def test_the_newest_model_comes_back_with_all_that_belongs_to_it(tmp_path, server, taken):
+@pytest.mark.parametrize("counted", [{}, {"north": 1, "south": 0}])
+def test_the_newest_model_comes_back_with_all_that_belongs_to_it(tmp_path, server, counted):
     store = Store(tmp_path, FederationPlan(), {})
     store.save(FIRST)
-    store.save(dataclasses.replace(FIRST.next(torch.ones(3)), server=server, taken=taken, bounds=(4.0,)))
+    store.save(dataclasses.replace(FIRST.next(torch.ones(3)), server=server, counted=counted, bounds=(4.0,)))
     store.close()
     again = Store(tmp_path, FederationPlan(), {})
     again.close()
     model = again.model
-    assert (model.version, model.taken, model.bounds) == (1, taken, (4.0,))
+    assert (model.version, model.counted, model.bounds) == (1, counted, (4.0,))
     assert torch.equal(model.vector, torch.ones(3))
     assert model.server.keys() == server.keys()
     for name, value in server.items():
@@ -33,7 +33,7 @@ def test_the_newest_model_comes_back_with_all_that_belongs_to_it(tmp_path, serve
 
 def test_a_models_own_files_name_no_site(tmp_path):
     store = Store(tmp_path, FederationPlan(), {})
-    store.save(dataclasses.replace(FIRST, taken={"st-marys": 1}))
+    store.save(dataclasses.replace(FIRST, counted={"st-marys": 1}))
     store.close()
     with safe_open(tmp_path / "models/000000.safetensors", framework="pt") as file:
         assert file.metadata()["run"] == store.run

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_fed.errors import ModelMismatchError, StoreError
-from lightning_fed.participant.pending_update import Unsettled, UnsettledFile
+from lightning_fed.participant.pending_update import PendingUpdate, PendingUpdateFile
 from lightning_fed.update.error_feedback import ErrorFeedback
 
 SIZE = 12
@@ -22,7 +22,7 @@ def path(tmp_path):
 
 
 def file_of(path, run="run", site="north"):
-    return UnsettledFile(path, run, site)
+    return PendingUpdateFile(path, run, site)
 
 
 def sent(round, settled=0):
@@ -47,7 +47,7 @@ def test_an_error_feedback_goes_on_from_the_file_whether_the_round_counted_or_no
         again, whole = ErrorFeedback(SIZE), ErrorFeedback(SIZE)
         again.load_state_dict(kept.exchange)
         whole.load_state_dict(before.state_dict())
-        assert again.unsettled == 5
+        assert again.pending_round == 5
         for each in (again, whole):
             each.settle(5, counted=counted)
         assert np.array_equal(again.residual, whole.residual)
@@ -61,7 +61,7 @@ def test_scaffolds_control_changes_only_if_the_round_counted(path):
     assert kept.exchange["sent_round"] == 5
     assert torch.equal(kept.settled_control(counted=False), control)
     assert torch.equal(kept.settled_control(counted=True), control + change)
-    assert Unsettled(5, {}, None).settled_control(counted=True) is None
+    assert PendingUpdate(5, {}, None).settled_control(counted=True) is None
 
 
 @given(st.integers(1, 9), st.integers(0, 9), st.integers(-1, 9))

@@ -257,8 +257,8 @@ def test_a_late_piece_of_an_older_model_does_not_become_part_of_the_newest():
         w.connect(name)
     w.settle()
     site = w.sites["site-0"]
-    site.receive(m.Model(10, 1600, 16, taken=9))
-    site.receive(m.Model(11, 1600, 16, taken=9))
+    site.receive(m.Model(10, 1600, 16, counted=9))
+    site.receive(m.Model(11, 1600, 16, counted=9))
     site.receive(m.Chunk("delta", 10, 0), memoryview(bytes(16)))
     assert site.model[0] == 9
     site.receive(m.Chunk("model", 11, 0), memoryview(bytes(1600)))

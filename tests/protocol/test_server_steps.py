@@ -4,7 +4,7 @@ from wire import model_of_size
 
 from lightning_fed.errors import UpdateRefusedError
 from lightning_fed.plan import FederationPlan, Masking
-from lightning_fed.protocol.coordinator.round_result import Summed
+from lightning_fed.protocol.coordinator.round_result import RoundResult
 from lightning_fed.protocol.coordinator.server_step import ServerStep
 from lightning_fed.protocol.exchange import Exchange
 
@@ -22,15 +22,17 @@ def test_a_sum_that_gives_no_global_model_leaves_the_servers_memory_as_it_was(na
     far = model_of_size(5)
     far.vector.fill_(3.4e38)
     with pytest.raises(UpdateRefusedError):
-        tried.next(far, Summed(torch.full((5,), 3e38)), NAMES)
+        tried.next(far, RoundResult(torch.full((5,), 3e38)), NAMES)
     mean = torch.arange(5.0)
-    assert torch.equal(tried.next(first, Summed(mean), NAMES).vector, fresh.next(first, Summed(mean), NAMES).vector)
+    assert torch.equal(
+        tried.next(first, RoundResult(mean), NAMES).vector, fresh.next(first, RoundResult(mean), NAMES).vector
+    )
 
 
 def test_a_variance_that_overflows_is_not_kept_as_it_would_end_all_steps():
     adam = server({"name": "fedadam"}, model_of_size(5))
     with pytest.raises(UpdateRefusedError, match="exp_avg_sq"):
-        adam.next(model_of_size(5), Summed(torch.full((5,), 1e25)), NAMES)
+        adam.next(model_of_size(5), RoundResult(torch.full((5,), 1e25)), NAMES)
 
 
 def test_a_control_that_is_not_finite_never_reaches_the_sites():
@@ -39,14 +41,16 @@ def test_a_control_that_is_not_finite_never_reaches_the_sites():
     mean = torch.zeros(10)
     mean[7] = 3e38
     with pytest.raises(UpdateRefusedError, match="control"):
-        scaffold.next(model, Summed(mean), NAMES)
+        scaffold.next(model, RoundResult(mean), NAMES)
 
 
 def test_whose_update_is_in_a_sum_is_noted_where_something_of_it_stays_at_the_site():
     model = model_of_size(5)
     scaffold = server({"name": "scaffold"}, model)
     second = scaffold.next(
-        scaffold.next(scaffold.first(model), Summed(torch.zeros(10)), NAMES), Summed(torch.zeros(10)), NAMES[:2]
+        scaffold.next(scaffold.first(model), RoundResult(torch.zeros(10)), NAMES),
+        RoundResult(torch.zeros(10)),
+        NAMES[:2],
     )
-    assert second.taken == {"site-0": 2, "site-1": 2, "site-2": 1}
-    assert server({"name": "fedavg"}, model).next(model, Summed(torch.zeros(5)), NAMES).taken == {}
+    assert second.counted == {"site-0": 2, "site-1": 2, "site-2": 1}
+    assert server({"name": "fedavg"}, model).next(model, RoundResult(torch.zeros(5)), NAMES).counted == {}

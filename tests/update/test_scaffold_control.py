@@ -7,7 +7,7 @@ from torch import Tensor
 from lightning_fed.aggregation.scaffold import next_server_control
 from lightning_fed.errors import ModelMismatchError, UpdateRefusedError
 from lightning_fed.update.layout import Layout, TensorSpec
-from lightning_fed.update.scaffold_control import SiteControl
+from lightning_fed.update.scaffold_control import ScaffoldControl
 
 LAYOUT = Layout(
     (
@@ -24,7 +24,7 @@ STEPS = 50
 RATES = {"constant": lambda step: (0.05, 0.05), "two rates that fall": lambda step: (0.08 * 0.97**step, 0.02)}
 
 
-def train(model: Tensor, site: int, control: SiteControl | None, rates, gradients: bool) -> Tensor:
+def train(model: Tensor, site: int, control: ScaffoldControl | None, rates, gradients: bool) -> Tensor:
     """The update of a site: plain gradient descent, with the correction if there is a control."""
     local = model.clone()
     correction = control.correction() if control else None
@@ -44,7 +44,7 @@ def train(model: Tensor, site: int, control: SiteControl | None, rates, gradient
 
 def federation(rounds: int, rates, scaffold: bool, gradients: bool = False, seldom: bool = False) -> Tensor:
     model, server = torch.zeros(5), torch.zeros(5)
-    controls = [SiteControl(LAYOUT) for _ in OPTIMA]
+    controls = [ScaffoldControl(LAYOUT) for _ in OPTIMA]
     for round in range(rounds):
         updates, changes = [], torch.zeros(5)
         # A different site sits out in every round.
@@ -73,7 +73,7 @@ def test_a_site_that_sits_out_keeps_its_control_and_the_point_stays_right():
 
 
 def test_without_controls_there_is_no_correction():
-    control = SiteControl(LAYOUT)
+    control = ScaffoldControl(LAYOUT)
     control.begin(None)
     assert control.correction() is None
     control.begin(torch.zeros(5))
@@ -81,7 +81,7 @@ def test_without_controls_there_is_no_correction():
 
 
 def test_both_ways_to_a_control_agree_for_plain_descent():
-    one, other = SiteControl(LAYOUT), SiteControl(LAYOUT)
+    one, other = ScaffoldControl(LAYOUT), ScaffoldControl(LAYOUT)
     for control, gradients in ((one, False), (other, True)):
         for server in (torch.zeros(5), torch.tensor([0.3, -0.2, 0.0, 0.0, 0.5])):
             control.begin(server)
@@ -91,7 +91,7 @@ def test_both_ways_to_a_control_agree_for_plain_descent():
 
 
 def test_a_parameter_that_took_no_step_keeps_its_control():
-    control = SiteControl(LAYOUT)
+    control = ScaffoldControl(LAYOUT)
     control.begin(torch.ones(5))
     control.stepped(0, 0.1)
     change = control.renewed(torch.full((5,), -0.2))
@@ -100,7 +100,7 @@ def test_a_parameter_that_took_no_step_keeps_its_control():
 
 
 def test_an_upload_that_did_not_count_leaves_the_control_as_it_was():
-    control = SiteControl(LAYOUT)
+    control = ScaffoldControl(LAYOUT)
     control.begin(None)
     first = control.renewed(train(torch.zeros(5), 0, control, RATES["constant"], False))
     control.begin(None)
@@ -111,7 +111,7 @@ def test_an_upload_that_did_not_count_leaves_the_control_as_it_was():
 
 
 def test_what_the_sum_holds_becomes_the_control_once_and_cannot_be_undone():
-    control = SiteControl(LAYOUT)
+    control = ScaffoldControl(LAYOUT)
     control.begin(None)
     change = control.renewed(train(torch.zeros(5), 0, control, RATES["constant"], False))
     control.settle(change + 0.25)
@@ -121,7 +121,7 @@ def test_what_the_sum_holds_becomes_the_control_once_and_cannot_be_undone():
 
 
 def test_a_round_without_training_or_with_an_infinite_control_is_refused_and_changes_nothing():
-    control = SiteControl(LAYOUT)
+    control = ScaffoldControl(LAYOUT)
     control.begin(None)
     with pytest.raises(UpdateRefusedError, match="no local step"):
         control.renewed(torch.ones(5))
@@ -135,7 +135,7 @@ def test_a_round_without_training_or_with_an_infinite_control_is_refused_and_cha
 
 
 def test_controls_of_another_model_are_refused():
-    control = SiteControl(LAYOUT)
+    control = ScaffoldControl(LAYOUT)
     with pytest.raises(ModelMismatchError, match="4 values"):
         control.begin(torch.zeros(4))
     with pytest.raises(ModelMismatchError, match="4 values"):
@@ -143,7 +143,7 @@ def test_controls_of_another_model_are_refused():
 
 
 def test_a_checkpoint_holds_no_change_whose_update_may_never_have_been_summed():
-    control = SiteControl(LAYOUT)
+    control = ScaffoldControl(LAYOUT)
     control.begin(None)
     control.stepped(0, 0.1)
     change = control.renewed(torch.ones(5))
@@ -154,7 +154,7 @@ def test_a_checkpoint_holds_no_change_whose_update_may_never_have_been_summed():
 
 
 def test_a_control_that_would_change_absurdly_stays_as_it_was():
-    control = SiteControl(LAYOUT)
+    control = ScaffoldControl(LAYOUT)
     control.begin(None)
     control.stepped(0, 1e-20)
     with pytest.raises(UpdateRefusedError, match="beyond 1e\\+12"):

@@ -11,7 +11,7 @@ from lightning_fed.aggregation.total import Total
 from lightning_fed.errors import ProtocolError, UpdateRefusedError
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.coordinator.actions import Action, Record, Send, Wake
-from lightning_fed.protocol.coordinator.round_result import DEADLINE, VALUES_S, Summed
+from lightning_fed.protocol.coordinator.round_result import DEADLINE, VALUES_S, RoundResult
 from lightning_fed.protocol.coordinator.uploads import Uploads
 from lightning_fed.protocol.exchange import Exchange
 from lightning_fed.update.global_model import GlobalModel
@@ -160,7 +160,7 @@ class Collection:
         """No step of a round without masks has a timer."""
         return []
 
-    def summed(self) -> Summed:
+    def result(self) -> RoundResult:
         """The result.
 
         Raises:
@@ -171,13 +171,13 @@ class Collection:
         if exchange.plan.aggregation.needs_single_updates:
             rule = exchange.aggregation.combine
             assert hasattr(rule, "aggregate")
-            return Summed(rule.aggregate(torch.stack(self._single)))
+            return RoundResult(rule.aggregate(torch.stack(self._single)))
         support = self._support if exchange.plan.compression.method != "topk" else None
         if self._private:
             decoded = self._private.released(self._integers, len(self.participants))
             mean = exchange.mean(torch.from_numpy(decoded.values), decoded.numbers, support)
-            return Summed(mean, decoded.next_bounds)
-        return Summed(exchange.mean(self._total.sum, self._numbers, support))
+            return RoundResult(mean, decoded.next_bounds)
+        return RoundResult(exchange.mean(self._total.sum, self._numbers, support))
 
     def _stage_uploads(self) -> Uploads:
         if self._stage == "vote":

@@ -31,8 +31,8 @@ class Handout:
     def announcement(self, site: str) -> m.Model:
         """The message that tells a site of the model."""
         model = self._model
-        taken = model.taken.get(site, 0)
-        return m.Model(model.version, 4 * model.layout.size, len(self._delta), model.control is not None, taken)
+        counted = model.counted.get(site, 0)
+        return m.Model(model.version, 4 * model.layout.size, len(self._delta), model.control is not None, counted)
 
     def chunks(self, site: str, fetch: m.Fetch) -> list[Action]:
         """The pieces that a site asked for; none of a model that was replaced meanwhile.

@@ -10,7 +10,7 @@ from lightning_fed.update.global_model import GlobalModel, largest_state_bytes
 from lightning_fed.update.layout import Layout, check_finite, check_sound
 
 
-class Intake:
+class InitialModel:
     """Asks one site after the other for the initial state until one has sent it.
 
     Attributes:

@@ -11,7 +11,7 @@ from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.binding import binding_of
 from lightning_fed.protocol.coordinator.actions import Action, Record, Send, Wake
 from lightning_fed.protocol.coordinator.masked_sum import STEP_S, MaskedSum
-from lightning_fed.protocol.coordinator.round_result import DEADLINE, VALUES_S, Summed
+from lightning_fed.protocol.coordinator.round_result import DEADLINE, VALUES_S, RoundResult
 from lightning_fed.protocol.coordinator.uploads import Uploads
 from lightning_fed.protocol.exchange import VOTE_BITS, Exchange
 from lightning_fed.protocol.terms import terms_of
@@ -139,7 +139,7 @@ class MaskedCollection:
         self._code = exchange.code(bounds)
         self._begin = m.Begin(self.round, attempt, bounds, model.digest)
         self._support = exchange.support(self.round)
-        self._result: Summed | None = None
+        self._result: RoundResult | None = None
         binding = binding_of(run, model.digest, terms, bounds)
         common = (self.round, attempt, roster, cohort)
         self._update = MaskedUploads(
@@ -240,7 +240,7 @@ class MaskedCollection:
         """A timer of a step ran out."""
         return self._after([action for each in self._sums if each.timer == timer for action in each.expired()])
 
-    def summed(self) -> Summed:
+    def result(self) -> RoundResult:
         """The result, once everything has come."""
         assert self._result is not None
         return self._result
@@ -266,4 +266,4 @@ class MaskedCollection:
     def _take_update(self, words: RingVector, survivors: int) -> None:
         decoded = self._code.decode(words, survivors)
         mean = self._exchange.mean(torch.from_numpy(decoded.values), decoded.numbers, self._support)
-        self._result = Summed(mean, decoded.next_bounds, {"saturated": decoded.saturated})
+        self._result = RoundResult(mean, decoded.next_bounds, {"saturated": decoded.saturated})

@@ -20,7 +20,7 @@ from lightning_fed.update.packing import unpack
 from lightning_fed.update.vectors import RingVector
 
 
-class MaskedReports(MaskedSum):
+class MaskedMetrics(MaskedSum):
     """Metrics of the global model of one version.
 
     Args:

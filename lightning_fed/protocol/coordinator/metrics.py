@@ -6,8 +6,8 @@ from lightning_fed.errors import ProtocolError
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.coordinator.actions import Action
-from lightning_fed.protocol.coordinator.masked_metrics import MaskedReports
-from lightning_fed.protocol.coordinator.plain_metrics import Reports
+from lightning_fed.protocol.coordinator.masked_metrics import MaskedMetrics
+from lightning_fed.protocol.coordinator.plain_metrics import PlainMetrics
 from lightning_fed.update.global_model import GlobalModel
 
 
@@ -24,9 +24,9 @@ class MetricReports:
         self._plan = plan
         self._run = run
         self._roster = dict(roster)
-        self._clear = Reports(plan.metrics)
-        self._masked: MaskedReports | None = None
-        self._computing: MaskedReports | None = None
+        self._clear = PlainMetrics(plan.metrics)
+        self._masked: MaskedMetrics | None = None
+        self._computing: MaskedMetrics | None = None
 
     def report(self, site: str, message: m.Report, expected: set[str]) -> list[Action]:
         """Take a report in the clear; ``expected`` are the sites whose reports are waited for.
@@ -88,7 +88,7 @@ class MetricReports:
             return before
         # A state is summed if all have the same; else the mean of the plain values is what can be had.
         sizes = {name: size for name, size in told[0].items() if all(other.get(name) == size for other in told)}
-        self._masked = MaskedReports(self._plan, sizes, self._run, model, attempt, self._roster, cohort)
+        self._masked = MaskedMetrics(self._plan, sizes, self._run, model, attempt, self._roster, cohort)
         return [*before, *self._masked.begin()]
 
     def close(self) -> list[Action]:

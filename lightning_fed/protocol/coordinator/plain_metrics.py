@@ -6,7 +6,7 @@ from lightning_fed.errors import ProtocolError
 from lightning_fed.protocol.coordinator.actions import Action, Record
 
 
-class Reports:
+class PlainMetrics:
     """Collects what sites report of the newest global model and records its mean over sites, once.
 
     Args:

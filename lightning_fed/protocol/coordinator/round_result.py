@@ -13,7 +13,7 @@ VALUES_S = 60.0
 
 
 @dataclass(frozen=True)
-class Summed:
+class RoundResult:
     """The result of a round.
 
     Attributes:

@@ -8,7 +8,7 @@ import torch
 from lightning_fed.aggregation.contracts import RuleState
 from lightning_fed.aggregation.scaffold import next_server_control
 from lightning_fed.errors import UpdateRefusedError
-from lightning_fed.protocol.coordinator.round_result import Summed
+from lightning_fed.protocol.coordinator.round_result import RoundResult
 from lightning_fed.protocol.exchange import Exchange
 from lightning_fed.update.global_model import CONTROL, GlobalModel
 from lightning_fed.update.layout import check_finite
@@ -37,7 +37,7 @@ class ServerStep:
             return model
         return replace(model, server={CONTROL: torch.zeros(model.layout.size)})
 
-    def next(self, model: GlobalModel, summed: Summed, participants: Sequence[str]) -> GlobalModel:
+    def next(self, model: GlobalModel, result: RoundResult, participants: Sequence[str]) -> GlobalModel:
         """The global model after a round over these sites.
 
         Raises:
@@ -45,20 +45,20 @@ class ServerStep:
         """
         size, before = model.layout.size, self._rule.state_dict()
         try:
-            vector = self._rule.apply(model.vector, summed.mean[:size], len(participants) / self._exchange.members)
+            vector = self._rule.apply(model.vector, result.mean[:size], len(participants) / self._exchange.members)
             check_finite(vector, model.layout)
             server = self._rule.state_dict()
             if model.control is not None:
-                changes = summed.mean[size:] * float(len(participants))
+                changes = result.mean[size:] * float(len(participants))
                 server[CONTROL] = next_server_control(model.control, changes, self._exchange.members)
             _check_memory(server)
         except UpdateRefusedError:
             self._rule.load_state_dict(before)
             raise
-        following = replace(model.next(vector), bounds=summed.next_bounds or model.bounds, server=server)
+        following = replace(model.next(vector), bounds=result.next_bounds or model.bounds, server=server)
         if not self._exchange.settles:
             return following
-        return replace(following, taken={**model.taken, **dict.fromkeys(participants, following.version)})
+        return replace(following, counted={**model.counted, **dict.fromkeys(participants, following.version)})
 
 
 def _check_memory(state: RuleState) -> None:

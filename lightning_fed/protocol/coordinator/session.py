@@ -33,7 +33,7 @@ from lightning_fed.protocol.binding import metric_code
 from lightning_fed.protocol.coordinator.actions import Action, Charge, Record, Save, Send, Wake
 from lightning_fed.protocol.coordinator.collection import Collection
 from lightning_fed.protocol.coordinator.handout import Handout
-from lightning_fed.protocol.coordinator.initial_model import Intake
+from lightning_fed.protocol.coordinator.initial_model import InitialModel
 from lightning_fed.protocol.coordinator.masked_collection import MaskedCollection
 from lightning_fed.protocol.coordinator.metrics import MetricReports
 from lightning_fed.protocol.coordinator.round_result import DEADLINE
@@ -98,7 +98,7 @@ class CoordinatorSession:
         self.phase: Phase = "gathering"
         self.outcome: FederationError | Literal["finished"] | None = None
         self._sites = {site: _Site() for site in sorted(sites)}
-        self._intake = Intake()
+        self._initial = InitialModel()
         self._draw = draw or random.SystemRandom()
         self._collection: Collection | MaskedCollection | None = None
         self._signing_keys = dict(sites)
@@ -172,7 +172,7 @@ class CoordinatorSession:
             case m.Fetch():
                 return self._handout.chunks(site, message) if self.model else []
             case m.Offer(stream="initial"):
-                return self._intake.offer(site, message) if self.model is None else []
+                return self._initial.offer(site, message) if self.model is None else []
             case m.Offer():
                 return self._after_collection(self._collection.offer(site, message) if self._collection else [])
             case m.Chunk(stream="initial"):
@@ -223,15 +223,15 @@ class CoordinatorSession:
 
     def _joining(self, site: str, join: m.Join) -> list[Action]:
         state, layout = self._sites[site], join.layout
-        if self._intake.layout is not None:
-            check_same_layout(self._intake.layout, layout, site)
+        if self._initial.layout is not None:
+            check_same_layout(self._initial.layout, layout, site)
         if not set(self.plan.metrics).issuperset(join.metrics) or not _sound_sizes(join.metrics):
             raise ProtocolError(f"site {site!r} announced metrics that the plan does not name, or too large ones.")
         state.metrics = join.metrics
         state.ready, state.left = True, None
         actions: list[Action] = [Record("site_joined", {"site": site})]
         if self.model is None:
-            return [*actions, *self._intake.join(site, layout)]
+            return [*actions, *self._initial.join(site, layout)]
         actions += self._admitted(site)
         if self.phase == "closing":
             return [*actions, Send(site, m.Finished(self.model.version))]
@@ -242,7 +242,7 @@ class CoordinatorSession:
 
     def _adopt(self, model: GlobalModel) -> GlobalModel:
         """Build what depends on the model's layout."""
-        self._intake.layout = model.layout
+        self._initial.layout = model.layout
         self._exchange = Exchange(self.plan, model.layout.size, len(self._sites), model.layout.statistics)
         self._server = ServerStep(self._exchange, model)
         self.model = self._server.first(model)
@@ -256,7 +256,7 @@ class CoordinatorSession:
         ]
 
     def _initial_chunk(self, site: str, chunk: m.Chunk, payload: memoryview | None) -> list[Action]:
-        actions, model = self._intake.chunk(site, chunk, payload)
+        actions, model = self._initial.chunk(site, chunk, payload)
         if model is None:
             return actions
         actions = [Save(self._adopt(model))]
@@ -338,8 +338,8 @@ class CoordinatorSession:
         assert collection is not None and self.model is not None
         charges = self._charge(collection, "central")
         try:
-            summed = collection.summed()
-            self.model = self._server.next(self.model, summed, collection.participants)
+            result = collection.result()
+            self.model = self._server.next(self.model, result, collection.participants)
         except (UpdateRefusedError, PlanError) as error:
             return self._failed(f"the sum cannot be a global model: {error}", collection)
         self._failures, self._skips, self._opened_before = 0, 0, False
@@ -349,7 +349,7 @@ class CoordinatorSession:
             Save(self.model),
             Record(
                 "round_finished",
-                {"round": self.model.version, "participants": collection.participants, **summed.facts},
+                {"round": self.model.version, "participants": collection.participants, **result.facts},
             ),
             *self._metrics.next_version(self.model.version),
         ]
@@ -432,7 +432,7 @@ class CoordinatorSession:
         actions: list[Action] = []
         actions += self._metrics.drop(site)
         if self.model is None:
-            actions += self._intake.without(site, self._ready())
+            actions += self._initial.without(site, self._ready())
         if self._collection:
             actions += self._after_collection(self._collection.drop(site))
         self._awaited.discard(site)

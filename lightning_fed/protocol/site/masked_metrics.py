@@ -11,7 +11,7 @@ Compute = Callable[[Mapping[str, Sequence[float]]], dict[str, float]]
 """Makes the metrics' values of their summed states."""
 
 
-class MaskedReport:
+class MaskedMetrics:
     """What a site has to report, until it is summed.
 
     Args:

@@ -129,14 +129,14 @@ class Outbox:
         blocks = decode_indices(message.blocks, exchange.vote.blocks, exchange.vote.winners)
         self._support, self._blocks = coordinates(blocks, exchange.vote), message.blocks
 
-    def announced(self, version: int, taken: int) -> None:
-        """A global model exists: settle what stays behind of the last round; ``taken``: see ``messages.Model``.
+    def announced(self, version: int, counted: int) -> None:
+        """A global model exists: settle what stays behind of the last round; ``counted``: see ``messages.Model``.
 
         Raises:
             ProtocolError: the coordinator knows less than it has said before.
         """
         self._newest = max(self._newest, version)
-        if self._feedback and taken < self._feedback.settled:
+        if self._feedback and counted < self._feedback.settled:
             raise ProtocolError(
                 f"round {self._feedback.settled} holds an update of this site, and the coordinator, at global model "
                 f"{version}, does not know it: its store was put back. Restore the store; or, to train from there, "
@@ -146,10 +146,10 @@ class Outbox:
         # A site that was started again has begun nothing, and may have sent an update whose round it saw no end of.
         round = self._begun.round or self._restored
         if round and version >= round:
-            if taken == round:
+            if counted == round:
                 self.counted = round
             if self._feedback:
-                self._feedback.settle(round, counted=taken == round)
+                self._feedback.settle(round, counted=counted == round)
         if self._held and version >= self._held.round:
             self._held = None
 
@@ -204,7 +204,7 @@ class Outbox:
         """
         if self._feedback and state:
             self._feedback.load_state_dict(state)
-            self._restored = self._feedback.unsettled
+            self._restored = self._feedback.pending_round
         else:
             self._restored = int(state.get("sent_round", 0))
 

@@ -34,7 +34,7 @@ from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.exchange import Exchange
 from lightning_fed.protocol.site.downloads import Downloads
-from lightning_fed.protocol.site.masked_metrics import Compute, MaskedReport
+from lightning_fed.protocol.site.masked_metrics import Compute, MaskedMetrics
 from lightning_fed.protocol.site.masked_sums import MaskedSums
 from lightning_fed.protocol.site.model_download import ModelDownload
 from lightning_fed.protocol.site.outbox import Keep, Outbox, Pay, Upload
@@ -88,7 +88,7 @@ class SiteSession:
         self._masked: MaskedSums | None = None
         self._outbox: Outbox | None = None
         self._metrics: dict[str, int] = {}
-        self._report: MaskedReport | None = None
+        self._report: MaskedMetrics | None = None
         self.site = site
         self._process = process
         self._package = package
@@ -217,7 +217,7 @@ class SiteSession:
                 self._masked = MaskedSums(
                     self.site, self._signing_key, self._roster, exchange, self.run or "", self._metrics
                 )
-                self._report = MaskedReport(self._masked, self._metrics)
+                self._report = MaskedMetrics(self._masked, self._metrics)
             self._outbox = Outbox(exchange, self._masked, count)
             self._outbox.pay, self._outbox.keep = pay, keep
             self._outbox.load_state_dict(dict(state or {}))
@@ -317,7 +317,7 @@ class SiteSession:
         if self._upload and version >= self._upload.version:
             self._upload = None
         if self._outbox:
-            self._outbox.announced(version, message.taken)
+            self._outbox.announced(version, message.counted)
         if self.model and self.model[0] == version:
             return []
         if self.model and version < self.model[0]:

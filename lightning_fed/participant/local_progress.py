@@ -11,7 +11,7 @@ from lightning_fed.aggregation.contracts import SiteReport
 from lightning_fed.plan import LocalTraining
 
 
-class LocalCount:
+class LocalProgress:
     """Counts the examples, epochs and steps of one round.
 
     Args:
