@@ -115,13 +115,20 @@ class Aggregation:
 class Algorithm(ABC):
     """Parameters of one algorithm, as the plan's ``algorithm`` block states them.
 
+    An algorithm of another package is a frozen dataclass that derives from this class; its fields are its settings.
+
     Attributes:
-        name: the name in the plan.
+        name: the name in the plan and in messages.
+        version: of an algorithm of another package, what all sites must agree on; the version of the package that
+            brought it if not given.
         needs_single_updates: ``build().combine`` is a ``RobustRule``; no plan can combine it with masking.
+        plain_mean: the sites' mean update is all that it needs, so a plan may send parts of updates or add noise.
     """
 
     name: ClassVar[str]
+    version: ClassVar[str]
     needs_single_updates: ClassVar[bool] = False
+    plain_mean: ClassVar[bool] = False
 
     def check_sites(self, sites: int) -> None:  # noqa: B027 - most algorithms take any number of sites
         """Check that the algorithm holds what it promises with this many updates, for example the plan's quorum.

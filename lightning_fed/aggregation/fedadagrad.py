@@ -30,6 +30,7 @@ class FedAdagrad(Algorithm):
     """
 
     name: ClassVar[str] = "fedadagrad"
+    plain_mean: ClassVar[bool] = True
     server_lr: float = 0.1
     tau: float = 1e-3
 

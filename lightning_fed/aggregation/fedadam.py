@@ -31,6 +31,7 @@ class FedAdam(ServerMoments):
     """
 
     name: ClassVar[str] = "fedadam"
+    plain_mean: ClassVar[bool] = True
 
     def rule(self, size: int) -> ServerRule:
         """See ``ServerMoments.rule``."""

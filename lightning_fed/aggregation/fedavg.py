@@ -47,6 +47,7 @@ class FedAvg(Algorithm):
     """Federated averaging, weighted by examples; has no parameters."""
 
     name: ClassVar[str] = "fedavg"
+    plain_mean: ClassVar[bool] = True
 
     def build(self, size: int, statistics: Spans = ()) -> Aggregation:
         """See ``Algorithm.build``."""

@@ -31,6 +31,7 @@ class FedAvgM(Algorithm):
     """
 
     name: ClassVar[str] = "fedavgm"
+    plain_mean: ClassVar[bool] = True
     server_lr: float = 1.0
     momentum: float = 0.9
 

@@ -32,6 +32,7 @@ class FedYogi(ServerMoments):
     """
 
     name: ClassVar[str] = "fedyogi"
+    plain_mean: ClassVar[bool] = True
 
     def rule(self, size: int) -> ServerRule:
         """See ``ServerMoments.rule``."""

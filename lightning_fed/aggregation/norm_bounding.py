@@ -64,7 +64,7 @@ class NormBounding(Algorithm):
 class SiteNormBounding(Algorithm):
     """The mean of updates that each site bounds itself; works under masking.
 
-    RoundResult: the bounded update, and ``sites``.
+    Summed: the bounded update, and ``sites``.
 
     Args:
         max_norm: largest L2 norm, above 0, in units of the parameters.

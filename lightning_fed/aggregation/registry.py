@@ -1,9 +1,7 @@
-"""All algorithms by the name a plan gives them."""
+"""All algorithms by the name a plan gives them, and those of other packages by their import path."""
 
 import dataclasses
 from collections.abc import Mapping
-
-import msgspec
 
 from lightning_fed.aggregation.contracts import Algorithm
 from lightning_fed.aggregation.fedadagrad import FedAdagrad
@@ -20,6 +18,7 @@ from lightning_fed.aggregation.qfedavg import QFedAvg
 from lightning_fed.aggregation.scaffold import Scaffold
 from lightning_fed.aggregation.trimmed_mean import TrimmedMean
 from lightning_fed.errors import PlanError, did_you_mean
+from lightning_fed.foreign import foreign_block, is_foreign, read_foreign, read_settings
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
     algorithm.name: algorithm
@@ -43,37 +42,35 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
 }
 
 
+PLAIN_MEANS = tuple(name for name, algorithm in ALGORITHMS.items() if algorithm.plain_mean)
+"""Algorithms that need of the sites nothing but the mean of their updates."""
+
+
 def read_algorithm(block: Mapping[str, object]) -> Algorithm:
-    """The algorithm that a plan's block names, for example ``{"name": "fedadam", "server_lr": 0.01}``.
+    """The algorithm that a plan's block names.
+
+    Args:
+        block: for example ``{"name": "fedadam", "server_lr": 0.01}``, or for one of another package ``{"class_path":
+            "my_package.ClippedMean", "init_args": {"max_norm": 1.0}}``.
 
     Raises:
-        PlanError: an unknown name, an unknown setting, or a value of the wrong type or out of its range.
+        PlanError: an unknown name or class, an unknown setting, or a value of the wrong type or out of its range.
     """
+    if is_foreign(block):
+        return read_foreign(block, Algorithm, "algorithm")  # type: ignore[type-abstract]
     name = block.get("name")
     kind = ALGORITHMS.get(name) if isinstance(name, str) else None
     if kind is None:
         raise PlanError(
-            f"plan.algorithm.name = {name!r} is not one of {', '.join(ALGORITHMS)}. Change it in the plan."
-            f"{did_you_mean(str(name), ALGORITHMS)}"
+            f"plan.algorithm.name = {name!r} is not one of {', '.join(ALGORITHMS)}. Change it in the plan, or name a "
+            f"class of another package with class_path.{did_you_mean(str(name), ALGORITHMS)}"
         )
-    given = {key: value for key, value in block.items() if key != "name"}
-    known = _settings(kind)
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        raise PlanError(
-            f"plan.algorithm has settings {unknown} that {name!r} does not know; it knows {sorted(known)}. "
-            f"Remove them from the plan.{did_you_mean(unknown[0], known)}"
-        )
-    try:
-        return msgspec.convert(given, kind)
-    except msgspec.ValidationError as error:
-        raise PlanError(f"plan.algorithm of {name!r} cannot be read: {error}. Change it in the plan.") from error
+    return read_settings(kind, {key: value for key, value in block.items() if key != "name"}, "algorithm", str(name))
 
 
 def algorithm_block(algorithm: Algorithm) -> dict[str, object]:
     """The plan's block of an algorithm, with every setting spelt out; ``read_algorithm`` reads it back."""
-    return {"name": algorithm.name} | {key: getattr(algorithm, key) for key in _settings(type(algorithm))}
-
-
-def _settings(kind: type[Algorithm]) -> list[str]:
-    return [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]  # all are dataclasses
+    if type(algorithm) not in ALGORITHMS.values():
+        return foreign_block(algorithm, "algorithm")
+    fields = dataclasses.fields(algorithm)  # type: ignore[arg-type]  # all are dataclasses
+    return {"name": algorithm.name} | {field.name: getattr(algorithm, field.name) for field in fields}

@@ -25,7 +25,7 @@ def quotient(total: Tensor, divisor: float, what: str) -> Tensor:
 class ByExamples:
     """Mean weighted by each site's number of examples.
 
-    RoundResult: examples x update, and ``examples``.
+    Summed: examples x update, and ``examples``.
 
     Source: McMahan et al. 2017, Communication-Efficient Learning of Deep Networks from Decentralized Data, algorithm 1.
     """
@@ -49,7 +49,7 @@ class ByExamples:
 class Uniform:
     """Mean in which each site counts alike.
 
-    RoundResult: the update, and ``sites``.
+    Summed: the update, and ``sites``.
     """
 
     sums: tuple[str, ...] = ("sites",)

@@ -1,15 +1,11 @@
 """Which parameters of a module take part in the federation of a Trainer, and whether they may leave."""
 
-import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_warn
-from safetensors import SafetensorError
-from safetensors.torch import load
-from torch import Tensor, nn
+from torch import nn
 
-from lightning_fed.errors import ConfigError, ProtocolError, UpdateRefusedError
+from lightning_fed.errors import ConfigError
 from lightning_fed.plan import FederationPlan
-from lightning_fed.update.layout import Layout, check_update, tensors_of
+from lightning_fed.update.layout import Layout
 
 
 def federation_layout(trainer: Trainer) -> Layout | None:
@@ -43,46 +39,3 @@ def refuse_private(trainer: Trainer, reason: str) -> None:
     """
     if any(hasattr(optimizer, "original_optimizer") for optimizer in trainer.optimizers):
         raise ConfigError(reason)
-
-
-def load_frozen(module: nn.Module, layout: Layout, data: bytes) -> None:
-    """Take over the federation's frozen parameters, safetensors bytes.
-
-    Raises:
-        ProtocolError: the bytes are damaged, or do not hold a parameter of the layout.
-    """
-    try:
-        state = load(data)
-    except SafetensorError as error:
-        raise ProtocolError(f"the coordinator's frozen parameters cannot be read: {error}.") from error
-    for spec, tensor in zip(layout.frozen, tensors_of(module, layout.frozen), strict=True):
-        if spec.name not in state or tuple(state[spec.name].shape) != spec.shape:
-            raise ProtocolError(f"the coordinator's frozen parameters do not hold {spec}.")
-        with torch.no_grad():
-            tensor.copy_(state[spec.name])
-
-
-def zeroed_if_unsound(update: Tensor, layout: Layout, plan: FederationPlan, round: int) -> bool:
-    """Check an update; under site-level privacy one that cannot be sent is made zeros, in place.
-
-    Whether a site withdraws would depend on its data, and no noise covers that: a sum without the site is no neighbour
-    of the sum with it that the accounting knows.
-
-    Returns:
-        Whether zeros have taken the update's place.
-
-    Raises:
-        UpdateRefusedError: it cannot be sent, and the plan makes no promise about whole sites.
-    """
-    try:
-        check_update(update, layout)
-    except UpdateRefusedError as error:
-        if plan.privacy.site is None:
-            raise
-        update.zero_()
-        rank_zero_warn(
-            f"round {round}: {error} This site sends zeros instead: under plan.privacy.site nobody may learn from its "
-            "absence what its data did."
-        )
-        return True
-    return False

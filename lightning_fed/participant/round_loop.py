@@ -8,22 +8,19 @@ what it validates in the middle of a round are the site's own weights.
 
 import uuid
 from collections import defaultdict
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from lightning.pytorch.utilities.exceptions import SIGTERMException
-from rich.filesize import decimal
 from torch import Tensor
 
-import lightning_fed
 from lightning_fed.callbacks.control_variates import control_corrections
 from lightning_fed.callbacks.differential_privacy import DifferentialPrivacy
-from lightning_fed.callbacks.exchanged_parameters import load_frozen, zeroed_if_unsound
 from lightning_fed.callbacks.round_callback import round_callbacks
-from lightning_fed.callbacks.topk_compression import TopKCompression, own_count
+from lightning_fed.callbacks.topk_compression import TopKCompression
 from lightning_fed.errors import (
     BudgetExhaustedError,
     FederationError,
@@ -31,25 +28,22 @@ from lightning_fed.errors import (
     UpdateRefusedError,
 )
 from lightning_fed.participant.connection import Connection
+from lightning_fed.participant.global_weights import load_global, update_since, zeroed_if_unsound
+from lightning_fed.participant.joining import Joining
+from lightning_fed.participant.link import Link, heed_sigterm
 from lightning_fed.participant.local_progress import LocalProgress
 from lightning_fed.participant.model_metrics import ModelMetrics, Report
-from lightning_fed.participant.plan_callbacks import attach, check_model, mechanism_of
+from lightning_fed.participant.plan_callbacks import attach, mechanism_of
 from lightning_fed.participant.site_ledger import SiteLedger
 from lightning_fed.participant.site_state import SiteState
 from lightning_fed.participant.trainer_limits import TrainerLimits
 from lightning_fed.plan import FederationPlan
 from lightning_fed.policy import SitePolicy
 from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.exchange import Exchange
 from lightning_fed.protocol.site.session import SiteSession
-from lightning_fed.protocol.upload_bytes import expected_upload
 from lightning_fed.transport.identity import Identity, Roster
 from lightning_fed.transport.site import SiteConnection
-from lightning_fed.update.global_model import state_bytes
-from lightning_fed.update.layout import Layout, flatten, tensors_of, unflatten
-
-_LAST_METRICS_S = 60.0
-"""How long a site stays for the masked sum of the last metrics; a slower site costs the federation those, not more."""
+from lightning_fed.update.layout import Layout
 
 
 class RoundLoop(Callback):
@@ -89,14 +83,14 @@ class RoundLoop(Callback):
         self._roster = roster
         self._policy = policy
         self._patience_s = patience_s
-        self._connection: Connection | None = None
+        self._link = Link()
         self.plan: FederationPlan | None = None
         self.run: str | None = None
         self.version = 0
         self.round_start: Tensor | None = None
         self._ledger: SiteLedger | None = None
         self._ledger_path = ledger
-        self._carried = SiteState(pending_update, identity.name)
+        self._state = SiteState(pending_update, identity.name)
         self._attached: list[Callback] = []
         self._round = 0
         self._local = LocalProgress()
@@ -115,12 +109,13 @@ class RoundLoop(Callback):
             session = SiteSession(
                 self._identity.name,
                 uuid.uuid4().hex,
-                lightning_fed.__version__,
+                version_of("lightning_fed"),
                 self._identity.signing_key,
                 {name: card.signing_public for name, card in self._roster.sites.items()},
+                self._policy.foreign_classes,
             )
-            self._connection = self._connected(trainer, session)
-        self.plan, self.run = self._from_first(trainer, "the federation plan", lambda s: s.plan and (s.plan, s.run))
+            self._link.connection = self._connected(trainer, session)
+        self.plan, self.run = self._link.ask(trainer, "the federation plan", lambda s: s.plan and (s.plan, s.run))
         self._policy.check_plan(self.plan, self._identity.name)
         self._attached += attach(trainer, self, self.plan)
         for correction in control_corrections(trainer):
@@ -134,48 +129,23 @@ class RoundLoop(Callback):
             session,
             self._patience_s,
             rank_zero_info,
-            lambda: _heed_sigterm(trainer),
+            lambda: heed_sigterm(trainer),
         )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Join: agree on the model, and start from the global weights."""
         assert self.plan is not None
         self._limits = TrainerLimits(trainer)
-        self._policy.check_names(
-            [spec.name for spec in (*self.layout.exchanged, *self.layout.frozen)], self._identity.name
-        )
-        check_model(self.plan, self.layout)
-        exchange = Exchange(self.plan, self.layout.size, max(1, len(self._roster.sites)), self.layout.statistics)
+        name, run = self._identity.name, self.run or ""
+        joining = Joining(name, self.plan, run, self.layout, self._policy, self._roster)
         if trainer.is_global_zero:
-            self._ledger = SiteLedger.for_plan(
-                self._ledger_path, self.plan, self.run or "", self._identity.name, self._policy, exchange
-            )
-        self._metrics = metrics = ModelMetrics(self.plan, pl_module)
-        pay = self._ledger.pay_for_update if self._ledger else None
-        count = own_count(trainer, exchange)
-        kept = self._carried.into(trainer, self.run or "", exchange)
-        keep = self._carried.keep_for(trainer)
-        self._tell(lambda session: session.join(self.layout, metrics.sizes, pay, kept, count, keep))
-        wanted = self._from_first(
-            trainer, "the global model", lambda s: "initial" if s.initial_wanted else s.model and s.joined and "model"
-        )
-        if wanted == "initial":
-            self._policy.check_names(
-                [name for name in pl_module.state_dict() if name not in self.layout.personal], self._identity.name
-            )
-            state = state_bytes(pl_module.state_dict(), self.layout)
-            self._tell(lambda session: session.offer_initial(state))
-        frozen = self._from_first(trainer, "the frozen parameters", lambda s: None if s.frozen is None else (s.frozen,))
-        if frozen[0]:
-            load_frozen(pl_module, self.layout, frozen[0])
+            self._ledger = joining.open_ledger(self._ledger_path)
+        self._metrics = ModelMetrics(self.plan, pl_module)
+        joining.join(trainer, self._link, self._state, self._metrics, self._ledger)
+        joining.take_part(trainer, pl_module, self._link)
         self._load_newest(trainer, pl_module, at_least=0)
         self._limits.validate_after_rounds(self.plan)
-        upload = expected_upload(exchange, self._identity.name, self._roster.sites, count).total
-        rank_zero_info(
-            f"site {self._identity.name!r} takes part in federation {self.plan.name!r} (run {self.run}): global model "
-            f"{self.version} of {self.plan.rounds} rounds. {self.layout.size:,} values are exchanged a round: about "
-            f"{decimal(upload)} up, {decimal(4 * self.layout.size)} down."
-        )
+        rank_zero_info(joining.summary(trainer, self.version))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wait for the first round here, where there is still time to not train at all."""
@@ -239,29 +209,53 @@ class RoundLoop(Callback):
                 return newest, True
             return (session.begun, False) if session.begun == newest + 1 else None
 
-        round, over = self._from_first(trainer, f"the coordinator to begin round {version + 1}", begun_or_over)
+        round, over = self._link.ask(trainer, f"the coordinator to begin round {version + 1}", begun_or_over)
         if over or round - 1 > self.version:
             self._load_newest(trainer, pl_module, at_least=round if over else round - 1)
         if over:
             self._finish()
             return
         self._round = round
-        self._carried.begin_round()
+        self._state.begin_round()
         self._local = LocalProgress(trainer.global_step)
         for callback in round_callbacks(trainer):
             callback.on_round_start(trainer, pl_module, round)
 
     def _exchange(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert self.round_start is not None and self.plan is not None
+        assert self.plan is not None
         round = self._round
         for callback in round_callbacks(trainer):
             callback.on_round_end(trainer, pl_module, round)
-        report = self._local.report(trainer)
-        update = flatten(tensors_of(pl_module, self.layout.exchanged)).sub_(self.round_start)
-        spent: FederationError | None = None
-        refused = False
         try:
-            refused = zeroed_if_unsound(update, self.layout, self.plan, round)
+            sent = self._send(trainer, pl_module, round)
+        except BudgetExhaustedError as error:
+            self._stop_spent(trainer, pl_module, error)
+            return
+        self._load_newest(trainer, pl_module, at_least=round)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, TopKCompression):
+                callback.outcome = self._link.ask(trainer, "what was sent", lambda s: s.outcome(round))
+        # After a NaN the optimisers' moments hold it too and would spoil every later round.
+        if not sent or self.plan.local.optimizer_state == "reset":
+            for optimizer in trainer.optimizers:
+                optimizer.state = defaultdict(dict)
+        pl_module.log("federated_round", float(self.version), on_step=False, on_epoch=True, reduce_fx="max")
+        over = self._link.ask(trainer, "the coordinator", lambda s: (s.finished == self.version,))
+        if over[0]:
+            self._finish()
+
+    def _send(self, trainer: Trainer, pl_module: LightningModule, round: int) -> bool:
+        """Send what training made of the global model; False if it could not be, and the round goes on without it.
+
+        Raises:
+            BudgetExhaustedError: the site's budget allows no further update.
+            FederationError: the ledger or a file cannot be written.
+        """
+        assert self.round_start is not None and self.plan is not None
+        report = self._local.report(trainer)
+        update = update_since(pl_module, self.layout, self.round_start)
+        try:
+            zeroed = zeroed_if_unsound(update, self.layout, self.plan, round)
             for correction in control_corrections(trainer):
                 update = correction.upload(update)
             if self._ledger:
@@ -269,38 +263,21 @@ class RoundLoop(Callback):
         except UpdateRefusedError as error:
             reason = str(error)
             rank_zero_warn(f"round {round}: {reason} The round goes on without this site's update.")
-            self._tell(lambda session: session.withdraw(round, reason))
-            refused = True
-        except BudgetExhaustedError as error:
-            spent = error
-        else:
-            data = memoryview(update.numpy()).cast("B")  # type: ignore[arg-type]
-            self._tell(lambda session: session.submit(round, data, report))
-            spent = self._from_first(
-                trainer,
-                f"global model {round}",
-                lambda s: (s.spent,) if s.spent or (s.model and s.model[0] >= round) else None,
-            )[0]
+            self._link.tell(lambda session: session.withdraw(round, reason))
+            return False
+        data = memoryview(update.numpy()).cast("B")  # type: ignore[arg-type]
+        self._link.tell(lambda session: session.submit(round, data, report))
+        spent: FederationError | None = self._link.ask(
+            trainer,
+            f"global model {round}",
+            lambda s: (s.spent,) if s.spent or (s.model and s.model[0] >= round) else None,
+        )[0]
         if spent is not None:
-            self._stop_spent(trainer, pl_module, spent)
-            return
-        self._load_newest(trainer, pl_module, at_least=round)
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, TopKCompression):
-                callback.outcome = self._from_first(trainer, "what was sent", lambda s: s.outcome(round))
-        # After a NaN the optimisers' moments hold it too and would spoil every later round.
-        if refused or self.plan.local.optimizer_state == "reset":
-            for optimizer in trainer.optimizers:
-                optimizer.state = defaultdict(dict)
-        pl_module.log("federated_round", float(self.version), on_step=False, on_epoch=True, reduce_fx="max")
-        over = self._from_first(trainer, "the coordinator", lambda s: (s.finished == self.version,))
-        if over[0]:
-            self._finish()
-
-    def _stop_spent(self, trainer: Trainer, pl_module: LightningModule, spent: FederationError) -> None:
-        """End this site's part with the last global model; the others go on without it."""
-        if not isinstance(spent, BudgetExhaustedError):
             raise spent
+        return not zeroed
+
+    def _stop_spent(self, trainer: Trainer, pl_module: LightningModule, spent: BudgetExhaustedError) -> None:
+        """End this site's part with the last global model; the others go on without it."""
         rank_zero_warn(str(spent))
         self._load(trainer, pl_module, self.round_start)
         self._leave("stopped")
@@ -309,7 +286,7 @@ class RoundLoop(Callback):
 
     def _finish(self) -> None:
         self._finished = True
-        self._carried.forget()
+        self._state.forget()
         self._stop_training()
         rank_zero_info(f"the federation has ended with global model {self.version}.")
 
@@ -336,24 +313,24 @@ class RoundLoop(Callback):
     def _report(self, report: Report | None) -> None:
         if report:
             version = self.version
-            self._tell(lambda session: session.report(version, *report))
+            self._link.tell(lambda session: session.report(version, *report))
 
     # Checkpoints
 
     def state_dict(self) -> dict[str, Any]:
         """Where the checkpoint's weights come from, and what this site has not sent yet of its updates."""
-        if self._connection:
-            self._carried.note(self._connection)
+        if self._link.connection:
+            self._state.note(self._link.connection)
         return {
             "run": self.run,
             "plan_hash": self.plan.hash if self.plan else None,
             "version": self.version,
-            "exchange": self._carried.kept,
+            "exchange": self._state.kept,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the residual of a checkpoint of the same run; another run starts without."""
-        self._carried.restore(state_dict, self.run)
+        self._state.restore(state_dict, self.run)
 
     # Inside
 
@@ -368,55 +345,19 @@ class RoundLoop(Callback):
             sent = None if session.sent_control is None else torch.from_numpy(session.sent_control)
             return session.model[0], vector, session.rejected, control, session.counted, sent
 
-        found = self._from_first(trainer, f"global model {at_least}", newest)
+        found = self._link.ask(trainer, f"global model {at_least}", newest)
         self.version, vector, rejected, control, counted, sent = found
         if rejected:
             rank_zero_warn(f"the coordinator did not take the last update of site {name!r}: {rejected}")
         self._load(trainer, pl_module, vector)
         for correction in control_corrections(trainer):
             correction.server_control = control
-        self._carried.settle(trainer, self.version, counted, sent, self._round)
+        self._state.settle(trainer, self.version, counted, sent, self._round)
 
     def _load(self, trainer: Trainer, pl_module: LightningModule, vector: Tensor | None) -> None:
         assert vector is not None
-        tensors = tensors_of(pl_module, self.layout.exchanged)
-        unflatten(vector, tensors)
-        # Read back: in a half-precision model the values were rounded, and the update must not contain that rounding.
-        self.round_start = flatten(tensors)
-
-    def _from_first(self, trainer: Trainer, reason: str, what: Any) -> Any:
-        """What the session holds, known to every process of this site; waits until it is there."""
-        found = self._connection.wait(what, reason) if self._connection else None
-        return trainer.strategy.broadcast(found)
-
-    def _tell(self, what: Any) -> None:
-        if self._connection:
-            self._connection.call(what)
+        self.round_start = load_global(pl_module, self.layout, vector)
 
     def _leave(self, reason: m.LeaveReason) -> None:
-        connection, self._connection = self._connection, None
-        if connection is None:
-            return
-        try:
-            try:
-                if reason in ("done", "stopped"):
-                    # The others need this site until the masked sum of the metrics is open.
-                    connection.wait(
-                        lambda session: not session.reporting, "the last metrics", at_most_s=_LAST_METRICS_S
-                    )
-            finally:
-                connection.call(lambda session: session.leave(m.Leave(reason)))
-        except FederationError as error:
-            rank_zero_info(f"the coordinator was not told that this site leaves: {error}")
-        finally:
-            try:
-                connection.close()
-            finally:
-                # Checkpoints are written after this, too, also those of an error.
-                self._carried.note(connection)
-
-
-def _heed_sigterm(trainer: Trainer) -> None:
-    # Lightning looks at its own flag between batches only, and a site may wait for hours.
-    if trainer.received_sigterm:
-        raise SIGTERMException
+        # Checkpoints are written after this, too, also those of an error.
+        self._link.leave(reason, self._state.note)

@@ -1,10 +1,12 @@
 """How many of an update's values are sent, and which."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from lightning_fed.errors import PlanError
+from lightning_fed.foreign import foreign_block, is_foreign, read_foreign
 from lightning_fed.plan.checks import at_least, one_of
+from lightning_fed.plan.value_codec import ValueCodec
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,9 @@ class Compression:
             ``randomk`` the same random ones at all sites; ``vote`` those blocks that most sites, under the masks, name
             among their largest.
         share: share of the coordinates that is sent.
-        values: how a value is written where updates are not masked; under masks, ``masking.bits`` says it.
+        values: how a value is written where updates are not masked (under masks, ``masking.bits`` says it):
+            ``float32``, ``bf16``, ``int8``, ``int4``, or ``class_path`` and ``init_args`` of a ``ValueCodec`` of
+            another package, which every site's policy must allow.
         block: coordinates of a block in a vote.
         listed: share of the blocks that a ballot lists, drawn anew in each round.
 
@@ -25,13 +29,16 @@ class Compression:
 
     method: Literal["none", "topk", "randomk", "vote"] = "none"
     share: float = 0.01
-    values: Literal["float32", "bf16", "int8", "int4"] = "int8"
+    values: Literal["float32", "bf16", "int8", "int4"] | dict[str, Any] = "int8"
     block: int = 32
     listed: float = 1.0
 
     def __post_init__(self) -> None:
         one_of("compression.method", self.method, ("none", "topk", "randomk", "vote"))
-        one_of("compression.values", self.values, ("float32", "bf16", "int8", "int4"))
+        if is_foreign(self.values):
+            object.__setattr__(self, "values", foreign_block(self.codec, "compression.values"))
+        else:
+            one_of("compression.values", self.values, ("float32", "bf16", "int8", "int4"))
         at_least("compression.block", self.block, 1)
         for name in ("share", "listed"):
             if not 0 < getattr(self, name) <= 1:
@@ -41,3 +48,14 @@ class Compression:
             raise PlanError(
                 f"plan.compression.listed = {self.listed} lists fewer blocks than share = {self.share} sends. Raise it."
             )
+
+    @property
+    def codec(self) -> ValueCodec | None:
+        """The codec of another package; None for the formats that this package has.
+
+        Raises:
+            PlanError: it cannot be found here, or has another version or other settings.
+        """
+        if not isinstance(self.values, dict):
+            return None
+        return read_foreign(self.values, ValueCodec, "compression.values")  # type: ignore[type-abstract]

@@ -5,6 +5,7 @@ The coordinator owns the plan and sends its canonical bytes to each site; the SH
 
 import dataclasses
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,8 @@ import msgspec
 
 from lightning_fed.aggregation.contracts import Algorithm
 from lightning_fed.aggregation.registry import algorithm_block, read_algorithm
-from lightning_fed.errors import PlanError
+from lightning_fed.errors import PlanError, PlanRefusedError
+from lightning_fed.foreign import class_paths
 from lightning_fed.plan.checks import at_least
 from lightning_fed.plan.compression import Compression
 from lightning_fed.plan.masking import Masking
@@ -30,7 +32,8 @@ class FederationPlan:
         rounds: number of rounds.
         local: what a site does within a round.
         algorithm: how the updates move the global model: ``name`` and the settings of one of
-            ``lightning_fed.aggregation.registry.ALGORITHMS``.
+            ``lightning_fed.aggregation.registry.ALGORITHMS``, or ``class_path`` and ``init_args`` of an
+            ``Algorithm`` of another package, which every site's policy must allow.
         personal: shell patterns of tensors that stay at each site and are never exchanged, such as ``head.*``; two
             words stand for what a model's normalisation layers hold: ``normalisation`` (FedBN) for all of it,
             ``statistics`` (SiloBN) for their running statistics.
@@ -80,9 +83,10 @@ class FederationPlan:
                 "no round could ever complete. Raise the cohort size or lower the quorum."
             )
         # Every setting is spelt out, so that the hash does not depend on which ones somebody left to their defaults.
-        object.__setattr__(self, "algorithm", algorithm_block(self.aggregation))
-        check_composition(self)
-        self.aggregation.check_sites(self.quorum)
+        algorithm = self.aggregation
+        object.__setattr__(self, "algorithm", algorithm_block(algorithm))
+        check_composition(algorithm, self.masking, self.privacy, self.compression, self.quorum, self.metrics)
+        algorithm.check_sites(self.quorum)
 
     @property
     def aggregation(self) -> Algorithm:
@@ -93,19 +97,36 @@ class FederationPlan:
         """
         return read_algorithm(self.algorithm)
 
+    @property
+    def foreign_classes(self) -> list[str]:
+        """Import paths of the classes of other packages that the plan names."""
+        return sorted(set(class_paths(dataclasses.asdict(self))))
+
     def to_bytes(self) -> bytes:
         """Canonical JSON bytes of the plan (sorted keys, UTF-8)."""
         return msgspec.json.encode(dataclasses.asdict(self), order="sorted")
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> "FederationPlan":
+    def from_bytes(cls, data: bytes, foreign: Collection[str] = ()) -> "FederationPlan":
         """Read canonical bytes back.
+
+        Args:
+            data: the bytes, of which nothing is assumed.
+            foreign: import paths of the classes of other packages that the plan may name; no other is imported.
 
         Raises:
             PlanError: not a plan, or a plan with a setting this version does not know. Ignoring an unknown setting
                 could mean training with less protection than agreed, so it is refused.
+            PlanRefusedError: it names a class that ``foreign`` does not hold.
         """
         try:
+            barred = sorted(set(class_paths(msgspec.json.decode(data))) - set(foreign))
+            if barred:
+                raise PlanRefusedError(
+                    f"the plan names the classes {barred} of other packages, and this site's policy does not allow "
+                    "them; nothing was imported. Read their code, install their package here, and add them to the "
+                    "policy (foreign_classes); or have the plan use a built-in algorithm."
+                )
             plan = msgspec.json.decode(data, type=cls)
         except msgspec.MsgspecError as error:
             raise PlanError(f"the coordinator's plan cannot be read: {error}. Is its version newer?") from error

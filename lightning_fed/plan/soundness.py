@@ -1,24 +1,32 @@
 """Which parts of a plan go together: each rule is a reason why two of them do not."""
 
-from typing import TYPE_CHECKING
-
+from lightning_fed.aggregation.contracts import Algorithm
+from lightning_fed.aggregation.norm_bounding import BoundedMean
+from lightning_fed.aggregation.registry import PLAIN_MEANS
+from lightning_fed.aggregation.weightings import ByExamples, Uniform
 from lightning_fed.errors import PlanError
-
-if TYPE_CHECKING:
-    from lightning_fed.plan.federation import FederationPlan
-
-PLAIN_MEANS = ("fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi")
-"""Algorithms that need of the sites nothing but the mean of their updates."""
+from lightning_fed.plan.compression import Compression
+from lightning_fed.plan.masking import Masking
+from lightning_fed.plan.privacy import Privacy, SitePrivacy
 
 
-def check_composition(plan: "FederationPlan") -> None:
+def check_composition(
+    algorithm: Algorithm, masking: Masking, privacy: Privacy, compression: Compression, quorum: int, metrics: list[str]
+) -> None:
     """Refuse a plan whose parts do not go together.
+
+    Args:
+        algorithm: the plan's, with its settings.
+        masking: likewise.
+        privacy: likewise.
+        compression: likewise.
+        quorum: fewest updates of a round.
+        metrics: names of the metrics that sites report.
 
     Raises:
         PlanError: says which two parts, why, and what to change.
     """
-    algorithm, compression, privacy = plan.aggregation, plan.compression.method, plan.privacy
-    masked = plan.masking.mode == "required"
+    masked = masking.mode == "required"
     if algorithm.needs_single_updates and masked:
         raise PlanError(
             f"plan.algorithm = {algorithm.name!r} compares single updates with one another, and plan.masking hides "
@@ -26,52 +34,65 @@ def check_composition(plan: "FederationPlan") -> None:
             "coordinator see each update, or an algorithm that works on sums; site_norm_bounding bounds each update "
             "at its own site."
         )
-    if compression == "topk" and masked:
+    if compression.method == "topk" and masked:
         raise PlanError(
             "plan.compression.method = 'topk' sends other coordinates from each site, and then masks do not cancel. "
             "Choose 'vote', which finds common coordinates under the masks, or 'randomk'."
         )
-    if compression != "none" and algorithm.name not in PLAIN_MEANS:
+    if compression.method != "none" and not algorithm.plain_mean:
         raise PlanError(
             f"plan.algorithm = {algorithm.name!r} needs whole updates, and plan.compression sends parts of them. "
             f"Choose one of {', '.join(PLAIN_MEANS)}, or compression: {{method: none}}."
         )
-    if (privacy.site or privacy.example) and algorithm.name in ("fednova", "qfedavg"):
+    if (privacy.site or privacy.example) and not _sums_no_data(algorithm):
         raise PlanError(
             f"plan.algorithm = {algorithm.name!r} sums numbers that depend on the data (steps, losses, examples) "
             f"beside the updates, and plan.privacy has no noise for them. Choose one of {', '.join(PLAIN_MEANS)}."
         )
     if privacy.site:
-        _check_site_level(plan)
+        _check_site_level(privacy.site, algorithm, masking, compression, quorum, metrics)
 
 
-def _check_site_level(plan: "FederationPlan") -> None:
-    site, algorithm = plan.privacy.site, plan.aggregation
-    assert site is not None
+def _sums_no_data(algorithm: Algorithm) -> bool:
+    """Whether the sums beside the updates depend on nothing but who takes part.
+
+    Under a promise ``ByExamples`` becomes ``Uniform``. Of a weighting of another package nothing is known.
+    """
+    return algorithm.needs_single_updates or type(algorithm.build(1).combine) in (ByExamples, Uniform, BoundedMean)
+
+
+def _check_site_level(
+    site: SitePrivacy,
+    algorithm: Algorithm,
+    masking: Masking,
+    compression: Compression,
+    quorum: int,
+    metrics: list[str],
+) -> None:
     if algorithm.needs_single_updates or algorithm.name in ("scaffold", "feddyn"):
         raise PlanError(
             f"plan.algorithm = {algorithm.name!r} does not work on one sum of clipped updates, and plan.privacy.site "
             "adds its noise to just that. Choose one of "
             f"{', '.join(PLAIN_MEANS)}."
         )
-    if plan.compression.method == "vote":
+    if compression.method == "vote":
         raise PlanError(
             "plan.compression.method = 'vote' opens votes, which depend on a site's data and carry no noise, so "
             "plan.privacy.site would promise too much. Choose 'randomk', whose coordinates depend on nothing."
         )
-    if site.mechanism == "distributed" and plan.masking.mode == "off":
+    if site.mechanism == "distributed" and masking.mode == "off":
         raise PlanError(
             "plan.privacy.site.mechanism = 'distributed' gives each site a share of the noise that protects only sums, "
             "and with masking: {mode: off} the coordinator sees single updates. Choose mode: required, or 'central'."
         )
-    if plan.metrics:
+    if metrics:
         raise PlanError(
-            f"plan.metrics = {plan.metrics} publishes what the sites measure without noise, and plan.privacy.site "
+            f"plan.metrics = {metrics} publishes what the sites measure without noise, and plan.privacy.site "
             "promises to hide whole sites. Remove them; each site still sees its own metrics in its loggers."
         )
-    shares = plan.quorum - plan.masking.colluding
+    shares = quorum - masking.colluding
     if site.mechanism == "distributed" and shares < 1:
         raise PlanError(
-            f"plan.quorum = {plan.quorum} less masking.colluding = {plan.masking.colluding} leaves no honest share of "
+            f"plan.quorum = {quorum} less masking.colluding = {masking.colluding} leaves no honest share of "
             "noise. Raise the quorum."
         )

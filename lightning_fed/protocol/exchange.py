@@ -22,11 +22,12 @@ from lightning_fed.aggregation.scaffold import Scaffold
 from lightning_fed.aggregation.weightings import ByExamples, Uniform
 from lightning_fed.errors import PlanError, ProtocolError
 from lightning_fed.plan import FederationPlan
+from lightning_fed.plan.value_codec import ValueCodec
 from lightning_fed.privacy.contribution import PrivateContribution
 from lightning_fed.protocol.terms import terms_of
 from lightning_fed.update.contribution import Contribution, Decoded
 from lightning_fed.update.index_coding import decode_indices, encode_indices, expected_code_bytes, largest_code_bytes
-from lightning_fed.update.quantisation import dequantise, quantise, value_bytes
+from lightning_fed.update.quantisation import NumberFormat
 from lightning_fed.update.topk import largest, round_seed, shared_random
 from lightning_fed.update.vectors import FloatVector, IndexVector, RingVector
 from lightning_fed.update.vote import BlockVote
@@ -261,6 +262,12 @@ class Exchange:
 
     # Without masks
 
+    @cached_property
+    def codec(self) -> ValueCodec:
+        """How values are written."""
+        compression = self.plan.compression
+        return compression.codec or NumberFormat(compression.values)  # type: ignore[arg-type]  # no foreign one
+
     def own_support(self, total: FloatVector, count: int) -> IndexVector:
         """The ``count`` coordinates of largest magnitude of a site's update and residual, at most ``self.count``."""
         return largest(total, count)
@@ -275,7 +282,7 @@ class Exchange:
         compression = self.plan.compression
         if compression.method == "none":
             return values.tobytes()
-        coded = quantise(values, compression.values)
+        coded = self.codec.encode(values)
         if compression.method != "topk" or support is None:
             return coded
         indices = encode_indices(support, self.size)
@@ -302,7 +309,16 @@ class Exchange:
             end = _HEAD.size + nbytes
             support = decode_indices(data[_HEAD.size : end], self.size, count)
             data = data[end:]
-        return dequantise(data, compression.values, count), support
+        return self._decoded(data, count), support
+
+    def _decoded(self, data: memoryview, count: int) -> FloatVector:
+        expected = self.codec.nbytes(count)
+        if len(data) != expected:
+            raise ProtocolError(f"{count} values take {expected} bytes, but {len(data)} arrived.")
+        values = self.codec.decode(data, count)
+        if values.shape != (count,) or values.dtype != np.float32 or not np.isfinite(values).all():
+            raise ProtocolError(f"the bytes of an update do not hold {count} finite values: the data is damaged.")
+        return values
 
     @property
     def fewest_bytes(self) -> int:
@@ -310,7 +326,7 @@ class Exchange:
         compression = self.plan.compression
         if compression.method != "topk":
             return self.most_bytes
-        return _HEAD.size + _SHORTEST_CODE + value_bytes(1, compression.values)
+        return _HEAD.size + _SHORTEST_CODE + self.codec.nbytes(1)
 
     @property
     def most_bytes(self) -> int:
@@ -318,7 +334,7 @@ class Exchange:
         compression = self.plan.compression
         if compression.method == "none":
             return 4 * self.count
-        coded = value_bytes(self.count, compression.values)
+        coded = self.codec.nbytes(self.count)
         if compression.method != "topk":
             return coded
         # Packed to whole bytes, fewer coordinates can take one byte more than all of them.
@@ -332,4 +348,4 @@ class Exchange:
         """
         if self.plan.compression.method != "topk":
             return self.most_bytes
-        return _HEAD.size + expected_code_bytes(self.size, count) + value_bytes(count, self.plan.compression.values)
+        return _HEAD.size + expected_code_bytes(self.size, count) + self.codec.nbytes(count)

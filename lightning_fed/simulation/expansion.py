@@ -69,7 +69,10 @@ def site_config(simulation: Simulation, site: str, address: str, folder: Path, k
             "as class_path and init_args."
         )
     # A simulated site must not be charged to the ledger of a real one of that name, nor to another run's.
-    default = {"class_path": _STRATEGY, "init_args": {"ledger": str(folder / "ledger.jsonl")}}
+    default: Settings = {"class_path": _STRATEGY, "init_args": {"ledger": str(folder / "ledger.jsonl")}}
+    if simulation.plan.foreign_classes:
+        # Here the sites and the coordinator are one person, who named the classes.
+        default["init_args"]["policy"] = {"foreign_classes": simulation.plan.foreign_classes}
     strategy = {
         "init_args": {
             "coordinator": address,

@@ -122,7 +122,8 @@ class _VirtualLoop(RoundLoop):
 
     def __init__(self, switchboard: Switchboard, identity: Identity, roster: Roster, ledgers: Path) -> None:
         ledger = ledgers / f"{identity.name}.jsonl"
-        super().__init__("in process", identity, roster, SitePolicy(), 0.0, ledger, pending_update=None)
+        policy = SitePolicy(foreign_classes=switchboard.coordinator.plan.foreign_classes)
+        super().__init__("in process", identity, roster, policy, 0.0, ledger, pending_update=None)
         self._switchboard = switchboard
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

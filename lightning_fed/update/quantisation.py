@@ -1,10 +1,12 @@
 """Values of an own support as bytes: float32, bfloat16, or 8 and 4 bits with a scale for each chunk; all unbiased."""
 
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
 
 from lightning_fed.errors import PlanError, ProtocolError
+from lightning_fed.plan.value_codec import ValueCodec
 from lightning_fed.update.packing import pack, packed_bytes, unpack
 from lightning_fed.update.random_bits import RandomBits
 from lightning_fed.update.ring import from_ring, to_ring, word_dtype
@@ -18,6 +20,29 @@ CHUNK = 512
 
 _BITS: dict[str, int] = {"float32": 32, "bf16": 16, "int8": 8, "int4": 4}
 _LARGEST_BF16 = np.uint32(0x7F7F_0000)
+
+
+@dataclass(frozen=True)
+class NumberFormat(ValueCodec):
+    """One of this package's formats as a codec; see ``quantise`` and ``dequantise``.
+
+    Args:
+        format: the format.
+    """
+
+    format: ValueFormat
+
+    def nbytes(self, count: int) -> int:
+        """See ``value_bytes``."""
+        return value_bytes(count, self.format)
+
+    def encode(self, values: FloatVector) -> bytes:
+        """See ``quantise``."""
+        return quantise(values, self.format)
+
+    def decode(self, data: memoryview, count: int) -> FloatVector:
+        """See ``dequantise``."""
+        return dequantise(data, self.format, count)
 
 
 def value_bytes(count: int, value_format: ValueFormat) -> int:

@@ -95,6 +95,6 @@ def test_a_checkpoint_after_an_error_of_the_connection_holds_the_residual(line, 
     roster = Roster.of(new_identity("coordinator").card, [north.card])
     files = {"ledger": tmp_path / "ledger", "pending_update": tmp_path / "pending"}
     loop = RoundLoop("", north, roster, SitePolicy(), patience_s=1.0, **files)
-    loop._connection = connection
+    loop._link.connection = connection
     loop.on_exception(None, None, ProtocolError("the same"))
     assert torch.equal(loop.state_dict()["exchange"]["residual"], torch.tensor([1.0, 0.0, -2.0, 0.0]))

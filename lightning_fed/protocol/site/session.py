@@ -13,7 +13,7 @@ Two rules hold the federation together:
 2. Whatever the coordinator says is checked against what the site agreed to; what does not fit is a ``ProtocolError``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from blake3 import blake3
@@ -59,6 +59,7 @@ class SiteSession:
         package: version of this package, for messages.
         signing_key: the site's Ed25519 key; needed when the plan masks updates.
         roster: signing keys (32 bytes) of all sites by name; likewise.
+        foreign: import paths of the classes of other packages that the site's policy lets a plan name.
 
     Attributes:
         run: the coordinator's run, once welcomed.
@@ -82,7 +83,9 @@ class SiteSession:
         package: str,
         signing_key: Ed25519PrivateKey | None = None,
         roster: Mapping[str, bytes] | None = None,
+        foreign: Collection[str] = (),
     ) -> None:
+        self._foreign = foreign
         self._signing_key = signing_key
         self._roster = roster or {}
         self._masked: MaskedSums | None = None
@@ -295,7 +298,7 @@ class SiteSession:
     # Inside
 
     def _welcomed(self, run: str, plan_bytes: bytes) -> list[Outgoing]:
-        plan = FederationPlan.from_bytes(plan_bytes)
+        plan = FederationPlan.from_bytes(plan_bytes, self._foreign)
         if self.run is not None and run != self.run:
             raise ProtocolError(
                 f"the coordinator runs another federation now (run {run}, before it was {self.run}). "

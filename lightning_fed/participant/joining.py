@@ -1,0 +1,94 @@
+"""What a site checks, opens and takes over before its first round."""
+
+from pathlib import Path
+
+from lightning.pytorch import LightningModule, Trainer
+from rich.filesize import decimal
+
+from lightning_fed.callbacks.topk_compression import own_count
+from lightning_fed.participant.global_weights import load_frozen
+from lightning_fed.participant.link import Link
+from lightning_fed.participant.model_metrics import ModelMetrics
+from lightning_fed.participant.plan_callbacks import check_model
+from lightning_fed.participant.site_ledger import SiteLedger
+from lightning_fed.participant.site_state import SiteState
+from lightning_fed.plan import FederationPlan
+from lightning_fed.policy import SitePolicy
+from lightning_fed.protocol.exchange import Exchange
+from lightning_fed.protocol.upload_bytes import expected_upload
+from lightning_fed.transport.identity import Roster
+from lightning_fed.update.global_model import state_bytes
+from lightning_fed.update.layout import Layout
+
+
+class Joining:
+    """One site's way into a federation whose plan it has accepted.
+
+    Args:
+        site: the site's name.
+        plan: the plan.
+        run: the coordinator's run.
+        layout: what is exchanged.
+        policy: what the site accepts.
+        roster: the federation's roster.
+
+    Raises:
+        PlanRefusedError: a tensor would leave that must not.
+        ModelMismatchError: the plan's promise does not cover the model.
+    """
+
+    def __init__(
+        self, site: str, plan: FederationPlan, run: str, layout: Layout, policy: SitePolicy, roster: Roster
+    ) -> None:
+        policy.check_names([spec.name for spec in (*layout.exchanged, *layout.frozen)], site)
+        check_model(plan, layout)
+        self._site = site
+        self._plan = plan
+        self._run = run
+        self._layout = layout
+        self._policy = policy
+        self._roster = roster
+        self._exchange = Exchange(plan, layout.size, max(1, len(roster.sites)), layout.statistics)
+
+    def open_ledger(self, path: Path) -> SiteLedger | None:
+        """See ``SiteLedger.for_plan``."""
+        return SiteLedger.for_plan(path, self._plan, self._run, self._site, self._policy, self._exchange)
+
+    def join(
+        self, trainer: Trainer, link: Link, state: SiteState, metrics: ModelMetrics, ledger: SiteLedger | None
+    ) -> None:
+        """Tell the coordinator that the plan is accepted, and what the model is like."""
+        pay = ledger.pay_for_update if ledger else None
+        count = own_count(trainer, self._exchange)
+        kept = state.into(trainer, self._run, self._exchange)
+        keep = state.keep_for(trainer)
+        link.tell(lambda session: session.join(self._layout, metrics.sizes, pay, kept, count, keep))
+
+    def take_part(self, trainer: Trainer, module: LightningModule, link: Link) -> None:
+        """Give the initial model if this site is asked for it, and take over what is frozen.
+
+        Raises:
+            PlanRefusedError: a tensor of the initial model must not leave.
+            ProtocolError: the frozen parameters are damaged, or not this model's.
+        """
+        wanted = link.ask(
+            trainer, "the global model", lambda s: "initial" if s.initial_wanted else s.model and s.joined and "model"
+        )
+        if wanted == "initial":
+            names = [name for name in module.state_dict() if name not in self._layout.personal]
+            self._policy.check_names(names, self._site)
+            state = state_bytes(module.state_dict(), self._layout)
+            link.tell(lambda session: session.offer_initial(state))
+        frozen = link.ask(trainer, "the frozen parameters", lambda s: None if s.frozen is None else (s.frozen,))
+        if frozen[0]:
+            load_frozen(module, self._layout, frozen[0])
+
+    def summary(self, trainer: Trainer, version: int) -> str:
+        """What a site says of itself when it has joined."""
+        count = own_count(trainer, self._exchange)
+        upload = expected_upload(self._exchange, self._site, self._roster.sites, count).total
+        return (
+            f"site {self._site!r} takes part in federation {self._plan.name!r} (run {self._run}): global model "
+            f"{version} of {self._plan.rounds} rounds. {self._layout.size:,} values are exchanged a round: about "
+            f"{decimal(upload)} up, {decimal(4 * self._layout.size)} down."
+        )

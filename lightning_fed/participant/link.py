@@ -1,0 +1,79 @@
+"""A site's line to the coordinator, whichever of the site's processes asks."""
+
+from collections.abc import Callable
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from lightning_fed.errors import FederationError
+from lightning_fed.participant.connection import Connection
+from lightning_fed.protocol import messages as m
+from lightning_fed.protocol.site.session import Outgoing, SiteSession
+
+_LAST_METRICS_S = 60.0
+"""How long a site stays for the masked sum of the last metrics; a slower site costs the federation those, not more."""
+
+
+class Link:
+    """The connection of the site's first process; what it hears, every process of the site is told.
+
+    Attributes:
+        connection: of the first process, while it is open; None in all other processes.
+    """
+
+    def __init__(self) -> None:
+        self.connection: Connection | None = None
+
+    def ask(self, trainer: Trainer, reason: str, what: Callable[[SiteSession], Any]) -> Any:
+        """What the session holds, once ``what`` returns something other than None or False.
+
+        Args:
+            trainer: whose processes are told.
+            reason: what is waited for, for messages.
+            what: asked of the session after each message.
+        """
+        found = self.connection.wait(what, reason) if self.connection else None
+        return trainer.strategy.broadcast(found)
+
+    def tell(self, what: Callable[[SiteSession], list[Outgoing]]) -> None:
+        """Do something with the session and send what comes of it."""
+        if self.connection:
+            self.connection.call(what)
+
+    def leave(self, reason: m.LeaveReason, last: Callable[[Connection], None]) -> None:
+        """Say goodbye and close, if that was not done before.
+
+        Args:
+            reason: why the site goes.
+            last: called with the closed connection, whatever became of the goodbye.
+        """
+        connection, self.connection = self.connection, None
+        if connection is None:
+            return
+        try:
+            _say_goodbye(connection, reason)
+        finally:
+            try:
+                connection.close()
+            finally:
+                last(connection)
+
+
+def _say_goodbye(connection: Connection, reason: m.LeaveReason) -> None:
+    try:
+        try:
+            if reason in ("done", "stopped"):
+                # The others need this site until the masked sum of the metrics is open.
+                connection.wait(lambda session: not session.reporting, "the last metrics", at_most_s=_LAST_METRICS_S)
+        finally:
+            connection.call(lambda session: session.leave(m.Leave(reason)))
+    except FederationError as error:
+        rank_zero_info(f"the coordinator was not told that this site leaves: {error}")
+
+
+def heed_sigterm(trainer: Trainer) -> None:
+    """Stop waiting once Lightning has caught a SIGTERM: it looks at its own flag between batches only."""
+    if trainer.received_sigterm:
+        raise SIGTERMException
