@@ -1,7 +1,22 @@
-"""Federated training for PyTorch Lightning: one changed line makes any LightningModule a federated participant."""
+"""Federated training for PyTorch Lightning: one changed line makes any LightningModule a federated participant.
+
+Public are the names in ``__all__`` here and in ``lightning_fed.callbacks``, ``lightning_fed.radiology`` and
+``lightning_fed.simulation``, and the errors in ``lightning_fed.errors``. All else is private and may change in any
+release.
+"""
 
 from importlib.metadata import version
 
+from lightning_fed.aggregation.contracts import (
+    Aggregation,
+    Algorithm,
+    RobustRule,
+    ServerRule,
+    SiteReport,
+    Weighting,
+)
+from lightning_fed.aggregation.fedavg import PlainStep
+from lightning_fed.aggregation.weightings import ByExamples, Uniform
 from lightning_fed.plan import (
     Compression,
     ExamplePrivacy,
@@ -11,19 +26,30 @@ from lightning_fed.plan import (
     Privacy,
     SitePrivacy,
 )
+from lightning_fed.plan.value_codec import ValueCodec
 from lightning_fed.policy import SitePolicy
 from lightning_fed.strategies.federated import FederatedStrategy
 
 __version__ = version("lightning_fed")
 __all__ = [
+    "Aggregation",
+    "Algorithm",
+    "ByExamples",
     "Compression",
     "ExamplePrivacy",
     "FederatedStrategy",
     "FederationPlan",
     "LocalTraining",
     "Masking",
+    "PlainStep",
     "Privacy",
+    "RobustRule",
+    "ServerRule",
     "SitePolicy",
     "SitePrivacy",
+    "SiteReport",
+    "Uniform",
+    "ValueCodec",
+    "Weighting",
     "__version__",
 ]

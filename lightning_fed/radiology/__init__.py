@@ -5,7 +5,7 @@ from lightning_fed.radiology.dataset import RadiographDataset
 from lightning_fed.radiology.dicom import read_radiograph
 from lightning_fed.radiology.harmonisation import HistogramStandardisation, landmark_sums, standard_scale
 from lightning_fed.radiology.labels import Radiograph, read_labels, salter_harris_from_ao
-from lightning_fed.radiology.layouts import read_fracatlas, read_grazpedwri, read_mura
+from lightning_fed.radiology.layouts import LayoutReader, read_fracatlas, read_grazpedwri, read_mura
 from lightning_fed.radiology.pictures import read_picture
 from lightning_fed.radiology.pooled import PooledRadiographs
 from lightning_fed.radiology.splits import split_patients, split_radiographs
@@ -14,6 +14,7 @@ from lightning_fed.radiology.transforms import EvaluationTransform, TrainingTran
 __all__ = [
     "EvaluationTransform",
     "HistogramStandardisation",
+    "LayoutReader",
     "PooledRadiographs",
     "Radiograph",
     "RadiographDataModule",

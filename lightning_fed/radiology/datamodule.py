@@ -16,7 +16,7 @@ from lightning_fed.radiology.harmonisation import (
     standard_scale,
 )
 from lightning_fed.radiology.labels import Radiograph, Split, read_labels
-from lightning_fed.radiology.layouts import PUBLIC_LAYOUTS, Layout
+from lightning_fed.radiology.layouts import layout_reader
 from lightning_fed.radiology.sites import radiographs_at, share_of_patients
 from lightning_fed.radiology.splits import split_radiographs
 from lightning_fed.radiology.transforms import EvaluationTransform, Sample, SampleTransform, TrainingTransform
@@ -55,8 +55,9 @@ class RadiographDataModule(LightningDataModule):
         cache: decode each file once and keep the small image in memory, else decode in every epoch.
         unreadable: ``skip`` leaves out files that cannot be read and lists them in one warning; ``error`` refuses.
         train_transform: used for training in place of the built-in augmentation.
-        layout: ``table`` for a folder of DICOM, PNG or JPEG files with a table, or the name of a public data set, see
-            :mod:`lightning_fed.radiology.layouts`; those bring tables of their own, and ``labels`` is ignored.
+        layout: ``table`` for a folder of DICOM, PNG or JPEG files with a table; the name of a public data set, see
+            :mod:`lightning_fed.radiology.layouts`; or the import path of a reader of your own, such as
+            ``my_package.read_cohort``. The last two bring tables of their own, and ``labels`` is ignored.
         site_by: the column that divides the data set into sites.
         site: value of that column, compared without case; all of them if not given.
         share: of how many equal shares of the patients this is which one: ``[2, 4]`` is the second of four.
@@ -79,7 +80,7 @@ class RadiographDataModule(LightningDataModule):
         cache: bool = True,
         unreadable: Literal["skip", "error"] = "skip",
         train_transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
-        layout: Layout = "table",
+        layout: str = "table",
         site_by: str | None = None,
         site: str | None = None,
         share: tuple[int, int] | None = None,
@@ -91,8 +92,8 @@ class RadiographDataModule(LightningDataModule):
             raise DataError(f"image_size = {image_size} and batch_size = {batch_size} must both be at least 1.")
         if unreadable not in ("skip", "error"):
             raise DataError(f"unreadable = {unreadable!r} is unknown; allowed are skip and error.")
-        if layout != "table" and layout not in PUBLIC_LAYOUTS:
-            raise DataError(f"layout = {layout!r} is unknown; allowed are table, {', '.join(PUBLIC_LAYOUTS)}.")
+        if layout != "table":
+            layout_reader(layout)
         if site is not None and site_by is None:
             raise DataError(f"site = {site!r} is given without site_by; name the column whose values are the sites.")
         if share is not None and not 1 <= share[0] <= share[1]:
@@ -227,7 +228,7 @@ class RadiographDataModule(LightningDataModule):
         if self.layout == "table":
             rows = read_labels(self.root, self.labels, self.site_by)
         else:
-            rows = PUBLIC_LAYOUTS[self.layout](self.root, self.site_by)
+            rows = layout_reader(self.layout)(self.root, self.site_by)
         sides = split_radiographs(
             rows, val_fraction=self.val_fraction, test_fraction=self.test_fraction, seed=self.split_seed
         )
