@@ -6,6 +6,23 @@ One base class, a kind per thing a reader can act on. A message names the thing,
 import difflib
 from collections.abc import Iterable
 
+__all__ = [
+    "BudgetExhaustedError",
+    "ConfigError",
+    "ConnectionLostError",
+    "DataError",
+    "FederationError",
+    "IdentityError",
+    "LedgerError",
+    "ModelMismatchError",
+    "PlanError",
+    "PlanRefusedError",
+    "ProtocolError",
+    "QuorumLostError",
+    "StoreError",
+    "UpdateRefusedError",
+]
+
 
 class FederationError(Exception):
     """Base of all errors raised by ``lightning_fed``."""

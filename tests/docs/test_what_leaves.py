@@ -100,7 +100,7 @@ def test_the_pages_name_every_message_of_a_site_and_every_kind_of_event():
     page = (DOCS / "what-leaves-the-building.md").read_text()
     for message in m.FromSite.__args__:
         assert f"| `{message.__name__}" in page or f", `{message.__name__}`" in page
-    source = "".join(path.read_text() for path in (ROOT / "lightning_fed").glob("*/*.py"))
+    source = "".join(path.read_text() for path in (ROOT / "lightning_fed").rglob("*.py"))
     written = set(re.findall(r'(?:Record\(|_events\.write\()\s*"(\w+)"', source))
     described = re.findall(r"^\| `(\w+)` \| (`.*?) \| ", (DOCS / "index.md").read_text(), flags=re.MULTILINE)
     assert {event for event, _ in described} == written

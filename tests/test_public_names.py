@@ -1,0 +1,40 @@
+"""The public names; whoever changes them changes this list, and so sees it."""
+
+import importlib
+
+import pytest
+
+PUBLIC = {
+    "lightning_fed": """
+        Aggregation Algorithm ByExamples Compression ExamplePrivacy FederatedStrategy FederationPlan LocalTraining
+        Masking PlainStep Privacy RobustRule ServerRule SitePolicy SitePrivacy SiteReport Uniform ValueCodec Weighting
+        __version__
+    """,
+    "lightning_fed.callbacks": """
+        AdaBN DifferentialPrivacy Ditto FedDyn FedProx FedRep FederatedFinetuning MomentAlignment RoundCallback Scaffold
+        SharedStatistics SharedVector TopKCompression
+    """,
+    "lightning_fed.radiology": """
+        EvaluationTransform HistogramStandardisation LayoutReader PooledRadiographs Radiograph RadiographDataModule
+        RadiographDataset TrainingTransform landmark_sums monai_training_transform read_fracatlas read_grazpedwri
+        read_labels read_mura read_picture read_radiograph salter_harris_from_ao split_patients split_radiographs
+        standard_scale
+    """,
+    "lightning_fed.simulation": """
+        Baselines InProcessRun Simulation SiteOverrides VirtualSite federate_in_process simulate
+    """,
+    "lightning_fed.errors": """
+        BudgetExhaustedError ConfigError ConnectionLostError DataError FederationError IdentityError LedgerError
+        ModelMismatchError PlanError PlanRefusedError ProtocolError QuorumLostError StoreError UpdateRefusedError
+    """,
+}
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_the_public_names_are_these_and_are_documented(module):
+    room = importlib.import_module(module)
+    assert sorted(room.__all__) == PUBLIC[module].split()
+    for name in room.__all__:
+        one = getattr(room, name)
+        assert name == "__version__" or callable(one)
+        assert name in ("__version__", "LayoutReader") or (one.__doc__ or "").strip(), f"{module}.{name}"
