@@ -1,4 +1,4 @@
-"""Lightning callbacks: the round loop, and what a site may do beside it."""
+"""Lightning callbacks that a user may name in a config, and the bases that they share."""
 
 from lightning_fed.callbacks.adabn import AdaBN
 from lightning_fed.callbacks.differential_privacy import DifferentialPrivacy

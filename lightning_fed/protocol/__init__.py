@@ -20,7 +20,8 @@ A round, as the messages see it (a site's own in the left column)::
 Without masks the ``Masking`` lines are not there. Where the plan has a vote, ballots go the same way first, and
 ``Support`` says which coordinates won. A model may come as ``delta`` to the one before.
 
-``coordinator.py`` and ``site.py`` are the machines. What the plan makes of an update is ``Exchange``, the same on both
-sides; a site's ``Outbox`` goes through it one way, the coordinator's ``Collection`` or ``MaskedCollection`` of an
-attempt at a round the other way, and ``ServerStep`` makes the next model of the sum.
+``coordinator/`` and ``site/`` are a wing each, with the machine in ``session.py``; this room holds what both share.
+What the plan makes of an update is ``Exchange``, the same on both sides; a site's ``Outbox`` goes through it one way,
+the coordinator's ``Collection`` or ``MaskedCollection`` of an attempt at a round the other way, and ``ServerStep`` makes
+the next model of the sum.
 """
