@@ -21,7 +21,7 @@ Without masks the ``Masking`` lines are not there. Where the plan has a vote, ba
 ``Support`` says which coordinates won. A model may come as ``delta`` to the one before.
 
 ``coordinator/`` and ``site/`` are a wing each, with the machine in ``session.py``; this room holds what both share.
-What the plan makes of an update is ``Exchange``, the same on both sides; a site's ``Outbox`` goes through it one way, the
-coordinator's ``Collection`` or ``MaskedCollection`` of an attempt at a round the other way, and ``ServerStep`` makes the
-next model of the sum.
+What the plan makes of an update is ``Exchange``, the same on both sides; a site's ``Outbox`` goes through it one way,
+the coordinator's ``Collection`` or ``MaskedCollection`` of an attempt at a round the other way, and ``ServerStep``
+makes the next model of the sum.
 """
