@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal, get_args
 
 from lightning_fed.errors import DataError
-from lightning_fed.radiology.tables import flag, patient_of, read_table, site_columns, site_of
+from lightning_fed.radiology.files import FilesOnDisk, shortened
+from lightning_fed.radiology.tables import flag, patient_of, read_table, shown, site_columns, site_of
 
 Split = Literal["train", "val", "test"]
 
@@ -29,6 +30,7 @@ class Radiograph:
         salter_harris: 0 for no growth plate injury, 1 to 5 for the types I to V.
         split: the side the table assigns, or None if it assigns none.
         site: where a data set that is divided into sites puts the image, lower case; None if it is not divided.
+        where: row and table that it comes from, for errors.
     """
 
     path: Path
@@ -37,6 +39,7 @@ class Radiograph:
     salter_harris: int
     split: Split | None
     site: str | None = None
+    where: str = field(default="", compare=False)
 
 
 def read_labels(root: str | Path, table: str = "labels.csv", site_by: str | None = None) -> list[Radiograph]:
@@ -45,11 +48,12 @@ def read_labels(root: str | Path, table: str = "labels.csv", site_by: str | None
     Required columns: ``file`` (path relative to ``root``), ``patient_id``, ``fracture`` (0 or 1). Optional:
     ``salter_harris`` (empty, none, I to V), ``ao_classification`` (AO paediatric codes separated by semicolons) and
     ``split`` (train, val, test; in every row or in none). Other columns are ignored. A filled ``salter_harris`` cell
-    wins over the AO codes. Column names are compared without case; the separator may be a comma or a semicolon.
+    wins over the AO codes. Column names are compared without case; the separator may be a comma, a semicolon, a tab or
+    a pipe.
 
     Args:
         root: the site's folder.
-        table: file name of the CSV within ``root``.
+        table: file name of the table within ``root``.
         site_by: a column whose values name the site of each row; None if the folder is one site's.
 
     Returns:
@@ -62,9 +66,9 @@ def read_labels(root: str | Path, table: str = "labels.csv", site_by: str | None
     root = Path(root)
     rows = read_table(root, table, (*_REQUIRED, *site_columns(site_by)))
     radiographs = [_radiograph(root, row, f"row {number} of '{table}'", site_by) for number, row in rows]
-    check_files(radiographs, root, table)
+    radiographs = check_files(radiographs, root, table)
     _check_assignment(radiographs, table)
-    check_sides(radiographs, table)
+    check_sides(radiographs)
     return radiographs
 
 
@@ -86,20 +90,20 @@ def salter_harris_from_ao(codes: str) -> int:
 def _radiograph(root: Path, row: dict[str, str], where: str, site_by: str | None) -> Radiograph:
     patient = patient_of(row, where)
     fracture = flag(row["fracture"], "fracture", where)
-    cell = row.get("salter_harris", "").lower()
-    if cell not in _SALTER_HARRIS:
+    cell = row.get("salter_harris", "")
+    if cell.lower() not in _SALTER_HARRIS:
         raise DataError(
-            f"{where}: salter_harris = {row['salter_harris']!r} is unknown; allowed are empty, none, I, II, III, IV, V."
+            f"{where}: salter_harris = {shown(cell)} is unknown; allowed are empty, none, I, II, III, IV, V."
         )
-    salter_harris = _SALTER_HARRIS[cell]
+    salter_harris = _SALTER_HARRIS[cell.lower()]
     if salter_harris and not fracture:
-        raise DataError(f"{where}: salter_harris = {row['salter_harris']!r} contradicts fracture = 0; correct one.")
+        raise DataError(f"{where}: salter_harris = {shown(cell)} contradicts fracture = 0; correct one.")
     if not cell and fracture:
         # Only with a visible fracture: an AO code names the injury, which a later control image no longer shows.
         salter_harris = salter_harris_from_ao(row.get("ao_classification", ""))
     split = row.get("split", "").lower()
     if split and split not in SPLITS:
-        raise DataError(f"{where}: split = {row['split']!r} is unknown; allowed are {', '.join(SPLITS)}.")
+        raise DataError(f"{where}: split = {shown(row['split'])} is unknown; allowed are {', '.join(SPLITS)}.")
     return Radiograph(
         path=root / _relative(row["file"], where),
         patient_id=patient,
@@ -107,6 +111,7 @@ def _radiograph(root: Path, row: dict[str, str], where: str, site_by: str | None
         salter_harris=salter_harris,
         split=split or None,
         site=site_of(row, site_by),
+        where=where,
     )
 
 
@@ -114,11 +119,13 @@ def _relative(file: str, where: str) -> PurePosixPath:
     # Tables are often written on Windows; its absolute paths must not pass as relative ones here.
     windows, relative = PureWindowsPath(file), PurePosixPath(file.replace("\\", "/"))
     if not file or windows.drive or windows.root or relative.is_absolute() or ".." in relative.parts:
-        raise DataError(f"{where}: file = {file!r} is not a path inside the data folder; give it relative to root.")
+        raise DataError(
+            f"{where}: file = {shown(file)} is not a path inside the data folder; give it relative to root."
+        )
     return relative
 
 
-def check_files(radiographs: Sequence[Radiograph], root: Path, table: str) -> None:
+def check_files(radiographs: Sequence[Radiograph], root: Path, table: str) -> list[Radiograph]:
     """Check that every file is there and named once.
 
     Args:
@@ -126,44 +133,55 @@ def check_files(radiographs: Sequence[Radiograph], root: Path, table: str) -> No
         root: the data folder, in which all of them lie.
         table: its file name, for the error.
 
+    Returns:
+        The same rows with each path as it is on disk, see :class:`lightning_fed.radiology.files.FilesOnDisk`.
+
     Raises:
         DataError: a file is missing or named twice.
     """
-    seen: set[Path] = set()
-    for radiograph in radiographs:
-        if radiograph.path in seen:
-            raise DataError(f"'{table}' names the file '{radiograph.path.name}' twice; remove one of the rows.")
-        seen.add(radiograph.path)
-    missing = [str(radiograph.path.relative_to(root)) for radiograph in radiographs if not radiograph.path.is_file()]
+    disk = FilesOnDisk(root)
+    paths = [disk.find(radiograph.path.relative_to(root)) for radiograph in radiographs]
+    missing = [row for row, path in zip(radiographs, paths, strict=True) if path is None]
     if missing:
-        more = ", ..." if len(missing) > 5 else ""
+        names = ", ".join(shortened(str(row.path.relative_to(root))) for row in missing[:5])
         raise DataError(
-            f"{len(missing)} of {len(radiographs)} files named in '{table}' do not exist: "
-            f"{', '.join(missing[:5])}{more}. Paths are relative to root."
+            f"{len(missing)} of {len(radiographs)} files named in '{table}' do not exist, the first in "
+            f"{missing[0].where}: {names}{', ...' if len(missing) > 5 else ''}. Paths are relative to root."
         )
+    found = [replace(row, path=path) for row, path in zip(radiographs, paths, strict=True) if path is not None]
+    seen: dict[Path, Radiograph] = {}
+    for row in found:
+        first = seen.setdefault(row.path, row)
+        if first is not row:
+            raise DataError(
+                f"{row.where} names the file '{row.path.name}' that {first.where} names, too; remove one of the rows."
+            )
+    return found
 
 
-def check_sides(radiographs: Sequence[Radiograph], table: str) -> None:
+def check_sides(radiographs: Sequence[Radiograph]) -> None:
     """Check that no patient is on two sides, an assigned one and none among them.
 
     Args:
         radiographs: the rows of a table.
-        table: its file name, for the error.
 
     Raises:
         DataError: a patient's images are on two sides.
     """
-    sides: dict[str, Split | None] = {}
-    for radiograph in radiographs:
-        side = sides.setdefault(radiograph.patient_id, radiograph.split)
-        if side != radiograph.split:
+    firsts: dict[str, Radiograph] = {}
+    for row in radiographs:
+        first = firsts.setdefault(row.patient_id, row)
+        if first.split != row.split:
             raise DataError(
-                f"'{table}' puts patient {radiograph.patient_id!r} into {side} and {radiograph.split}; one patient's "
-                "images belong on one side."
+                f"{row.where} puts patient {shown(row.patient_id)} into {row.split or 'no side'} and {first.where} "
+                f"into {first.split or 'no side'}; one patient's images belong on one side."
             )
 
 
 def _check_assignment(radiographs: Sequence[Radiograph], table: str) -> None:
-    unassigned = sum(radiograph.split is None for radiograph in radiographs)
-    if 0 < unassigned < len(radiographs):
-        raise DataError(f"'{table}' leaves split empty in {unassigned} rows; fill the column in every row or in none.")
+    unassigned = [row for row in radiographs if row.split is None]
+    if 0 < len(unassigned) < len(radiographs):
+        raise DataError(
+            f"'{table}' leaves split empty in {len(unassigned)} rows, the first is {unassigned[0].where}; fill the "
+            "column in every row or in none."
+        )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from lightning_fed.errors import DataError
 from lightning_fed.radiology.labels import Radiograph, Split
 from lightning_fed.radiology.splits import fracture_patients, home_sites, keyed_hash
+from lightning_fed.radiology.tables import folded
 
 
 def share_of_patients(
@@ -54,7 +55,7 @@ def radiographs_at(
         DataError: no radiograph is of that site.
     """
     counts = Counter(row.site for row in all_rows)
-    name = site.lower()
+    name = folded(site)
     if name not in counts:
         there = ", ".join(f"{other} ({count} images)" for other, count in counts.most_common(20))
         raise DataError(f"site = {site!r} does not occur in the data set; there are {there}. Name one of them.")

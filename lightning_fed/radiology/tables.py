@@ -1,67 +1,67 @@
-"""CSV files of labels, checked as they are read."""
+"""Tables of labels, checked as they are read: CSV, and Excel or Parquet where pandas is installed."""
 
-import csv
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from lightning_fed.errors import DataError
+from lightning_fed.radiology.delimited import SEPARATORS, csv_cells
+from lightning_fed.radiology.files import shortened
 
 _UNNAMED_SITE = "unknown"
 
 
 def read_cells(root: Path, table: str) -> Iterator[tuple[int, list[str]]]:
-    """Read a CSV file line by line, the header too; the separator may be a comma or a semicolon.
+    """Read a table row by row, the header too; see :func:`lightning_fed.radiology.delimited.csv_cells`.
 
     Args:
         root: the data folder.
-        table: file name of the CSV within ``root``.
+        table: file name of the table within ``root``.
 
     Returns:
-        Number and stripped cells of each line that is not empty.
+        Number and stripped cells of each row that is not empty.
 
     Raises:
-        DataError: the folder or the file is missing, or the file is not UTF-8.
+        DataError: the folder or the file is missing or cannot be read, or the file is damaged.
     """
     path = root / table
-    if not path.parent.is_dir():
-        raise DataError(f"the data folder '{path.parent}' does not exist; check root.")
-    if not path.is_file():
-        raise DataError(f"the table of labels '{table}' does not exist in the data folder; check root and labels.")
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"the table of labels '{table}' is not UTF-8 text; save it as CSV UTF-8.") from error
-    lines = text.splitlines(keepends=True)
-    first = lines[0] if lines else ""
-    reader = csv.reader(lines, delimiter=";" if first.count(";") > first.count(",") else ",")
-    for cells in reader:
-        stripped = [cell.strip() for cell in cells]
-        if any(stripped):
-            yield reader.line_num, stripped
+        if not path.parent.is_dir():
+            raise DataError(f"the data folder '{path.parent}' does not exist; check root.")
+        if not path.is_file():
+            raise DataError(
+                f"the table of labels '{shortened(table)}' does not exist in the data folder; check root and labels."
+            )
+        for number, cells in csv_cells(path, table):
+            stripped = [cell.strip() for cell in cells]
+            if any(stripped):
+                yield number, stripped
+    except OSError as error:
+        raise DataError(
+            f"the table of labels '{shortened(table)}' cannot be read: {error.strerror}; check root, labels and the "
+            "rights of this user."
+        ) from error
 
 
 def read_table(root: Path, table: str, required: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """Read a CSV file with a header.
+    """Read a table with a header.
 
     Args:
         root: the data folder.
-        table: file name of the CSV within ``root``.
-        required: names of columns, lower case.
+        table: file name of the table within ``root``.
+        required: names of columns, as :func:`folded` writes them.
 
     Returns:
-        Line number and cells by lower-case column of each row, at least one.
+        Row number and cells by folded column of each row, at least one. Columns without a name are left out.
 
     Raises:
-        DataError: the file cannot be read, lacks a column or has no rows, or a row's length is not the header's.
+        DataError: the file cannot be read, names a column twice or lacks one, has no rows, or a row's length is not the
+            header's.
     """
     lines = read_cells(root, table)
-    columns = [name.lower() for name in next(lines, (0, []))[1]]
-    missing = [name for name in required if name not in columns]
-    if missing:
-        raise DataError(
-            f"the table of labels '{table}' lacks the columns {', '.join(missing)}; "
-            f"found: {', '.join(columns) or 'none'}. Rename or add them."
-        )
+    header_number, header = next(lines, (0, []))
+    columns = [folded(name) for name in header]
+    _check_columns(header, columns, required, f"row {header_number} of '{table}'", table)
     rows = []
     for number, cells in lines:
         if len(cells) != len(columns):
@@ -69,10 +69,39 @@ def read_table(root: Path, table: str, required: Sequence[str]) -> list[tuple[in
                 f"row {number} of '{table}' has {len(cells)} cells and the header {len(columns)}; quote cells "
                 "that hold the separator."
             )
-        rows.append((number, dict(zip(columns, cells, strict=True))))
+        rows.append((number, {name: cell for name, cell in zip(columns, cells, strict=True) if name}))
     if not rows:
         raise DataError(f"the table of labels '{table}' has no rows; add one row for each radiograph.")
     return rows
+
+
+def _check_columns(
+    header: Sequence[str], columns: Sequence[str], required: Sequence[str], where: str, table: str
+) -> None:
+    for place, name in enumerate(columns):
+        first = columns.index(name)
+        if name and first != place:
+            raise DataError(
+                f"{where} names the column {shown(header[first])} twice: in place {first + 1} and, as "
+                f"{shown(header[place])}, in place {place + 1}. Names are compared without case; remove or rename one."
+            )
+    missing = [name for name in required if name not in columns]
+    if missing:
+        one = f" Cells may be separated by {', '.join(SEPARATORS.values())}." if len(columns) == 1 else ""
+        raise DataError(
+            f"the table of labels '{table}' lacks the columns {', '.join(missing)}; "
+            f"found: {shortened(', '.join(columns), 500) or 'none'}. Rename or add them.{one}"
+        )
+
+
+def folded(name: str) -> str:
+    """Return how names of columns and sites are compared: without case, and composed (NFC)."""
+    return unicodedata.normalize("NFC", name.lower())
+
+
+def shown(cell: str) -> str:
+    """Return a cell as an error message shows it: quoted, special characters visible, not too long."""
+    return repr(shortened(cell))
 
 
 def flag(cell: str, name: str, where: str, *, empty: int | None = None) -> int:
@@ -91,19 +120,30 @@ def flag(cell: str, name: str, where: str, *, empty: int | None = None) -> int:
         return empty
     if cell not in ("0", "1", "0.0", "1.0"):
         also = "" if empty is None else f", empty for {empty}"
-        raise DataError(f"{where}: {name} = {cell!r} is unknown; allowed are 0 and 1{also}.")
+        raise DataError(f"{where}: {name} = {shown(cell)} is unknown; allowed are 0 and 1{also}.")
     return int(cell[0])
 
 
-def patient_of(row: dict[str, str], where: str) -> str:
-    """Return a row's ``patient_id``.
+def patient_of(row: Mapping[str, str], where: str) -> str:
+    """Return a row's ``patient_id``, as :func:`pseudonym` writes it.
 
     Raises:
         DataError: it is empty.
     """
-    if not row["patient_id"]:
+    patient = pseudonym(row["patient_id"])
+    if not patient:
         raise DataError(f"{where}: patient_id is empty; splits are by patient, so give every row a pseudonym.")
-    return row["patient_id"]
+    return patient
+
+
+def pseudonym(cell: str) -> str:
+    """Return one spelling of a patient's pseudonym: two that look the same must not become two patients.
+
+    Characters are composed (NFC), invisible ones (zero-width spaces, text direction marks) left out, and white space
+    is one space. Upper and lower case stay different.
+    """
+    visible = "".join(character for character in cell if unicodedata.category(character) != "Cf")
+    return unicodedata.normalize("NFC", " ".join(visible.split()))
 
 
 def file_name(cell: str, name: str, where: str) -> str:
@@ -113,15 +153,15 @@ def file_name(cell: str, name: str, where: str) -> str:
         DataError: it is empty or a path.
     """
     if not cell or "/" in cell or "\\" in cell:
-        raise DataError(f"{where}: {name} = {cell!r} is not the name of a file without its folder; correct it.")
+        raise DataError(f"{where}: {name} = {shown(cell)} is not the name of a file without its folder; correct it.")
     return cell
 
 
-def site_of(row: dict[str, str], site_by: str | None) -> str | None:
-    """Return the site that a row's column names, lower case, ``unknown`` for an empty cell; None without a column."""
-    return None if site_by is None else row[site_by.lower()].lower() or _UNNAMED_SITE
+def site_of(row: Mapping[str, str], site_by: str | None) -> str | None:
+    """Return the site that a row's column names, folded, ``unknown`` for an empty cell; None without a column."""
+    return None if site_by is None else folded(row[folded(site_by)]) or _UNNAMED_SITE
 
 
 def site_columns(site_by: str | None) -> tuple[str, ...]:
     """Return the columns that :func:`site_of` needs."""
-    return () if site_by is None else (site_by.lower(),)
+    return () if site_by is None else (folded(site_by),)

@@ -112,22 +112,22 @@ def test_paths_that_leave_the_folder_are_refused(site, file):
 
 def test_missing_files_are_counted_and_the_first_ones_named(site):
     rows = "".join(f"gone{number}.dcm,p,1\n" for number in range(9))
-    with pytest.raises(DataError, match=r"9 of 10 files.*gone0\.dcm.*gone4\.dcm, \.\.\."):
+    with pytest.raises(DataError, match=r"9 of 10 files.*first in row 3 .*gone0\.dcm.*gone4\.dcm, \.\.\."):
         read_labels(site(f"file,patient_id,fracture\na.dcm,p,1\n{rows}"))
 
 
 def test_file_named_twice_is_refused_even_when_spelled_differently(site):
-    with pytest.raises(DataError, match=r"'c\.dcm' twice"):
+    with pytest.raises(DataError, match=r"row 3 .* names the file 'c\.dcm' that row 2 .* names, too"):
         read_labels(site("file,patient_id,fracture\nsub/c.dcm,p,1\n./sub/c.dcm,q,1\n"))
 
 
 def test_patient_on_two_sides_is_refused(site):
-    with pytest.raises(DataError, match="'p' into train and test"):
+    with pytest.raises(DataError, match=r"row 3 .* puts patient 'p' into test and row 2 .* into train"):
         read_labels(site("file,patient_id,fracture,split\na.dcm,p,1,train\nb.dcm,p,1,test\n"))
 
 
 def test_split_column_filled_in_some_rows_only_is_refused(site):
-    with pytest.raises(DataError, match="leaves split empty in 1 rows"):
+    with pytest.raises(DataError, match=r"leaves split empty in 1 rows, the first is row 3"):
         read_labels(site("file,patient_id,fracture,split\na.dcm,p,1,train\nb.dcm,q,1,\n"))
 
 

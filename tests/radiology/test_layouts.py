@@ -168,13 +168,23 @@ def test_mura_study_without_a_label_is_refused(tmp_path):
         read_mura(root)
 
 
+def test_mura_study_with_two_labels_is_refused(tmp_path):
+    root = write_mura(tmp_path)
+    study = "MURA-v1.1/train/XR_WRIST/patient00001/study1_positive/"
+    write_csv(root / "train_labeled_studies.csv", [study, 1], [study, 0])
+    with pytest.raises(DataError, match=r"row 2 of 'train_labeled_studies\.csv': .* had label 1 in a row before"):
+        read_mura(root)
+
+
 def test_mura_patient_in_both_parts_is_refused(tmp_path):
     root = write_mura(tmp_path)
     for table in ("valid_labeled_studies.csv", "valid_image_paths.csv"):
         text = (root / table).read_text(encoding="utf-8")
         (root / table).write_text(text.replace("patient00031", "patient00001"), encoding="utf-8")
     shutil.copytree(root / "valid/XR_WRIST/patient00031", root / "valid/XR_WRIST/patient00001")
-    with pytest.raises(DataError, match="puts patient 'patient00001' into None and test"):
+    with pytest.raises(
+        DataError, match=r"row 4 of 'valid.*puts patient 'patient00001' into test and row 1 of 'train.*into no side"
+    ):
         read_mura(root)
 
 

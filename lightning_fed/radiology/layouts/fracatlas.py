@@ -47,10 +47,10 @@ def read_fracatlas(root: str | Path, site_by: str | None = None) -> list[Radiogr
                 salter_harris=0,
                 split=None,
                 site=_region(row, where) if by_region else site_of(row, site_by),
+                where=where,
             )
         )
-    check_files(radiographs, root, _TABLE)
-    return radiographs
+    return check_files(radiographs, root, _TABLE)
 
 
 def _region(row: dict[str, str], where: str) -> str:

@@ -46,7 +46,7 @@ def read_grazpedwri(root: str | Path, site_by: str | None = None) -> list[Radiog
                 salter_harris=salter_harris_from_ao(row["ao_classification"]) if fracture else 0,
                 split=None,
                 site=site_of(row, site_by),
+                where=where,
             )
         )
-    check_files(radiographs, root, _TABLE)
-    return radiographs
+    return check_files(radiographs, root, _TABLE)

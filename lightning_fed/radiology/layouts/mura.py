@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lightning_fed.errors import DataError
 from lightning_fed.radiology.labels import Radiograph, Split, check_files, check_sides
-from lightning_fed.radiology.tables import flag, read_cells
+from lightning_fed.radiology.tables import flag, read_cells, shown
 
 # For example MURA-v1.1/train/XR_WRIST/patient00006/study1_positive/image1.png; the first folder is root itself.
 _IMAGE = re.compile(r"[^/]+/((?:train|valid)/(XR_[A-Z]+)/(patient\d+)/study\d+_[a-z]+)/([^/]+\.png)")
@@ -41,8 +41,8 @@ def read_mura(root: str | Path, site_by: str | None = None) -> list[Radiograph]:
     table = "train_image_paths.csv and valid_image_paths.csv"
     if not radiographs:
         raise DataError(f"{table} name no images; copy them again.")
-    check_files(radiographs, root, table)
-    check_sides(radiographs, table)
+    radiographs = check_files(radiographs, root, table)
+    check_sides(radiographs)
     return radiographs
 
 
@@ -55,7 +55,7 @@ def _part(root: Path, part: str, split: Split | None, divided: bool) -> list[Rad
         found = _IMAGE.fullmatch(cells[0])
         if found is None:
             raise DataError(
-                f"{where}: {cells[0]!r} is no path like "
+                f"{where}: {shown(cells[0])} is no path like "
                 "MURA-v1.1/train/XR_WRIST/patient00006/study1_positive/image1.png; copy the file again."
             )
         study, body_part, patient, name = found.groups()
@@ -69,20 +69,23 @@ def _part(root: Path, part: str, split: Split | None, divided: bool) -> list[Rad
                 salter_harris=0,
                 split=split,
                 site=body_part.lower() if divided else None,
+                where=where,
             )
         )
     return radiographs
 
 
 def _labels(root: Path, table: str) -> dict[str, int]:
-    labels = {}
+    labels: dict[str, int] = {}
     for number, cells in read_cells(root, table):
         where = f"row {number} of '{table}'"
         found = _STUDY.fullmatch(cells[0])
         if found is None or len(cells) != 2:
             raise DataError(
-                f"{where}: {','.join(cells)!r} is no study and label like "
+                f"{where}: {shown(','.join(cells))} is no study and label like "
                 "MURA-v1.1/train/XR_WRIST/patient00006/study1_positive/,1; copy the file again."
             )
-        labels[found[1]] = flag(cells[1], "label", where)
+        label = flag(cells[1], "label", where)
+        if labels.setdefault(found[1], label) != label:
+            raise DataError(f"{where}: {found[1]} had label {1 - label} in a row before; copy the file again.")
     return labels
