@@ -8,12 +8,25 @@ from typing import Literal, get_args
 
 from lightning_fed.errors import DataError
 from lightning_fed.radiology.files import FilesOnDisk, shortened
-from lightning_fed.radiology.tables import flag, patient_of, read_table, shown, site_columns, site_of
+from lightning_fed.radiology.headers import keyword_of, read_header
+from lightning_fed.radiology.pictures import is_picture
+from lightning_fed.radiology.tables import (
+    flag,
+    folded,
+    lacks_columns,
+    patient_of,
+    pseudonym,
+    read_table,
+    shown,
+    site_columns,
+    site_name,
+    site_of,
+)
 
 Split = Literal["train", "val", "test"]
 
 SPLITS: tuple[Split, ...] = get_args(Split)
-_REQUIRED = ("file", "patient_id", "fracture")
+_REQUIRED = ("file", "fracture")
 _SALTER_HARRIS = {"": 0, "none": 0, "i": 1, "ii": 2, "iii": 3, "iv": 4, "v": 5}
 # Bone and segment first, for example 23r; E is the epiphysis, the digit after it the child code.
 _EPIPHYSEAL = re.compile(r"\d[a-z]*[-/]E/?([1-4])(?!\d)", re.IGNORECASE)
@@ -30,6 +43,7 @@ class Radiograph:
         salter_harris: 0 for no growth plate injury, 1 to 5 for the types I to V.
         split: the side the table assigns, or None if it assigns none.
         site: where a data set that is divided into sites puts the image, lower case; None if it is not divided.
+        view: how the patient was placed, lower case, such as ``pa`` or ``lateral``; empty if the table does not say.
         where: row and table that it comes from, for errors.
     """
 
@@ -39,17 +53,21 @@ class Radiograph:
     salter_harris: int
     split: Split | None
     site: str | None = None
+    view: str = ""
     where: str = field(default="", compare=False)
 
 
 def read_labels(root: str | Path, table: str = "labels.csv", site_by: str | None = None) -> list[Radiograph]:
-    """Read and check a table of labels.
+    """Read and check a table of labels: CSV, ``.xlsx`` or ``.parquet``.
 
-    Required columns: ``file`` (path relative to ``root``), ``patient_id``, ``fracture`` (0 or 1). Optional:
-    ``salter_harris`` (empty, none, I to V), ``ao_classification`` (AO paediatric codes separated by semicolons) and
-    ``split`` (train, val, test; in every row or in none). Other columns are ignored. A filled ``salter_harris`` cell
-    wins over the AO codes. Column names are compared without case; the separator may be a comma, a semicolon, a tab or
-    a pipe.
+    Required columns: ``file`` (path relative to ``root``) and ``fracture`` (0 or 1). Optional: ``salter_harris``
+    (empty, none, I to V), ``ao_classification`` (AO paediatric codes separated by semicolons), ``view`` and ``split``
+    (train, val, test; in every row or in none). A filled ``salter_harris`` cell wins over the AO codes. Other columns
+    are ignored. Column names are compared without case.
+
+    ``patient_id`` is a column or, where the table has none, the attribute ``PatientID`` of each DICOM file; so is the
+    column that ``site_by`` names, if it is the keyword of an attribute (``Manufacturer``, ``BodyPartExamined``, ...). A
+    file without a readable header becomes a patient of its own: it cannot be used, and the data set says why.
 
     Args:
         root: the site's folder.
@@ -61,15 +79,54 @@ def read_labels(root: str | Path, table: str = "labels.csv", site_by: str | None
 
     Raises:
         DataError: the table or a file in it is missing, a column is missing, a value is unknown, a path leaves
-            ``root``, a file is named twice, or a patient is on two sides of the split.
+            ``root``, a file is named twice, a patient is on two sides of the split, or a header that is needed names no
+            patient.
     """
     root = Path(root)
-    rows = read_table(root, table, (*_REQUIRED, *site_columns(site_by)))
-    radiographs = [_radiograph(root, row, f"row {number} of '{table}'", site_by) for number, row in rows]
-    radiographs = check_files(radiographs, root, table)
+    rows = read_table(root, table, _REQUIRED)
+    columns = rows[0][1].keys()
+    absent = [name for name in ("patient_id", *site_columns(site_by)) if name not in columns]
+    if unknown := [name for name in absent if keyword_of(name) is None]:
+        raise DataError(lacks_columns(table, unknown, columns))
+    radiographs = check_files(
+        [_radiograph(root, row, f"row {number} of '{table}'", site_by) for number, row in rows], root, table
+    )
+    if absent:
+        radiographs = [_from_header(radiograph, absent) for radiograph in radiographs]
     _check_assignment(radiographs, table)
     check_sides(radiographs)
     return radiographs
+
+
+def _from_header(radiograph: Radiograph, absent: Sequence[str]) -> Radiograph:
+    """The radiograph with patient and site from its file where the table has no column for them."""
+    name, where = shortened(radiograph.path.name), radiograph.where
+    if is_picture(radiograph.path):
+        raise DataError(
+            f"{where}: '{name}' has no DICOM header to take {' and '.join(absent)} from; add what is missing as a "
+            "column of the table."
+        )
+    keywords = {column: keyword_of(column) or column for column in absent}
+    try:
+        header = read_header(radiograph.path, list(keywords.values()))
+    except DataError:
+        # Left to the data set, which counts, lists and skips it like every other file that cannot be used.
+        return replace(
+            radiograph,
+            patient_id=radiograph.patient_id or f"unreadable: {radiograph.path}",
+            site=radiograph.site if absent == ["patient_id"] else site_name(""),
+        )
+    for column, keyword in keywords.items():
+        if column != "patient_id":
+            radiograph = replace(radiograph, site=site_name(header[keyword]))
+        elif patient := pseudonym(header[keyword]):
+            radiograph = replace(radiograph, patient_id=patient)
+        else:
+            raise DataError(
+                f"{where}: '{name}' has no PatientID and the table no column patient_id; splits are by patient, so add "
+                "the column."
+            )
+    return radiograph
 
 
 def salter_harris_from_ao(codes: str) -> int:
@@ -88,7 +145,6 @@ def salter_harris_from_ao(codes: str) -> int:
 
 
 def _radiograph(root: Path, row: dict[str, str], where: str, site_by: str | None) -> Radiograph:
-    patient = patient_of(row, where)
     fracture = flag(row["fracture"], "fracture", where)
     cell = row.get("salter_harris", "")
     if cell.lower() not in _SALTER_HARRIS:
@@ -106,11 +162,12 @@ def _radiograph(root: Path, row: dict[str, str], where: str, site_by: str | None
         raise DataError(f"{where}: split = {shown(row['split'])} is unknown; allowed are {', '.join(SPLITS)}.")
     return Radiograph(
         path=root / _relative(row["file"], where),
-        patient_id=patient,
+        patient_id=patient_of(row["patient_id"], where) if "patient_id" in row else "",
         fracture=fracture,
         salter_harris=salter_harris,
         split=split or None,
-        site=site_of(row, site_by),
+        site=site_of(row, site_by) if site_by is None or folded(site_by) in row else None,
+        view=folded(row.get("view") or row.get("viewposition", "")),
         where=where,
     )
 

@@ -1,22 +1,25 @@
 """Tables of labels, checked as they are read: CSV, and Excel or Parquet where pandas is installed."""
 
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from lightning_fed.errors import DataError
 from lightning_fed.radiology.delimited import SEPARATORS, csv_cells
 from lightning_fed.radiology.files import shortened
+from lightning_fed.radiology.spreadsheets import SPREADSHEETS
 
 _UNNAMED_SITE = "unknown"
 
 
 def read_cells(root: Path, table: str) -> Iterator[tuple[int, list[str]]]:
-    """Read a table row by row, the header too; see :func:`lightning_fed.radiology.delimited.csv_cells`.
+    """Read a table row by row, the header too.
 
     Args:
         root: the data folder.
-        table: file name of the table within ``root``.
+        table: file name of the table within ``root``: an Excel workbook or a Parquet file if it ends in ``.xlsx``,
+            ``.xlsm`` or ``.parquet``, see :mod:`lightning_fed.radiology.spreadsheets`, else CSV, see
+            :func:`lightning_fed.radiology.delimited.csv_cells`.
 
     Returns:
         Number and stripped cells of each row that is not empty.
@@ -32,7 +35,7 @@ def read_cells(root: Path, table: str) -> Iterator[tuple[int, list[str]]]:
             raise DataError(
                 f"the table of labels '{shortened(table)}' does not exist in the data folder; check root and labels."
             )
-        for number, cells in csv_cells(path, table):
+        for number, cells in SPREADSHEETS.get(path.suffix.lower(), csv_cells)(path, table):
             stripped = [cell.strip() for cell in cells]
             if any(stripped):
                 yield number, stripped
@@ -85,13 +88,24 @@ def _check_columns(
                 f"{where} names the column {shown(header[first])} twice: in place {first + 1} and, as "
                 f"{shown(header[place])}, in place {place + 1}. Names are compared without case; remove or rename one."
             )
-    missing = [name for name in required if name not in columns]
-    if missing:
-        one = f" Cells may be separated by {', '.join(SEPARATORS.values())}." if len(columns) == 1 else ""
-        raise DataError(
-            f"the table of labels '{table}' lacks the columns {', '.join(missing)}; "
-            f"found: {shortened(', '.join(columns), 500) or 'none'}. Rename or add them.{one}"
-        )
+    if missing := [name for name in required if name not in columns]:
+        raise DataError(lacks_columns(table, missing, columns))
+
+
+def lacks_columns(table: str, missing: Sequence[str], columns: Iterable[str]) -> str:
+    """Return the error for a table without some of its columns.
+
+    Args:
+        table: its file name.
+        missing: the columns that it lacks.
+        columns: those that it has.
+    """
+    there = list(columns)
+    one = f" Cells may be separated by {', '.join(SEPARATORS.values())}." if len(there) == 1 else ""
+    return (
+        f"the table of labels '{table}' lacks the columns {', '.join(missing)}; "
+        f"found: {shortened(', '.join(there), 500) or 'none'}. Rename or add them.{one}"
+    )
 
 
 def folded(name: str) -> str:
@@ -124,13 +138,13 @@ def flag(cell: str, name: str, where: str, *, empty: int | None = None) -> int:
     return int(cell[0])
 
 
-def patient_of(row: Mapping[str, str], where: str) -> str:
-    """Return a row's ``patient_id``, as :func:`pseudonym` writes it.
+def patient_of(cell: str, where: str) -> str:
+    """Return a cell that names a patient, as :func:`pseudonym` writes it.
 
     Raises:
         DataError: it is empty.
     """
-    patient = pseudonym(row["patient_id"])
+    patient = pseudonym(cell)
     if not patient:
         raise DataError(f"{where}: patient_id is empty; splits are by patient, so give every row a pseudonym.")
     return patient
@@ -158,8 +172,13 @@ def file_name(cell: str, name: str, where: str) -> str:
 
 
 def site_of(row: Mapping[str, str], site_by: str | None) -> str | None:
-    """Return the site that a row's column names, folded, ``unknown`` for an empty cell; None without a column."""
-    return None if site_by is None else folded(row[folded(site_by)]) or _UNNAMED_SITE
+    """Return the site that a row's column names, see :func:`site_name`; None without a column."""
+    return None if site_by is None else site_name(row[folded(site_by)])
+
+
+def site_name(cell: str) -> str:
+    """Return a site's name, folded; an empty cell is the site ``unknown``."""
+    return folded(cell) or _UNNAMED_SITE
 
 
 def site_columns(site_by: str | None) -> tuple[str, ...]:

@@ -80,7 +80,7 @@ def test_semicolons_byte_order_mark_and_windows_paths_are_understood(site):
 
 
 def test_missing_columns_are_named_with_those_found(site):
-    with pytest.raises(DataError, match="lacks the columns patient_id, fracture; found: file, label"):
+    with pytest.raises(DataError, match="lacks the columns fracture; found: file, label"):
         read_labels(site("file,label\na.dcm,1\n"))
 
 

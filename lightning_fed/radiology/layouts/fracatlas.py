@@ -7,6 +7,7 @@ from lightning_fed.radiology.tables import file_name, flag, read_table, site_col
 
 _TABLE = "dataset.csv"
 _REGIONS = ("hand", "leg", "hip", "shoulder", "mixed")
+_VIEWS = ("frontal", "lateral", "oblique")
 _FOLDERS = ("Non_fractured", "Fractured")
 
 
@@ -47,6 +48,7 @@ def read_fracatlas(root: str | Path, site_by: str | None = None) -> list[Radiogr
                 salter_harris=0,
                 split=None,
                 site=_region(row, where) if by_region else site_of(row, site_by),
+                view="+".join(name for name in _VIEWS if row.get(name) == "1"),
                 where=where,
             )
         )

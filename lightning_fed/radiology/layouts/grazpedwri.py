@@ -6,6 +6,7 @@ from lightning_fed.radiology.labels import Radiograph, check_files, salter_harri
 from lightning_fed.radiology.tables import file_name, flag, patient_of, read_table, site_columns, site_of
 
 _TABLE = "dataset.csv"
+_VIEWS = {"1": "ap", "2": "lateral"}
 _REQUIRED = ("filestem", "patient_id", "ao_classification", "fracture_visible")
 
 
@@ -41,11 +42,12 @@ def read_grazpedwri(root: str | Path, site_by: str | None = None) -> list[Radiog
         radiographs.append(
             Radiograph(
                 path=images.get(stem, root / "images" / f"{stem}.png"),
-                patient_id=patient_of(row, where),
+                patient_id=patient_of(row["patient_id"], where),
                 fracture=fracture,
                 salter_harris=salter_harris_from_ao(row["ao_classification"]) if fracture else 0,
                 split=None,
                 site=site_of(row, site_by),
+                view=_VIEWS.get(row.get("projection", ""), ""),
                 where=where,
             )
         )
