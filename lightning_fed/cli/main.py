@@ -15,6 +15,7 @@ from lightning_fed.errors import FederationError
 _COMMANDS = {
     "keys": ("keys", "make identities and the roster, show fingerprints"),
     "coordinate": ("coordinate", "run the coordinator of a federation"),
+    "data": ("data", "show what a data module would see of a folder of radiographs"),
     "report": ("report", "show what happened in a run, and what was spent of a privacy budget"),
     "simulate": ("simulate", "run a coordinator and all sites on this machine"),
     "fit": ("site", "train as a site (Lightning CLI)"),

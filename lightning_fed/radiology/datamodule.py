@@ -141,13 +141,13 @@ class RadiographDataModule(LightningDataModule):
                 and ``unreadable`` is ``error``.
         """
         fresh = [split for split in _STAGES[stage] if split not in self._datasets]
-        datasets = {split: self._dataset(split) for split in fresh}
+        datasets = {split: self.decoded(split) for split in fresh}
         unreadable = [entry for dataset in datasets.values() for entry in dataset.unreadable]
         if unreadable and self.unreadable == "error":
             raise DataError(f"{len(unreadable)} radiographs cannot be read; the first: {unreadable[0][1]}")
         for split, dataset in datasets.items():
-            if not dataset and (dataset.unreadable or split == "train"):
-                raise DataError(_no_radiographs(split, dataset))
+            if reason := refusal(split, dataset):
+                raise DataError(reason)
         if unreadable:
             warnings.warn(
                 f"{len(unreadable)} radiographs cannot be read and are skipped:\n"
@@ -214,7 +214,15 @@ class RadiographDataModule(LightningDataModule):
         """Return the test batches."""
         return self.test_dataloader()
 
-    def _dataset(self, split: Split) -> RadiographDataset:
+    def decoded(self, split: Split) -> RadiographDataset:
+        """Read one side's files and refuse nothing but the table, whatever ``unreadable`` says; keeps no reference.
+
+        Args:
+            split: ``train``, ``val`` or ``test``.
+
+        Raises:
+            DataError: the table is invalid.
+        """
         if self._radiographs is None:
             self._radiographs = self._divided()
         return RadiographDataset(
@@ -237,7 +245,15 @@ class RadiographDataModule(LightningDataModule):
         return sides if self.site is None else radiographs_at(sides, self.site, all_rows=rows)
 
 
-def _no_radiographs(split: Split, dataset: RadiographDataset) -> str:
+def refusal(split: Split, dataset: RadiographDataset) -> str | None:
+    """Return why a side cannot be used, None if it can; an empty side without unreadable files only trains nobody.
+
+    Args:
+        split: which side it is.
+        dataset: its radiographs.
+    """
+    if dataset or not (dataset.unreadable or split == "train"):
+        return None
     if not dataset.unreadable:
         return f"the {split} side holds no radiographs; add patients or lower val_fraction and test_fraction."
     return (

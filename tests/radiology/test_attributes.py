@@ -8,7 +8,7 @@ from public_layouts import write_csv, write_image
 
 from lightning_fed.errors import DataError
 from lightning_fed.radiology import RadiographDataModule, read_labels
-from lightning_fed.radiology.headers import keyword_of, read_header
+from lightning_fed.radiology.attributes import keyword_of, read_header
 
 PIXELS = np.arange(24 * 20).reshape(24, 20)
 
