@@ -90,7 +90,8 @@ def _frame(table: str, read: Callable[[Any], Any]) -> Any:
 
 def _is_missing(value: Any) -> bool:
     # pandas.isna would look into a list.
-    return value is None or type(value).__name__ in ("NAType", "NaTType") or (value != value) is True
+    nan = isinstance(value, float) and math.isnan(value)
+    return value is None or nan or type(value).__name__ in ("NAType", "NaTType")
 
 
 def _text(value: Any) -> str:

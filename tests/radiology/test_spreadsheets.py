@@ -84,6 +84,12 @@ def test_whole_numbers_beside_empty_cells_of_parquet_stay_whole(root):
         read_labels(root, "labels.parquet")
 
 
+@pytest.mark.parametrize("missing", [None, float("nan"), pd.NA, pd.NaT])
+def test_every_way_to_miss_a_value_in_parquet_is_an_empty_cell(root, missing):
+    write_parquet(root / "labels.parquet", HEADER[:5], ["a.dcm", "p", 1.0, missing, missing])
+    assert read(read_labels(root, "labels.parquet")) == [("a.dcm", "p", 1, 0, None)]
+
+
 def test_index_of_parquet_with_a_name_is_a_column(root):
     frame = pd.DataFrame({"file": ["a.dcm", "b.dcm"], "patient_id": ["p", "q"], "fracture": [0, 1]})
     frame.set_index("file").to_parquet(root / "labels.parquet")
