@@ -1,5 +1,6 @@
 """A Lightning data module over one site's folder of radiographs."""
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -64,6 +65,9 @@ class RadiographDataModule(LightningDataModule):
         harmonise: takes part in finding a common grey scale with the other sites (callback ``SharedStatistics(11)``).
         standard_scale: brings the images of all three sides to this grey scale before any augmentation; from
             :func:`lightning_fed.radiology.harmonisation.standard_scale`, the same for all sites.
+        pixel_spacing_mm: distance of two pixels in mm, the same for all images of all scanners. The square then shows
+            ``image_size * pixel_spacing_mm`` mm around the middle of each image, and a file that does not tell its
+            spacing cannot be used. Without it each whole image is fitted into the square.
     """
 
     def __init__(
@@ -86,10 +90,13 @@ class RadiographDataModule(LightningDataModule):
         share: tuple[int, int] | None = None,
         standard_scale: Sequence[float] | None = None,
         harmonise: bool = False,
+        pixel_spacing_mm: float | None = None,
     ) -> None:
         super().__init__()
         if image_size < 1 or batch_size < 1:
             raise DataError(f"image_size = {image_size} and batch_size = {batch_size} must both be at least 1.")
+        if pixel_spacing_mm is not None and not 0 < pixel_spacing_mm < math.inf:
+            raise DataError(f"pixel_spacing_mm = {pixel_spacing_mm} is no distance; give millimetres, such as 0.5.")
         if unreadable not in ("skip", "error"):
             raise DataError(f"unreadable = {unreadable!r} is unknown; allowed are skip and error.")
         if layout != "table":
@@ -112,6 +119,7 @@ class RadiographDataModule(LightningDataModule):
         self.site_by = site_by
         self.site = site
         self.share = share
+        self.pixel_spacing_mm = pixel_spacing_mm
         evaluation = EvaluationTransform(image_size)
         built_in: SampleTransform = TrainingTransform(image_size) if augment else evaluation
         self._transforms: dict[Split, SampleTransform] = {
@@ -230,6 +238,7 @@ class RadiographDataModule(LightningDataModule):
             image_size=self.image_size,
             transform=self._transforms[split],
             cache=self.cache,
+            pixel_spacing_mm=self.pixel_spacing_mm,
         )
 
     def _divided(self) -> dict[Split, list[Radiograph]]:

@@ -24,6 +24,8 @@ class RadiographDataset(Dataset[Sample]):
         image_size: side of the square canvas in pixels.
         transform: applied to each sample each time it is asked for.
         cache: keep the images, ``4 * image_size**2`` bytes each, in memory; otherwise decode at every access.
+        pixel_spacing_mm: distance of two pixels in mm, the same for all images, see
+            :func:`lightning_fed.radiology.dicom.read_radiograph`; None fits each image to the canvas.
 
     Attributes:
         radiographs: the rows whose file could be read.
@@ -31,9 +33,16 @@ class RadiographDataset(Dataset[Sample]):
     """
 
     def __init__(
-        self, radiographs: Sequence[Radiograph], *, image_size: int, transform: SampleTransform, cache: bool = True
+        self,
+        radiographs: Sequence[Radiograph],
+        *,
+        image_size: int,
+        transform: SampleTransform,
+        cache: bool = True,
+        pixel_spacing_mm: float | None = None,
     ) -> None:
         self.image_size = image_size
+        self.pixel_spacing_mm = pixel_spacing_mm
         self.transform = transform
         self.radiographs: list[Radiograph] = []
         self.unreadable: list[tuple[str, str]] = []
@@ -63,7 +72,8 @@ class RadiographDataset(Dataset[Sample]):
             ``image`` float32 ``(1, S, S)``, ``label`` float32 ``()``, ``salter_harris`` int64 ``()``.
 
         Raises:
-            DataError: without the cache, the file has become unreadable since the data set was made.
+            DataError: without the cache, the file has become unreadable since the data set was made; or the transform
+                made values that are not finite.
         """
         radiograph = self.radiographs[index]
         sample = self.transform(
@@ -74,7 +84,15 @@ class RadiographDataset(Dataset[Sample]):
             }
         )
         # MONAI returns a MetaTensor, which carries its history of transforms into the batch and slows it down.
-        return {name: torch.as_tensor(sample[name]).as_subclass(Tensor) for name in ("image", "label", "salter_harris")}
+        plain = {
+            name: torch.as_tensor(sample[name]).as_subclass(Tensor) for name in ("image", "label", "salter_harris")
+        }
+        if not bool(torch.isfinite(plain["image"]).all()):
+            raise DataError(
+                f"the transform made values of '{radiograph.path.name}' that are not finite, and a model trained on "
+                "them is lost; correct the transform."
+            )
+        return plain
 
     def image(self, index: int) -> Tensor:
         """One decoded image before any transform, a new float32 tensor, shape ``(1, S, S)``.
@@ -86,8 +104,12 @@ class RadiographDataset(Dataset[Sample]):
         return self._decoded(self.radiographs[index]) if self._images is None else self._images[index].clone()
 
     def _decoded(self, radiograph: Radiograph) -> Tensor:
-        read = read_picture if is_picture(radiograph.path) else read_radiograph
-        return read(radiograph.path, size=(self.image_size, self.image_size))
+        size, scale = (self.image_size, self.image_size), self.pixel_spacing_mm
+        if is_picture(radiograph.path):
+            return read_picture(
+                radiograph.path, size=size, pixel_spacing_mm=scale, spacing_mm=radiograph.pixel_spacing_mm
+            )
+        return read_radiograph(radiograph.path, size=size, pixel_spacing_mm=scale)
 
 
 def batches(

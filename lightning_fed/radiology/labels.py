@@ -1,5 +1,6 @@
 """A hospital's table of labels: one row a radiograph."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -28,8 +29,11 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 _REQUIRED = ("file", "fracture")
 _SALTER_HARRIS = {"": 0, "none": 0, "i": 1, "ii": 2, "iii": 3, "iv": 4, "v": 5}
-# Bone and segment first, for example 23r; E is the epiphysis, the digit after it the child code.
-_EPIPHYSEAL = re.compile(r"\d[a-z]*[-/]E/?([1-4])(?!\d)", re.IGNORECASE)
+# Bone and segment first, for example 23r; E is the epiphysis, the digit after it the child code. What stands between
+# them is written in many ways (23r-E/2.1, 23r/E/2.1, 23r-E2.1), and so is what stands between two codes.
+_EPIPHYSEAL = re.compile(
+    r"(?<![\d.])[1-9][1-9]\s*[a-z]?[\s/_\-\u2010-\u2015]*E[\s/.\-\u2010-\u2015]*([1-4])(?!\d)", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class Radiograph:
         site: where a data set that is divided into sites puts the image, lower case; None if it is not divided.
         view: how the patient was placed, lower case, such as ``pa`` or ``lateral``; empty if the table does not say.
         where: row and table that it comes from, for errors.
+        pixel_spacing_mm: distance of two pixels in mm as the table tells it, for pictures, which do not; None if it
+            does not.
     """
 
     path: Path
@@ -55,15 +61,16 @@ class Radiograph:
     site: str | None = None
     view: str = ""
     where: str = field(default="", compare=False)
+    pixel_spacing_mm: float | None = None
 
 
 def read_labels(root: str | Path, table: str = "labels.csv", site_by: str | None = None) -> list[Radiograph]:
     """Read and check a table of labels: CSV, ``.xlsx`` or ``.parquet``.
 
     Required columns: ``file`` (path relative to ``root``) and ``fracture`` (0 or 1). Optional: ``salter_harris``
-    (empty, none, I to V), ``ao_classification`` (AO paediatric codes separated by semicolons), ``view`` and ``split``
-    (train, val, test; in every row or in none). A filled ``salter_harris`` cell wins over the AO codes. Other columns
-    are ignored. Column names are compared without case.
+    (empty, none, I to V), ``ao_classification`` (AO paediatric codes separated by semicolons), ``view``, ``split``
+    (train, val, test; in every row or in none) and ``pixel_spacing_mm`` (of pictures, which do not tell it). A filled
+    ``salter_harris`` cell wins over the AO codes. Other columns are ignored. Column names are compared without case.
 
     ``patient_id`` is a column or, where the table has none, the attribute ``PatientID`` of each DICOM file; so is the
     column that ``site_by`` names, if it is the keyword of an attribute (``Manufacturer``, ``BodyPartExamined``, ...). A
@@ -134,14 +141,15 @@ def salter_harris_from_ao(codes: str) -> int:
 
     Args:
         codes: for example ``23r-E/2.1`` or ``23r-E/2.1; 23u-M/3.1``. Codes of the shaft or metaphysis, and the other
-            epiphyseal codes (E/5 to E/9, avulsions among them), count as none. Type V has no code of its own.
+            epiphyseal codes (E/5 to E/9, avulsions among them), count as none. Type V has no code of its own. A slash
+            or hyphen too many, too few or in the place of the other is understood, and so is any mark between codes.
 
     Returns:
         0 for none, 1 to 4; of several injuries the highest type, the one that decides the treatment.
 
     Source: Slongo & Audigé 2007, AO Pediatric Comprehensive Classification of long-bone fractures.
     """
-    return max((int(digit) for code in codes.split(";") for digit in _EPIPHYSEAL.findall(code)), default=0)
+    return max((int(digit) for digit in _EPIPHYSEAL.findall(codes)), default=0)
 
 
 def _radiograph(root: Path, row: dict[str, str], where: str, site_by: str | None) -> Radiograph:
@@ -169,7 +177,29 @@ def _radiograph(root: Path, row: dict[str, str], where: str, site_by: str | None
         site=site_of(row, site_by) if site_by is None or folded(site_by) in row else None,
         view=folded(row.get("view") or row.get("viewposition", "")),
         where=where,
+        pixel_spacing_mm=pixel_spacing_of(row, "pixel_spacing_mm", where),
     )
+
+
+def pixel_spacing_of(row: dict[str, str], column: str, where: str) -> float | None:
+    """Return the distance of two pixels that a row tells; None if the column is missing, or the cell empty or 0.
+
+    Args:
+        row: cells by lower-case column.
+        column: where it stands, in mm; a decimal comma is understood.
+        where: row and table, for the error.
+
+    Raises:
+        DataError: the cell holds something else.
+    """
+    cell = row.get(column, "")
+    try:
+        spacing = float(cell.replace(",", ".") or 0)
+    except ValueError:
+        spacing = math.nan
+    if not 0 <= spacing < math.inf:
+        raise DataError(f"{where}: {column} = {cell!r} is no distance; give millimetres, or leave the cell empty.")
+    return spacing or None
 
 
 def _relative(file: str, where: str) -> PurePosixPath:

@@ -34,6 +34,7 @@ class PooledRadiographs(LightningDataModule):
         cache: decode each file once and keep the small image in memory.
         unreadable: ``skip`` leaves out files that cannot be read, ``error`` refuses.
         train_transform: used for training in place of the built-in augmentation.
+        pixel_spacing_mm: distance of two pixels in mm, the same for all images.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class PooledRadiographs(LightningDataModule):
         cache: bool = True,
         unreadable: Literal["skip", "error"] = "skip",
         train_transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        pixel_spacing_mm: float | None = None,
     ) -> None:
         super().__init__()
         if not roots:
@@ -69,6 +71,7 @@ class PooledRadiographs(LightningDataModule):
             cache=cache,
             unreadable=unreadable,
             train_transform=train_transform,
+            pixel_spacing_mm=pixel_spacing_mm,
         )
         self.sites = [site(root) for root in roots]
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lightning_fed.radiology.labels import Radiograph, check_files, salter_harris_from_ao
+from lightning_fed.radiology.labels import Radiograph, check_files, pixel_spacing_of, salter_harris_from_ao
 from lightning_fed.radiology.tables import file_name, flag, patient_of, read_table, site_columns, site_of
 
 _TABLE = "dataset.csv"
@@ -16,7 +16,8 @@ def read_grazpedwri(root: str | Path, site_by: str | None = None) -> list[Radiog
     ``root`` holds ``dataset.csv`` and the PNG files, either beside it or in folders whose names begin with ``images``
     (``images``, or the unpacked ``images_part1`` to ``images_part4``). An image counts as a fracture if
     ``fracture_visible`` is 1; an empty cell is 0. The Salter-Harris type comes from ``ao_classification``, for images
-    with a visible fracture only, because the code belongs to the injury and not to the view.
+    with a visible fracture only, because the code belongs to the injury and not to the view. The distance of the pixels
+    is ``pixel_spacing``, in mm, if that column is there.
 
     Args:
         root: the data set's folder.
@@ -49,6 +50,7 @@ def read_grazpedwri(root: str | Path, site_by: str | None = None) -> list[Radiog
                 site=site_of(row, site_by),
                 view=_VIEWS.get(row.get("projection", ""), ""),
                 where=where,
+                pixel_spacing_mm=pixel_spacing_of(row, "pixel_spacing", where),
             )
         )
     return check_files(radiographs, root, _TABLE)
