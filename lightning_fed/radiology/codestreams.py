@@ -161,14 +161,16 @@ def check_lossy_jpeg(stream: bytes, jpeg: Jpeg) -> None:
         ValueError: the image changes when other data is put behind that of the last scan, so that it is not whole.
     """
     end = jpeg.scans[-1].data[1]
-    if _thumbnail(stream) != _thumbnail(stream[:end] + _OTHER_DATA + _EOI):
+    # One pixel a block is enough, and fast; only the last scan of a progressive JPEG has nothing to do with it.
+    small = jpeg.process != _PROGRESSIVE
+    if _decoded(stream, small=small) != _decoded(stream[:end] + _OTHER_DATA + _EOI, small=small):
         raise _truncated("its last scan ends before its pixels do")
 
 
-def _thumbnail(stream: bytes) -> bytes:
+def _decoded(stream: bytes, *, small: bool) -> bytes:
     with Image.open(io.BytesIO(stream), formats=("JPEG",)) as picture:
-        # One pixel a block is enough, and fast.
-        picture.draft(picture.mode, (1, 1))
+        if small:
+            picture.draft(picture.mode, (1, 1))
         return picture.tobytes()
 
 
@@ -196,7 +198,7 @@ def check_lossless_jpeg(jpeg: Jpeg, pixels: NDArray[np.integer], stream: bytes) 
         for component, table in scan.components:
             needed += _bits(samples[..., order[component]], jpeg.precision, scan, scan.lengths.get(table, {}))
         if needed > held:
-            raise _truncated(f"it holds {held} bits and its pixels need {needed}")
+            raise _truncated("its last scan ends before its pixels do")
 
 
 def _bits(samples: NDArray[np.integer], precision: int, scan: Scan, lengths: dict[int, int]) -> int:

@@ -4,6 +4,7 @@ Public data sets come as pictures: somebody else has already decided what the sc
 a refusal is meant for the site's own console and log.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +105,9 @@ def _upright(path: Path) -> tuple[NDArray[np.integer], bool]:
     """Grey values, turned as the EXIF data says, and whether they have 16 bits."""
     with Image.open(path, formats=("PNG", "JPEG")) as picture:
         deep = picture.format == "PNG" and _sixteen_bit_grey(path)
-        ImageOps.exif_transpose(picture, in_place=True)
+        # What calls itself EXIF and is none turns nothing; Pillow sees to that in a JPEG, not in a PNG.
+        with suppress(SyntaxError):
+            ImageOps.exif_transpose(picture, in_place=True)
         return np.asarray(picture if deep else picture.convert("L")), deep
 
 

@@ -132,10 +132,11 @@ def _from_codestream(dataset: FileDataset, syntax: UID) -> NDArray[np.integer]:
     jpeg = jpeg_structure(frame)
     # Rows may be left to a segment behind the first scan.
     _check_size(dataset, jpeg.rows or dataset.Rows, jpeg.columns)
-    if syntax in _LOSSLESS_JPEG:
-        check_lossless_jpeg(jpeg, _decoded(dataset, syntax, raw=True), frame)
     pixels = _decoded(dataset, syntax)
-    if syntax in JPEGTransferSyntaxes and syntax not in _LOSSLESS_JPEG:
+    if syntax in _LOSSLESS_JPEG:
+        converted = str(dataset.PhotometricInterpretation).startswith("YBR")
+        check_lossless_jpeg(jpeg, _decoded(dataset, syntax, raw=True) if converted else pixels, frame)
+    elif syntax in JPEGTransferSyntaxes:
         check_lossy_jpeg(frame, jpeg)
     return pixels
 
