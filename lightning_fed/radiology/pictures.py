@@ -69,7 +69,6 @@ def read_picture(
         with quiet_libraries():
             if pixel_spacing_mm is not None and spacing_mm is None:
                 raise ValueError("the distance of its pixels is not known, and pixel_spacing_mm is set")
-            _check_whole(path)
             image = torch.from_numpy(_grey(path))[None]
     # Pillow's plug-ins raise OSError, SyntaxError, ValueError and more about damaged files.
     except Exception as error:
@@ -80,16 +79,6 @@ def read_picture(
     if pixel_spacing_mm is not None and spacing_mm is not None:
         return at_scale(image, (spacing_mm, spacing_mm), pixel_spacing_mm, size)
     return image if size is None else fit_to_canvas(image, size)
-
-
-def _check_whole(path: Path) -> None:
-    with Image.open(path, formats=("PNG", "JPEG")) as picture:
-        if picture.format == "PNG":
-            # The checksums: what Pillow reads the pixels with does not look at them.
-            picture.verify()
-            return
-    stream = path.read_bytes()
-    check_lossy_jpeg(stream, jpeg_structure(stream))
 
 
 def _grey(path: Path) -> NDArray[np.float32]:
@@ -105,6 +94,10 @@ def _upright(path: Path) -> tuple[NDArray[np.integer], bool]:
     """Grey values, turned as the EXIF data says, and whether they have 16 bits."""
     with Image.open(path, formats=("PNG", "JPEG")) as picture:
         deep = picture.format == "PNG" and _sixteen_bit_grey(path)
+        if picture.format != "PNG":
+            # Pillow refuses a PNG that is damaged or cut off, and of the JPEGs only those without an end.
+            stream = path.read_bytes()
+            check_lossy_jpeg(stream, jpeg_structure(stream))
         # What calls itself EXIF and is none turns nothing; Pillow sees to that in a JPEG, not in a PNG.
         with suppress(SyntaxError):
             ImageOps.exif_transpose(picture, in_place=True)

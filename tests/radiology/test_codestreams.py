@@ -1,5 +1,9 @@
 """Compressed frames: whole ones with anything behind them are read, and nothing that was cut off is."""
 
+import logging
+import subprocess
+import sys
+
 import gdcm
 import numpy as np
 import pydicom
@@ -220,24 +224,30 @@ def test_damaged_frame_is_an_image_or_a_refusal_and_nothing_else(seed, tmp_path)
         assert bool(torch.isfinite(image).all()) and 0 <= image.min() < image.max() <= 1
 
 
-def test_ten_files_that_cannot_be_decoded_print_nothing(tmp_path, capfd):
-    for number, name in enumerate([*SHIPPED, "JPGExtended.dcm", "JPEG-lossy.dcm", "MR_small_RLE.dcm", "CT_small.dcm"]):
+def test_ten_files_that_cannot_be_decoded_print_nothing_but_their_refusals(tmp_path):
+    names = ["JPEG2000.dcm", "MR_small_jp2klossless.dcm", "MR_small_jpeg_ls_lossless.dcm", "JPEGLSNearLossless_16.dcm"]
+    for number, name in enumerate([*names, "JPGExtended.dcm", "JPEG-lossy.dcm", *names]):
         dataset = pydicom.dcmread(get_testdata_file(name, download=False))
-        path = tmp_path / f"{number}.dcm"
-        if name == "CT_small.dcm":
-            dataset.PixelData = dataset.PixelData[:5000]
-            dataset.save_as(path)
-        else:
-            frame = frame_of(dataset)
-            with_frame(path, dataset, frame[: len(frame) // 2])
-        with pytest.raises(DataError, match=rf"{number}\.dcm"):
-            read_radiograph(path)
-    assert capfd.readouterr() == ("", "")
+        frame = frame_of(dataset)
+        with_frame(tmp_path / f"{number}.dcm", dataset, frame[: len(frame) // 2] + frame[len(frame) * 3 // 4 :])
+    # In a process of its own, because pytest has handlers for the libraries' loggers.
+    program = """
+import sys
+from pathlib import Path
+from lightning_fed.errors import DataError
+from lightning_fed.radiology import read_radiograph
+for path in sorted(Path(sys.argv[1]).glob("*.dcm")):
+    try:
+        read_radiograph(path)
+    except DataError as error:
+        print(error)
+"""
+    child = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, timeout=120)
+    assert child.stderr == ""
+    assert [line.split("'")[1] for line in child.stdout.splitlines()] == [f"{number}.dcm" for number in range(10)]
 
 
-def test_reading_leaves_other_libraries_as_talkative_as_before(tmp_path, caplog):
-    import logging
-
+def test_reading_leaves_other_libraries_as_talkative_as_before(caplog):
     logging.getLogger("pydicom").setLevel(logging.DEBUG)
     try:
         with pytest.raises(DataError):

@@ -116,6 +116,23 @@ def test_missing_images_are_counted_and_the_first_are_named(tmp_path, read, writ
     assert str(gone[5].relative_to(root)) not in text and ", ..." in text
 
 
+def test_grazpedwri_is_read_as_it_was_published(tmp_path):
+    rows = [
+        graz_row(1, "Siemens", "1.0", "23r-E/2.1, 23u-E/7"),
+        graz_row(2, "Agfa", "1.0", "23u/E/7"),
+        graz_row(3, "Siemens", "1.0", "23r-M3.1"),
+        graz_row(4, "Siemens", "", "23r-E/2.1"),
+    ]
+    root = write_graz(tmp_path, rows)
+    table = root / "dataset.csv"
+    # The table begins with a byte order mark.
+    table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes())
+    radiographs = read_grazpedwri(root, "device_manufacturer")
+    assert [row.site for row in radiographs] == ["siemens", "agfa", "siemens", "siemens"]
+    assert [row.salter_harris for row in radiographs] == [2, 0, 0, 0]
+    assert [row.fracture for row in radiographs] == [1, 1, 1, 0]
+
+
 def test_labels_that_are_not_understood_name_row_column_and_value(tmp_path):
     root = write_graz(tmp_path / "graz", [graz_row(1), graz_row(2, fracture="maybe")])
     with pytest.raises(DataError, match=r"row 3 of 'dataset\.csv': fracture_visible = 'maybe'.*empty for 0"):

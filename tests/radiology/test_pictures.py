@@ -88,6 +88,50 @@ def test_sixteen_bits_in_colour_are_refused_rather_than_halved(tmp_path):
         read_picture(path)
 
 
+# What EXIF's orientation makes of a picture of two rows: 6 is a quarter turn to the right, and so on.
+TURNS = {
+    1: [[0, 80, 160], [40, 120, 200]],
+    2: [[160, 80, 0], [200, 120, 40]],
+    3: [[200, 120, 40], [160, 80, 0]],
+    4: [[40, 120, 200], [0, 80, 160]],
+    5: [[0, 40], [80, 120], [160, 200]],
+    6: [[40, 0], [120, 80], [200, 160]],
+    7: [[200, 160], [120, 80], [40, 0]],
+    8: [[160, 200], [80, 120], [0, 40]],
+}
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+@pytest.mark.parametrize("kind", ["shallow.png", "deep.png", "a.jpg"])
+def test_picture_stands_upright_as_its_exif_data_says(tmp_path, orientation, kind):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    # Blocks of 16 x 16 pixels, so that JPEG leaves them as they are.
+    stored = np.kron(TURNS[1], np.ones((16, 16))).astype(np.uint8)
+    pixels = stored.astype(np.uint16) * 256 if kind == "deep.png" else stored
+    image = read_picture(saved(tmp_path / kind, pixels, exif=exif))[0].numpy()
+    expected = np.kron(TURNS[orientation], np.ones((16, 16))) / (200 if kind == "deep.png" else 255)
+    np.testing.assert_allclose(image, expected, atol=0.01)
+
+
+def test_picture_is_turned_before_it_is_fitted(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    wide = np.tile(np.arange(200, dtype=np.uint8), (100, 1))
+    image = read_picture(saved(tmp_path / "wide.jpg", wide, exif=exif), size=(32, 32))[0]
+    # Upright it is twice as high as wide, dark above and bright below.
+    assert image[:, :8].sum() == image[:, 24:].sum() == 0
+    assert image[4, 8:24].mean() < 0.2 < 0.6 < image[-4, 8:24].mean()
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+@pytest.mark.parametrize("exif", [b"Exif\0\0nothing of the kind", b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01"])
+def test_exif_data_that_cannot_be_read_turns_nothing(tmp_path, name, exif):
+    pixels = np.kron(np.array([[0, 80, 160]]), np.ones((16, 16))).astype(np.uint8)
+    image = read_picture(saved(tmp_path / name, pixels, exif=exif))
+    np.testing.assert_allclose(image[0].numpy(), pixels / 255, atol=0.01)
+
+
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(DataError, match=r"gone\.png' does not exist"):
         read_picture(tmp_path / "gone.png")
