@@ -109,7 +109,8 @@ Purpose = Literal["vote", "update", "metrics"]
 class BeginReport(Message, frozen=True):
     """Coordinator: agree on keys for the masked metrics of the global model of ``version``.
 
-    ``model`` is its hash (``update.model_digest``); ``sizes`` the numbers of each metric's state, 0 where a plain value is summed.
+    ``model`` is its hash (``update.model_digest``); ``sizes`` the numbers of each metric's state, 0 where a plain value
+    is summed.
     """
 
     version: Count

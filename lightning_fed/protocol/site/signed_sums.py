@@ -122,9 +122,7 @@ class SignedSums:
         self._check_participants(purpose, round, sites)
         if self._of_round.get((purpose, round)) == sites and sites in self._of_model[purpose, digest]:
             return  # in an attempt before
-        signed = SignedSum(
-            self._federation, self._run, purpose, round, self._layout, digest, tuple(sorted(sites))
-        )
+        signed = SignedSum(self._federation, self._run, purpose, round, self._layout, digest, tuple(sorted(sites)))
         if self._keep:
             self._keep(signed)
         self._remember(signed)
@@ -140,11 +138,12 @@ class SignedSums:
     def _check_change(self, purpose: Purpose, sites: frozenset[str]) -> None:
         for other in self._of_layout.get(purpose, ()):
             if 0 < len(sites ^ other) < self._min_change:
+                # Who was in that one stays here: it may have been another federation's.
                 raise ProtocolError(
-                    f"a sum over {sorted(sites)} was asked for, and one over {sorted(other)} was signed before: what "
-                    f"{sorted(sites ^ other)} sent would show in their difference, and this site wants at least "
-                    f"{self._min_change} sites between two sums (policy, min_cohort_change). The site sits this one "
-                    "out. Bring the missing sites back, or leave out more."
+                    f"a sum over {sorted(sites)} was asked for, whose sites differ from those of an earlier one by "
+                    f"{len(sites ^ other)}: what those sent would show in the difference, and this site wants at least "
+                    f"{self._min_change} (policy, min_cohort_change). It sits this sum out. Bring the missing sites "
+                    "back, or leave out more."
                 )
 
     def _check_participants(self, purpose: Purpose, round: int, sites: frozenset[str]) -> None:
