@@ -120,7 +120,7 @@ class SignedSums:
         elif sites not in allowed:
             raise _opened_before(purpose, round)
         self._check_participants(purpose, round, sites)
-        if self._of_round.get((purpose, round)) == sites and sites in self._of_model[purpose, digest]:
+        if self._of_round.get((purpose, round)) == sites and sites in self._of_model.get((purpose, digest), ()):
             return  # in an attempt before
         signed = SignedSum(self._federation, self._run, purpose, round, self._layout, digest, tuple(sorted(sites)))
         if self._keep:
@@ -130,10 +130,11 @@ class SignedSums:
     def _allowed(self, purpose: Purpose, round: int, model: str) -> set[frozenset[str]] | None:
         """The survivor sets one of which it must be; None if it may be any."""
         of_round, of_model = self._of_round.get((purpose, round)), self._of_model.get((purpose, model))
-        if of_round is not None:
-            return {of_round}
-        trained_anew = purpose != "metrics" and (purpose, model) not in self._before
-        return None if trained_anew else of_model
+        if purpose != "metrics" and (purpose, model) not in self._before:
+            of_model = None  # trained anew
+        if of_round is None or of_model is None:
+            return of_model if of_round is None else {of_round}
+        return of_model & {of_round}
 
     def _check_change(self, purpose: Purpose, sites: frozenset[str]) -> None:
         for other in self._of_layout.get(purpose, ()):
