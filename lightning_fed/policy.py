@@ -24,6 +24,9 @@ class SitePolicy:
         never_leaves: shell patterns of parameter or buffer names that must not be exchanged.
         max_epsilon: most that may be spent of the example-level and of the site-level privacy budget each, over all
             runs that the site's ledger counts; a plan without differential privacy is then refused.
+        min_cohort_change: by how many sites, counted in both directions, the sites of a masked sum must differ from
+            those of every other sum of this model's shape that the site has signed, unless they are the same; 0 for
+            any. Holds if so many sites want it that the others are too few to open a sum.
         foreign_classes: import paths of the classes of other packages that a plan may name, such as
             ``my_package.ClippedMean``; nothing else is ever imported because of what a coordinator sent.
     """
@@ -33,6 +36,7 @@ class SitePolicy:
     never_leaves: list[str] = field(default_factory=list)
     masking: Literal["required", "any"] = "any"
     max_epsilon: float | None = None
+    min_cohort_change: int = 0
     foreign_classes: list[str] = field(default_factory=list)
 
     @classmethod
@@ -72,6 +76,12 @@ class SitePolicy:
                 f"site {site!r} refused the plan: masking.mode = {plan.masking.mode!r} lets the coordinator see this "
                 "site's update, and this site requires masking (policy, masking). Set it to 'required' in the plan or "
                 "ask the site's privacy officer."
+            )
+        if self.min_cohort_change > 1 and plan.masking.mode != "required":
+            raise PlanRefusedError(
+                f"site {site!r} refused the plan: masking.mode = {plan.masking.mode!r} has no sums to keep apart, and "
+                f"this site wants those of any two cohorts to differ by {self.min_cohort_change} sites (policy, "
+                "min_cohort_change). Set it to 'required' in the plan or ask the site's privacy officer."
             )
         example, whole = plan.privacy.example, plan.privacy.site
         if self.max_epsilon is not None and example is None and whole is None:

@@ -14,7 +14,7 @@ Three rules protect the site, whatever the coordinator sends:
 """
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import IntEnum
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -196,8 +196,15 @@ class MaskingSite:
         self._pairs.clear()
         return m.Masked(*self._header(), keys.sign(self._identity, cohort.masked_bytes(self._sharers, about)))
 
-    def sign_survivors(self, survivors: m.Survivors) -> m.Signed:
+    def sign_survivors(
+        self, survivors: m.Survivors, allow: Callable[[tuple[str, ...]], None] = lambda _: None
+    ) -> m.Signed:
         """Phase 4: sign the set of sites that are in the sum.
+
+        Args:
+            survivors: the set, with what each of its sites signed.
+            allow: called with the set, in ascending order, once nothing is wrong with it and before it is signed; by
+                raising it keeps the set unsigned, and the object as it was.
 
         Raises:
             QuorumLostError: the set is too small.
@@ -225,7 +232,9 @@ class MaskingSite:
                     "the coordinator told them different sharers or coordinates, or the site is not in the sum. Leave "
                     "this attempt."
                 )
-        self._survivors = tuple(sorted(survivors.signatures))
+        named = tuple(sorted(survivors.signatures))
+        allow(named)
+        self._survivors = named
         self.phase = Phase.SIGNED
         signed = cohort.survivors_bytes(self._sharers, self._survivors)
         return m.Signed(*self._header(), keys.sign(self._identity, signed))

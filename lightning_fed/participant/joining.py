@@ -10,15 +10,18 @@ from lightning_fed.participant.global_weights import load_frozen
 from lightning_fed.participant.link import Link
 from lightning_fed.participant.model_metrics import ModelMetrics
 from lightning_fed.participant.plan_callbacks import check_model
+from lightning_fed.participant.signed_sums_file import SignedSumsFile
 from lightning_fed.participant.site_ledger import SiteLedger
 from lightning_fed.participant.site_state import SiteState
 from lightning_fed.plan import FederationPlan
 from lightning_fed.policy import SitePolicy
 from lightning_fed.protocol.exchange import Exchange
+from lightning_fed.protocol.site.signed_sums import SignedSums
 from lightning_fed.protocol.upload_bytes import expected_upload
 from lightning_fed.transport.identity import Roster
 from lightning_fed.update.global_model import state_bytes
 from lightning_fed.update.layout import Layout
+from lightning_fed.update.model_digest import layout_digest
 
 
 class Joining:
@@ -54,15 +57,42 @@ class Joining:
         """See ``SiteLedger.for_plan``."""
         return SiteLedger.for_plan(path, self._plan, self._run, self._site, self._policy, self._exchange)
 
+    def signed_sums(self, path: Path | None) -> SignedSums | None:
+        """What this site has signed before, kept in a file; None where the plan masks nothing.
+
+        Args:
+            path: the file; None where nothing outlives the process.
+
+        Raises:
+            StoreError: as ``SignedSumsFile.read``.
+        """
+        if self._plan.masking.mode != "required":
+            return None
+        file = SignedSumsFile(path, self._site) if path else None
+        return SignedSums(
+            self._plan.name,
+            self._run,
+            layout_digest(self._layout),
+            file.read() if file else (),
+            file.write if file else None,
+            self._policy.min_cohort_change,
+        )
+
     def join(
-        self, trainer: Trainer, link: Link, state: SiteState, metrics: ModelMetrics, ledger: SiteLedger | None
+        self,
+        trainer: Trainer,
+        link: Link,
+        state: SiteState,
+        metrics: ModelMetrics,
+        ledger: SiteLedger | None,
+        signed: SignedSums | None,
     ) -> None:
         """Tell the coordinator that the plan is accepted, and what the model is like."""
         pay = ledger.pay_for_update if ledger else None
         count = own_count(trainer, self._exchange)
         kept = state.into(trainer, self._run, self._exchange)
         keep = state.keep_for(trainer)
-        link.tell(lambda session: session.join(self._layout, metrics.sizes, pay, kept, count, keep))
+        link.tell(lambda session: session.join(self._layout, metrics.sizes, pay, kept, count, keep, signed))
 
     def take_part(self, trainer: Trainer, module: LightningModule, link: Link) -> None:
         """Give the initial model if this site is asked for it, and take over what is frozen.

@@ -58,6 +58,7 @@ class RoundLoop(Callback):
         ledger: file of the site's privacy ledger; made when a plan promises privacy.
         pending_update: file of what a killed site goes on with; made when a plan leaves something of an update behind.
             None where nothing outlives the process.
+        signed_sums: file of the sums that the site has signed; made when a plan masks. None likewise.
 
     Attributes:
         layout: what is exchanged; set by the strategy before training.
@@ -77,6 +78,7 @@ class RoundLoop(Callback):
         patience_s: float,
         ledger: Path,
         pending_update: Path | None,
+        signed_sums: Path | None,
     ) -> None:
         self._coordinator = coordinator
         self._identity = identity
@@ -91,6 +93,7 @@ class RoundLoop(Callback):
         self._ledger: SiteLedger | None = None
         self._ledger_path = ledger
         self._state = SiteState(pending_update, identity.name)
+        self._signed_path = signed_sums
         self._attached: list[Callback] = []
         self._round = 0
         self._local = LocalProgress()
@@ -140,8 +143,9 @@ class RoundLoop(Callback):
         joining = Joining(name, self.plan, run, self.layout, self._policy, self._roster)
         if trainer.is_global_zero:
             self._ledger = joining.open_ledger(self._ledger_path)
+        signed = joining.signed_sums(self._signed_path) if trainer.is_global_zero else None
         self._metrics = ModelMetrics(self.plan, pl_module)
-        joining.join(trainer, self._link, self._state, self._metrics, self._ledger)
+        joining.join(trainer, self._link, self._state, self._metrics, self._ledger, signed)
         joining.take_part(trainer, pl_module, self._link)
         self._load_newest(trainer, pl_module, at_least=0)
         self._limits.validate_after_rounds(self.plan)

@@ -8,7 +8,7 @@ from msgspec import Meta
 from lightning_fed.update.layout import Layout
 from lightning_fed.wire import decoded, encoded
 
-VERSION = 4
+VERSION = 5
 """Version of the protocol; the two sides must agree."""
 
 CHUNK_BYTES = 1 << 20
@@ -83,9 +83,9 @@ class Model(Message, frozen=True):
 class Begin(Message, frozen=True):
     """Coordinator: train round ``round`` from the global model of version ``round - 1``.
 
-    When updates are masked, ``bounds`` are those of the fixed-point codes (or the clipping norm) and ``model`` the
-    BLAKE3 hash of the global model's float32 bytes; every site signs both, so that a coordinator cannot tell sites
-    different ones.
+    When updates are masked, ``bounds`` are those of the fixed-point codes (or the clipping norm) and ``model`` the hash
+    of the global model with all that goes with it (``update.model_digest``); every site signs both, so that a
+    coordinator cannot tell sites different ones.
     """
 
     round: Count
@@ -109,7 +109,8 @@ Purpose = Literal["vote", "update", "metrics"]
 class BeginReport(Message, frozen=True):
     """Coordinator: agree on keys for the masked metrics of the global model of ``version``.
 
-    ``model`` is its BLAKE3 hash; ``sizes`` the numbers of each metric's state, 0 where a plain value is summed.
+    ``model`` is its hash (``update.model_digest``); ``sizes`` the numbers of each metric's state, 0 where a plain value
+    is summed.
     """
 
     version: Count

@@ -123,7 +123,7 @@ class _VirtualLoop(RoundLoop):
     def __init__(self, switchboard: Switchboard, identity: Identity, roster: Roster, ledgers: Path) -> None:
         ledger = ledgers / f"{identity.name}.jsonl"
         policy = SitePolicy(foreign_classes=switchboard.coordinator.plan.foreign_classes)
-        super().__init__("in process", identity, roster, policy, 0.0, ledger, pending_update=None)
+        super().__init__("in process", identity, roster, policy, 0.0, ledger, pending_update=None, signed_sums=None)
         self._switchboard = switchboard
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -71,6 +71,7 @@ class Federated(Strategy):
                 self._patience_s,
                 self._ledger,
                 self._ledger.with_name(f"{self._ledger.name}.unsettled"),
+                self._ledger.with_name(f"{self._ledger.name}.signed"),
             )
             trainer.callbacks.insert(0, self._loop)  # type: ignore[attr-defined]
 
@@ -98,7 +99,9 @@ class FederatedStrategy(Federated, SingleDeviceStrategy):
         patience_s: seconds without a connection to the coordinator after which ``fit`` gives up with an error.
         ledger: the site's privacy ledger, written when a plan promises privacy and kept from run to run; else
             ``ledgers/<site>.jsonl``. Beside it, with ``.unsettled`` behind its name, the site keeps during a run what
-            it has not sent of its updates, where a plan compresses them, and the control of SCAFFOLD or FedDyn.
+            it has not sent of its updates, where a plan compresses them, and the control of SCAFFOLD or FedDyn. Beside
+            it, too, with ``.signed`` behind its name and kept from run to run: which masked sums the site has let be
+            opened, so that none is opened a second time over other sites.
 
     Raises:
         FederationError: an argument is missing, a key file is not this site's, or the policy cannot be read.

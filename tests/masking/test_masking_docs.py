@@ -7,11 +7,17 @@ HERE = Path(__file__).parent
 PAGE = (HERE.parents[1] / "docs" / "masking.md").read_text()
 
 
+def names_in(*paths: Path) -> set[str]:
+    return set(re.findall(r"def (test_\w+)\(", "".join(path.read_text() for path in paths)))
+
+
 def test_every_test_that_the_page_names_exists():
-    named = set(re.findall(r"`(test_[a-z0-9_]+)`", PAGE))
-    written = set(re.findall(r"def (test_\w+)\(", "".join(path.read_text() for path in HERE.glob("test_*.py"))))
-    assert len(named) > 8
-    assert named <= written
+    bare = set(re.findall(r"`(test_[a-z0-9_]+)`", PAGE))
+    assert len(bare) > 8
+    assert bare <= names_in(*HERE.glob("test_*.py"), *HERE.parent.glob("protocol/test_coordinator_*.py"))
+    placed = re.findall(r"`(tests/[a-z_/]+\.py)::(test_[a-z0-9_]+)`", PAGE)
+    assert len(placed) > 8
+    assert [(path, test) for path, test in placed if test not in names_in(HERE.parents[1] / path)] == []
 
 
 def test_the_page_s_table_of_sparse_graphs_is_what_the_code_chooses():

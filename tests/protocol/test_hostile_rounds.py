@@ -231,7 +231,7 @@ def test_an_impossible_clipping_norm_is_a_named_error_at_the_site(bound):
     for name in NAMES:
         w.connect(name)
     w.settle()
-    begin = m.Begin(2, 9, (bound,), w.coordinator.model.digest)
+    begin = m.Begin(2, 9, (bound,), w.coordinator._handout.digest)
     with pytest.raises(FederationError, match="clipping norm"):
         w.sites["site-0"].receive(m.decode_from_coordinator(m.encode(begin)))
 
@@ -364,4 +364,4 @@ def test_a_round_beyond_those_that_the_site_agreed_to_is_refused():
     w.settle()
     assert len(w.saved) == 2
     with pytest.raises(ProtocolError, match="2 rounds"):
-        w.sites["site-0"].receive(m.Begin(3, 99, (64.0,), w.coordinator.model.digest))
+        w.sites["site-0"].receive(m.Begin(3, 99, (64.0,), w.coordinator._handout.digest))

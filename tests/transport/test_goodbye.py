@@ -93,7 +93,7 @@ def test_a_checkpoint_after_an_error_of_the_connection_holds_the_residual(line, 
         connection.wait(lambda s: False, "an error")
     north = new_identity("north")
     roster = Roster.of(new_identity("coordinator").card, [north.card])
-    files = {"ledger": tmp_path / "ledger", "pending_update": tmp_path / "pending"}
+    files = {"ledger": tmp_path / "ledger", "pending_update": tmp_path / "pending", "signed_sums": tmp_path / "signed"}
     loop = RoundLoop("", north, roster, SitePolicy(), patience_s=1.0, **files)
     loop._link.connection = connection
     loop.on_exception(None, None, ProtocolError("the same"))

@@ -6,6 +6,7 @@ from lightning_fed.protocol.coordinator.actions import Action, Send
 from lightning_fed.protocol.streams import chunk_count, chunk_of
 from lightning_fed.update.delta import encode_delta
 from lightning_fed.update.global_model import GlobalModel
+from lightning_fed.update.model_digest import fixed_digest, model_digest
 
 
 class Handout:
@@ -14,19 +15,33 @@ class Handout:
     Args:
         model: the first global model.
         sparse: a round changes a part of the values only, so that a difference is worth trying.
+
+    Attributes:
+        frozen: the frozen parameters as safetensors; empty when nothing is frozen.
     """
 
     def __init__(self, model: GlobalModel, sparse: bool) -> None:
         self._model = model
         self._sparse = sparse
         self._delta = b""
+        self._digest = b""
         self.frozen = model.frozen_bytes()
+        self._fixed = fixed_digest(model.layout, self.frozen)
 
     def replace(self, model: GlobalModel) -> None:
         """Hand out a newer model from now on."""
         before, self._model = self._model, model
         delta = encode_delta(before.vector.numpy(), model.vector.numpy()) if self._sparse else None
         self._delta = delta or b""
+        self._digest = b""
+
+    @property
+    def digest(self) -> bytes:
+        """Hash of the model that is handed out, see ``update.model_digest``: what sites sign to have started from."""
+        self._digest = self._digest or model_digest(
+            self._fixed, self._model.exchanged_bytes(), self._model.control_bytes()
+        )
+        return self._digest
 
     def announcement(self, site: str) -> m.Model:
         """The message that tells a site of the model."""

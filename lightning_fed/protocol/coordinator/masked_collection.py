@@ -119,6 +119,7 @@ class MaskedCollection:
         exchange: what the plan makes of updates.
         run: the coordinator's run.
         model: the global model that the cohort trains from.
+        digest: its hash, see ``update.model_digest``.
         attempt: later than every attempt before, also across restarts of the coordinator.
         roster: signing keys (32 bytes) of all sites of the federation by name.
         cohort: the sites that were asked to train.
@@ -129,6 +130,7 @@ class MaskedCollection:
         exchange: Exchange,
         run: str,
         model: GlobalModel,
+        digest: bytes,
         attempt: int,
         roster: Mapping[str, bytes],
         cohort: frozenset[str],
@@ -137,10 +139,10 @@ class MaskedCollection:
         bounds, terms = model.bounds or exchange.first_bounds, terms_of(exchange.plan, len(roster))
         self._exchange = exchange
         self._code = exchange.code(bounds)
-        self._begin = m.Begin(self.round, attempt, bounds, model.digest)
+        self._begin = m.Begin(self.round, attempt, bounds, digest)
         self._support = exchange.support(self.round)
         self._result: RoundResult | None = None
-        binding = binding_of(run, model.digest, terms, bounds)
+        binding = binding_of(run, digest, terms, bounds)
         common = (self.round, attempt, roster, cohort)
         self._update = MaskedUploads(
             exchange, "update", *common, self._code.length, plan.masking.bits, binding, self._take_update

@@ -14,7 +14,6 @@ from lightning_fed.protocol.binding import binding_of, metric_code
 from lightning_fed.protocol.coordinator.actions import Action, Record, Send, Wake
 from lightning_fed.protocol.coordinator.masked_sum import STEP_S, MaskedSum
 from lightning_fed.protocol.terms import terms_of
-from lightning_fed.update.global_model import GlobalModel
 from lightning_fed.update.metric_sum import RING_BITS
 from lightning_fed.update.packing import unpack
 from lightning_fed.update.vectors import RingVector
@@ -27,7 +26,8 @@ class MaskedMetrics(MaskedSum):
         plan: the plan.
         sizes: by metric, the numbers of its state; 0 for a plain value.
         run: the coordinator's run.
-        model: the global model.
+        version: the global model's version.
+        digest: its hash, see ``update.model_digest``.
         attempt: later than every attempt before, also across restarts of the coordinator.
         roster: signing keys (32 bytes) of all sites of the federation by name.
         cohort: the sites that will report.
@@ -38,15 +38,16 @@ class MaskedMetrics(MaskedSum):
         plan: FederationPlan,
         sizes: Mapping[str, int],
         run: str,
-        model: GlobalModel,
+        version: int,
+        digest: bytes,
         attempt: int,
         roster: Mapping[str, bytes],
         cohort: frozenset[str],
     ) -> None:
         self._code = metric_code(plan, sizes, len(roster))
-        binding = binding_of(run, model.digest, terms_of(plan, len(roster)), self._code.sizes)
-        super().__init__(plan, "metrics", model.version, attempt, roster, cohort, self._code.length, RING_BITS, binding)
-        self._begin = m.BeginReport(model.version, attempt, model.digest, dict(self._code.sizes))
+        binding = binding_of(run, digest, terms_of(plan, len(roster)), self._code.sizes)
+        super().__init__(plan, "metrics", version, attempt, roster, cohort, self._code.length, RING_BITS, binding)
+        self._begin = m.BeginReport(version, attempt, digest, dict(self._code.sizes))
         self._sums: dict[str, list[float]] = {}
         self._told = self._recorded = False
         self.take = self._take

@@ -8,7 +8,6 @@ from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.coordinator.actions import Action
 from lightning_fed.protocol.coordinator.masked_metrics import MaskedMetrics
 from lightning_fed.protocol.coordinator.plain_metrics import PlainMetrics
-from lightning_fed.update.global_model import GlobalModel
 
 
 class MetricReports:
@@ -73,12 +72,13 @@ class MetricReports:
         return self._clear.next_version(version)
 
     def begin(
-        self, model: GlobalModel, attempt: int, cohort: frozenset[str], told: Sequence[Mapping[str, int]]
+        self, version: int, digest: bytes, attempt: int, cohort: frozenset[str], told: Sequence[Mapping[str, int]]
     ) -> list[Action]:
         """Ask a cohort for its masked metrics of a model.
 
         Args:
-            model: the global model.
+            version: the global model's version.
+            digest: its hash, see ``update.model_digest``.
             attempt: later than every attempt before.
             cohort: the sites; nobody is asked where there are too few.
             told: of each of them, by metric, the numbers of its summable state.
@@ -88,7 +88,7 @@ class MetricReports:
             return before
         # A state is summed if all have the same; else the mean of the plain values is what can be had.
         sizes = {name: size for name, size in told[0].items() if all(other.get(name) == size for other in told)}
-        self._masked = MaskedMetrics(self._plan, sizes, self._run, model, attempt, self._roster, cohort)
+        self._masked = MaskedMetrics(self._plan, sizes, self._run, version, digest, attempt, self._roster, cohort)
         return [*before, *self._masked.begin()]
 
     def close(self) -> list[Action]:

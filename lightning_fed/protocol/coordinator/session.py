@@ -311,7 +311,8 @@ class CoordinatorSession:
     def _new_collection(self, model: GlobalModel, cohort: frozenset[str]) -> Collection | MaskedCollection:
         if self.plan.masking.mode == "off":
             return Collection(self._exchange, model, self._attempt, cohort)
-        return MaskedCollection(self._exchange, self.run, model, self._attempt, self._signing_keys, cohort)
+        digest = self._handout.digest
+        return MaskedCollection(self._exchange, self.run, model, digest, self._attempt, self._signing_keys, cohort)
 
     def _after_collection(self, actions: list[Action]) -> list[Action]:
         collection = self._collection
@@ -359,7 +360,9 @@ class CoordinatorSession:
             cohort = frozenset(collection.participants) & set(self._ready())
             told = [self._sites[site].metrics for site in sorted(cohort)]
             enough = len(cohort) >= self._fewest
-            actions += self._metrics.begin(self.model, self._attempt, cohort if enough else frozenset(), told)
+            actions += self._metrics.begin(
+                self.model.version, self._handout.digest, self._attempt, cohort if enough else frozenset(), told
+            )
         if self.model.version >= self.plan.rounds:
             return [*actions, *self._close()]
         self.phase = "gathering"

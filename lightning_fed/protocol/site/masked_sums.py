@@ -1,6 +1,7 @@
 """A site's part in the federation's masked sums."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -12,6 +13,7 @@ from lightning_fed.masking.site import Phase
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.binding import binding_of, metric_code
 from lightning_fed.protocol.exchange import VOTE_BITS, Exchange
+from lightning_fed.protocol.site.signed_sums import SignedSums
 from lightning_fed.protocol.terms import terms_of
 from lightning_fed.update.contribution import Contribution
 from lightning_fed.update.metric_sum import RING_BITS
@@ -32,6 +34,7 @@ class MaskedSums:
         exchange: what the accepted plan makes of an update.
         run: the coordinator's run.
         metrics: by metric, the numbers of its state; 0 or nothing for a plain value.
+        signed: what the site has signed before.
 
     Attributes:
         sizes: the sizes of the metrics that the present sum of metrics is over.
@@ -45,6 +48,7 @@ class MaskedSums:
         exchange: Exchange,
         run: str,
         metrics: Mapping[str, int],
+        signed: SignedSums,
     ) -> None:
         self._site = site
         self._signing_key = signing_key
@@ -59,9 +63,7 @@ class MaskedSums:
         self.sizes: dict[str, int] = {}
         self._last: dict[m.Purpose, tuple[int, int]] = {}
         self._models: dict[m.Purpose, bytes] = {}
-        self._sparse: dict[m.Purpose, bool] = {}
-        self._signed: dict[m.Purpose, frozenset[str]] = {}
-        self._opened: dict[m.Purpose, tuple[int, frozenset[str]]] = {}
+        self._signed = signed
 
     @property
     def metrics(self) -> list[str]:
@@ -83,8 +85,12 @@ class MaskedSums:
         self._machines.pop(purpose, None)
 
     def was_opened(self, round: int) -> bool:
-        """Whether the sum of this round's updates, or of its votes, may have been opened."""
-        return any(opened[0] == round for purpose, opened in self._opened.items() if purpose != "metrics")
+        """Whether the sum of this round's updates, or of its votes, may have been opened; see ``SignedSums``."""
+        return any(
+            self._signed.may_have_opened(purpose, round, model)
+            for purpose, model in self._models.items()
+            if purpose != "metrics"
+        )
 
     def begin_round(self, begin: m.Begin) -> list[m.Masking]:
         """Start an attempt at a round: fresh keys, signed, for each of its sums.
@@ -120,38 +126,25 @@ class MaskedSums:
 
         Raises:
             FederationError: the coordinator asks for something that could show what a single site has; named.
+            StoreError: what is about to be signed could not be written down.
         """
         purpose, machine = message.purpose, self._machines.get(message.purpose)
         if machine is None or (message.round, message.attempt) != (machine.context.round, machine.context.attempt):
             return None  # of an attempt that was given up
-        step = masking.decode_from_coordinator(message.data)
+        step, model = masking.decode_from_coordinator(message.data), self._models[purpose]
         match step:
             case masking.Cohort():
-                self._sparse[purpose] = len(step.advertisements) > self._terms.sparse_above
                 return _wrapped(machine, machine.receive_keys(step))
             case masking.Bundles():
+                # The others could open a sum that holds this site's vector without asking it, so it looks now.
+                self._signed.check_sharers(purpose, message.round, model, step.sharers)
                 machine.receive_shares(step)
                 return None
             case masking.Survivors():
-                survivors = frozenset(step.signatures)
-                opened = self._opened.get(purpose)
-                if opened and opened[0] == message.round and opened[1] != survivors:
-                    # Two sums of the same vectors over different sites would show the difference.
-                    raise ProtocolError(
-                        f"the sum of round {message.round} was opened before over other sites: a second one would show "
-                        "single updates, and is refused. Bring those sites back, or have the coordinator start a new "
-                        "run from its newest checkpoint."
-                    )
-                signed = machine.sign_survivors(step)
-                self._signed[purpose] = survivors
-                if self._sparse[purpose]:
-                    # There fewer than the threshold of reveals can open a sum, so already the signature counts.
-                    self._opened[purpose] = (message.round, survivors)
-                return _wrapped(machine, signed)
+                allow = partial(self._signed.sign, purpose, message.round, model)
+                return _wrapped(machine, machine.sign_survivors(step, allow))
             case masking.Signatures():
-                reveal = machine.reveal(step)
-                self._opened[purpose] = (message.round, self._signed[purpose])
-                return _wrapped(machine, reveal)
+                return _wrapped(machine, machine.reveal(step))
 
     def masked_ballot(self, total: FloatVector, digest: bytes) -> tuple[m.Masking, bytes]:
         """A site's ballot as it may be sent: the message that goes with it, and the packed masked words.

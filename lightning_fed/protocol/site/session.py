@@ -16,7 +16,6 @@ Two rules hold the federation together:
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from lightning_fed import errors
@@ -38,13 +37,17 @@ from lightning_fed.protocol.site.masked_metrics import Compute, MaskedMetrics
 from lightning_fed.protocol.site.masked_sums import MaskedSums
 from lightning_fed.protocol.site.model_download import ModelDownload
 from lightning_fed.protocol.site.outbox import Keep, Outbox, Pay, Upload
+from lightning_fed.protocol.site.signed_sums import SignedSums
 from lightning_fed.protocol.streams import chunk_count, chunk_of
 from lightning_fed.update.global_model import largest_state_bytes
 from lightning_fed.update.layout import Layout
+from lightning_fed.update.model_digest import fixed_digest, layout_digest, model_digest
 from lightning_fed.update.vectors import FloatVector
 
 _NO_UPDATE = "the site has no update that can be sent; its own log says why"
 """In place of reasons that hold the site's numbers."""
+
+_NOT_SIGNED = "the site cannot write down what it is asked to sign; its own log says why"
 
 Outgoing = tuple[m.Message, memoryview | None]
 """A message to send, with the chunk that follows it, if any."""
@@ -113,6 +116,7 @@ class SiteSession:
         self._goodbye: m.Leave | None = None
         self._downloads = Downloads()
         self._newest = ModelDownload(self._downloads)
+        self._fixed: bytes | None = None
         self._digest = b""
         self._open = False
 
@@ -142,7 +146,12 @@ class SiteSession:
             case m.Welcome(run, plan):
                 return self._welcomed(run, plan)
             case m.Joined(frozen_bytes):
-                if self._layout is None or not 0 <= frozen_bytes <= largest_state_bytes(self._layout):
+                layout = self._layout
+                if (
+                    layout is None
+                    or not 0 <= frozen_bytes <= largest_state_bytes(layout)
+                    or bool(frozen_bytes) != bool(layout.frozen)
+                ):
                     raise ProtocolError(
                         f"{frozen_bytes} bytes of frozen parameters were announced, not those of this model."
                     )
@@ -199,6 +208,7 @@ class SiteSession:
         state: Mapping[str, Any] | None = None,
         count: int | None = None,
         keep: Keep | None = None,
+        signed: SignedSums | None = None,
     ) -> list[Outgoing]:
         """Accept the plan and describe the model.
 
@@ -209,6 +219,7 @@ class SiteSession:
             state: of an earlier session of this site, as ``state_dict`` gave it, or ``keep`` was given it.
             count: number of its own coordinates that the site sends, if fewer than the plan allows.
             keep: see ``Outbox.keep``.
+            signed: what the site has signed before under masks; without it, it knows of this process's signatures only.
         """
         self._layout = layout
         self._metrics = dict(metrics or {})
@@ -218,7 +229,13 @@ class SiteSession:
                 if self._signing_key is None:
                     raise ProtocolError(f"site {self.site!r} has no signing key, and the plan masks updates.")
                 self._masked = MaskedSums(
-                    self.site, self._signing_key, self._roster, exchange, self.run or "", self._metrics
+                    self.site,
+                    self._signing_key,
+                    self._roster,
+                    exchange,
+                    self.run or "",
+                    self._metrics,
+                    signed or SignedSums(self.plan.name, self.run or "", layout_digest(layout)),
                 )
                 self._report = MaskedMetrics(self._masked, self._metrics)
             self._outbox = Outbox(exchange, self._masked, count)
@@ -340,7 +357,7 @@ class SiteSession:
         arrived = self._newest.take(chunk.stream, chunk.version, data)
         if arrived:
             self.model, self.control = (arrived.version, arrived.model), arrived.control
-            self._digest = blake3(arrived.model).update(arrived.control).digest() if self._masked else b""
+            self._digest = b""
         return self._send_next()
 
     def _begun(self, begin: m.Begin) -> list[Outgoing]:
@@ -368,6 +385,9 @@ class SiteSession:
             answer = self._masked.receive(step)
         except (ProtocolError, QuorumLostError) as error:
             return self._give_up(step, error)
+        except StoreError as error:
+            self.spent = error
+            return self._give_up(step, ProtocolError(_NOT_SIGNED))
         return [(answer, None)] if answer else [*self._send_next(), *self._send_report()]
 
     def _give_up(self, step: m.Masking, error: FederationError) -> list[Outgoing]:
@@ -385,9 +405,19 @@ class SiteSession:
         reason = f"masking: {error}"[: m.MAX_REASON]
         return [(m.Withdraw(step.round, reason, self._masked.was_opened(step.round)), None)]
 
+    def _model_digest(self) -> bytes:
+        """Hash of the global model with all that goes with it, as this site has it; empty without masks.
+
+        Of what was fetched and is loaded, not of what the coordinator says: all sites sign that they train the same.
+        """
+        if self._masked and not self._digest and self.model and self._layout and self.frozen is not None:
+            self._fixed = self._fixed or fixed_digest(self._layout, self.frozen)
+            self._digest = model_digest(self._fixed, self.model[1], self.control or memoryview(b""))
+        return self._digest
+
     def _send_report(self) -> list[Outgoing]:
         """Send the held metrics, if their keys are agreed."""
-        return _alone(self._report.next(self.model and self.model[0], self._digest)) if self._report else []
+        return _alone(self._report.next(self.model and self.model[0], self._model_digest())) if self._report else []
 
     def _send_next(self) -> list[Outgoing]:
         """Offer what of the held update can be sent now, if anything."""
@@ -396,7 +426,7 @@ class SiteSession:
             return []
         round = outbox.round
         try:
-            following = outbox.next(self._digest)
+            following = outbox.next(self._model_digest())
         except UpdateRefusedError as error:
             outbox.drop()
             self.rejected = str(error)
