@@ -6,6 +6,7 @@ from lightning.pytorch import LightningModule, Trainer
 from rich.filesize import decimal
 
 from lightning_fed.callbacks.topk_compression import own_count
+from lightning_fed.participant.data_dependence import refuse_data_dependent
 from lightning_fed.participant.global_weights import load_frozen
 from lightning_fed.participant.link import Link
 from lightning_fed.participant.model_metrics import ModelMetrics
@@ -57,7 +58,12 @@ class Joining:
     def join(
         self, trainer: Trainer, link: Link, state: SiteState, metrics: ModelMetrics, ledger: SiteLedger | None
     ) -> None:
-        """Tell the coordinator that the plan is accepted, and what the model is like."""
+        """Tell the coordinator that the plan is accepted, and what the model is like.
+
+        Raises:
+            ConfigError: something about the fit follows the site's data beside the noise.
+        """
+        refuse_data_dependent(trainer, self._plan)
         pay = ledger.pay_for_update if ledger else None
         count = own_count(trainer, self._exchange)
         kept = state.into(trainer, self._run, self._exchange)

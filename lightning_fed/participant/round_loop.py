@@ -28,6 +28,7 @@ from lightning_fed.errors import (
     UpdateRefusedError,
 )
 from lightning_fed.participant.connection import Connection
+from lightning_fed.participant.data_dependence import refuse_data_dependent
 from lightning_fed.participant.global_weights import load_global, update_since, zeroed_if_unsound
 from lightning_fed.participant.joining import Joining
 from lightning_fed.participant.link import Link, heed_sigterm
@@ -117,6 +118,7 @@ class RoundLoop(Callback):
             self._link.connection = self._connected(trainer, session)
         self.plan, self.run = self._link.ask(trainer, "the federation plan", lambda s: s.plan and (s.plan, s.run))
         self._policy.check_plan(self.plan, self._identity.name)
+        refuse_data_dependent(trainer, self.plan)
         self._attached += attach(trainer, self, self.plan)
         for correction in control_corrections(trainer):
             correction.begin_run(self.run or "")
