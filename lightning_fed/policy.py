@@ -24,6 +24,8 @@ class SitePolicy:
         never_leaves: shell patterns of parameter or buffer names that must not be exchanged.
         max_epsilon: most that may be spent of the example-level and of the site-level privacy budget each, over all
             runs that the site's ledger counts; a plan without differential privacy is then refused.
+        max_delta: the delta at which all of that is read, whatever the plans say; 1e-5 when only ``max_epsilon`` is
+            given.
         foreign_classes: import paths of the classes of other packages that a plan may name, such as
             ``my_package.ClippedMean``; nothing else is ever imported because of what a coordinator sent.
     """
@@ -33,6 +35,7 @@ class SitePolicy:
     never_leaves: list[str] = field(default_factory=list)
     masking: Literal["required", "any"] = "any"
     max_epsilon: float | None = None
+    max_delta: float | None = None
     foreign_classes: list[str] = field(default_factory=list)
 
     @classmethod

@@ -40,6 +40,7 @@ from lightning_fed.participant.site_state import SiteState
 from lightning_fed.participant.trainer_limits import TrainerLimits
 from lightning_fed.plan import FederationPlan
 from lightning_fed.policy import SitePolicy
+from lightning_fed.privacy.ledger import Owner
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.site.session import SiteSession
 from lightning_fed.transport.identity import Identity, Roster
@@ -59,6 +60,7 @@ class RoundLoop(Callback):
         ledger: file of the site's privacy ledger; made when a plan promises privacy.
         pending_update: file of what a killed site goes on with; made when a plan leaves something of an update behind.
             None where nothing outlives the process.
+        data_set: name of the data that the ledger is about; any when empty.
 
     Attributes:
         layout: what is exchanged; set by the strategy before training.
@@ -78,6 +80,7 @@ class RoundLoop(Callback):
         patience_s: float,
         ledger: Path,
         pending_update: Path | None,
+        data_set: str = "",
     ) -> None:
         self._coordinator = coordinator
         self._identity = identity
@@ -91,6 +94,7 @@ class RoundLoop(Callback):
         self.round_start: Tensor | None = None
         self._ledger: SiteLedger | None = None
         self._ledger_path = ledger
+        self._data_set = data_set
         self._state = SiteState(pending_update, identity.name)
         self._attached: list[Callback] = []
         self._round = 0
@@ -141,10 +145,11 @@ class RoundLoop(Callback):
         name, run = self._identity.name, self.run or ""
         joining = Joining(name, self.plan, run, self.layout, self._policy, self._roster)
         if trainer.is_global_zero:
-            self._ledger = joining.open_ledger(self._ledger_path)
+            owner = Owner(name, self._identity.signing_key, self._data_set)
+            self._ledger = joining.open_ledger(self._ledger_path, owner)
         self._metrics = ModelMetrics(self.plan, pl_module)
         joining.join(trainer, self._link, self._state, self._metrics, self._ledger)
-        joining.take_part(trainer, pl_module, self._link)
+        joining.take_part(trainer, pl_module, self._link, self._ledger)
         self._load_newest(trainer, pl_module, at_least=0)
         self._limits.validate_after_rounds(self.plan)
         rank_zero_info(joining.summary(trainer, self.version))
