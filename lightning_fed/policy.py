@@ -24,6 +24,8 @@ class SitePolicy:
         never_leaves: shell patterns of parameter or buffer names that must not be exchanged.
         max_epsilon: most that may be spent of the example-level and of the site-level privacy budget each, over all
             runs that the site's ledger counts; a plan without differential privacy is then refused.
+        max_delta: the delta at which all of that is read, whatever the plans say; 1e-5 when only ``max_epsilon`` is
+            given.
         min_cohort_change: by how many sites, counted in both directions, the sites of a masked sum must differ from
             those of every other sum of this model's shape that the site has signed, unless they are the same; 0 for
             any. Holds if so many sites want it that the others are too few to open a sum.
@@ -36,6 +38,7 @@ class SitePolicy:
     never_leaves: list[str] = field(default_factory=list)
     masking: Literal["required", "any"] = "any"
     max_epsilon: float | None = None
+    max_delta: float | None = None
     min_cohort_change: int = 0
     foreign_classes: list[str] = field(default_factory=list)
 

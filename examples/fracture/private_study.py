@@ -15,7 +15,7 @@ from pathlib import Path
 from examples.fracture.study import on_study, results_of
 from lightning_fed.plan import Privacy
 from lightning_fed.privacy.history import read_history
-from lightning_fed.privacy.ledger import ledger_rows
+from lightning_fed.privacy.ledger_rows import ledger_rows
 from lightning_fed.radiology.synthetic.study import write_study
 from lightning_fed.simulation.baselines import jobs_of
 from lightning_fed.simulation.config import Simulation, read_config

@@ -30,6 +30,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 
+from lightning_fed.callbacks.data_dependence import refuse_data_dependent
 from lightning_fed.errors import BudgetExhaustedError, ConfigError
 from lightning_fed.privacy.accounting import (
     DpSgd,
@@ -148,6 +149,7 @@ class DifferentialPrivacy(Callback):
         if stage != "fit":
             return
         _check_trainer(trainer, pl_module)
+        refuse_data_dependent(trainer, "DifferentialPrivacy")
         check_layers(pl_module)
         strategy = trainer.strategy
         # Both are undone in ``_detach``. Here, as schedulers may ask for the loader's length when they are made.
@@ -155,8 +157,9 @@ class DifferentialPrivacy(Callback):
         strategy.training_step = functools.partial(self._training_step, trainer, strategy.training_step)  # type: ignore[method-assign]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check what there was not at ``setup``: layers of ``configure_model``, and the optimizer."""
+        """Check what there was not at ``setup``: layers of ``configure_model``, the optimizer and its schedule."""
         check_layers(pl_module)
+        refuse_data_dependent(trainer, "DifferentialPrivacy")
         if len(trainer.optimizers) != 1 or isinstance(trainer.optimizers[0], torch.optim.LBFGS):
             raise ConfigError(
                 "example-level privacy needs one optimizer that takes one gradient a step; configure_optimizers gave "

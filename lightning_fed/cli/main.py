@@ -17,6 +17,7 @@ _COMMANDS = {
     "coordinate": ("coordinate", "run the coordinator of a federation"),
     "data": ("data", "show what a data module would see of a folder of radiographs"),
     "report": ("report", "show what happened in a run, and what was spent of a privacy budget"),
+    "ledger": ("ledger", "sign a privacy ledger that an older version or an older key has written"),
     "simulate": ("simulate", "run a coordinator and all sites on this machine"),
     "fit": ("site", "train as a site (Lightning CLI)"),
     "validate": ("site", "validate a model (Lightning CLI)"),

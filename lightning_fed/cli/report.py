@@ -10,8 +10,9 @@ from lightning_fed.cli.parser import NamesNearest
 from lightning_fed.coordinator.service import LEDGER
 from lightning_fed.coordinator.store import read_run
 from lightning_fed.plan import FederationPlan
-from lightning_fed.privacy.history import read_history
-from lightning_fed.privacy.ledger import LedgerRow, ledger_rows
+from lightning_fed.privacy.history import History, read_history
+from lightning_fed.privacy.ledger_lines import Adopted, Charged
+from lightning_fed.privacy.ledger_rows import LedgerRow, ledger_rows
 from lightning_fed.simulation.progress import EventTail, Progress, line_of
 from lightning_fed.simulation.tables import rounds_table
 
@@ -78,18 +79,42 @@ def _terms(plan: FederationPlan) -> list[str]:
 def _report_ledger(path: Path, console: Console) -> None:
     history = read_history(path)
     rows = ledger_rows(history)
-    owners = sorted({(entry.federation, entry.site) for entry in history.entries})
+    charged = [entry for entry in history.entries if isinstance(entry, Charged)]
+    owners = sorted({(entry.federation, entry.site) for entry in charged})
     console.print(
         f"privacy ledger {path.name} of {', '.join(f'{site} in {name}' for name, site in owners) or 'nobody'}"
     )
+    console.print(f"data: {', '.join(sorted({entry.data_set for entry in charged} - {''})) or 'not named'}")
     console.print(_ledger_table(rows))
     for unit in sorted({row.unit for row in rows}):
         last = [row for row in rows if row.unit == unit][-1]
-        console.print(f"{unit} level: epsilon {last.unit_epsilon:.4g} at delta {last.delta:g} after all releases")
+        member = (
+            f"; {last.member_epsilon:.4g} against a hospital that took part, which knows its own share of the noise"
+            if last.member_epsilon > last.unit_epsilon
+            else ""
+        )
+        console.print(
+            f"{unit} level: epsilon {last.unit_epsilon:.4g} at delta {last.delta:g} after all releases{member}"
+        )
     console.print(
         "Units are different promises and are never added. A patient at two sites is covered by both ledgers."
     )
+    console.print(_formats(history))
     console.print(f"last hash: {history.head}")
+    signer = f"signed by the Ed25519 key {history.signer}" if history.signer else "not signed"
+    console.print(f"{signer}; compare: lightning-fed keys show")
+
+
+def _formats(history: History) -> str:
+    """How the lines were written, and by which accountant."""
+    kinds = [
+        (e.format, e.accountant if isinstance(e, Charged) else "")
+        for e in history.entries
+        if not isinstance(e, Adopted)
+    ]
+    return "lines: " + ", ".join(
+        f"{kinds.count(kind)} of format {kind[0]}" + (f" ({kind[1]})" if kind[1] else "") for kind in sorted(set(kinds))
+    )
 
 
 def _ledger_table(rows: Sequence[LedgerRow]) -> Table:
@@ -104,6 +129,7 @@ def _ledger_table(rows: Sequence[LedgerRow]) -> Table:
         "epsilon",
         "so far",
         "unit so far",
+        "for a member",
     ):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
@@ -114,7 +140,10 @@ def _ledger_table(rows: Sequence[LedgerRow]) -> Table:
             row.unit,
             row.mechanism,
             f"{row.delta:g}",
-            *(f"{value:.4g}" for value in (row.release_epsilon, row.mechanism_epsilon, row.unit_epsilon)),
+            *(
+                f"{value:.4g}"
+                for value in (row.release_epsilon, row.mechanism_epsilon, row.unit_epsilon, row.member_epsilon)
+            ),
         )
     return table
 

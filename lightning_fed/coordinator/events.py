@@ -23,6 +23,7 @@ class EventLog:
 
     Attributes:
         newest_round: the last round whose end is in the log, 0 before the first.
+        ledger_heads: by site, the last hash of its privacy ledger that is in the log.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -32,7 +33,9 @@ class EventLog:
         if self._path.stat().st_size and not self._ends_with_newline():
             # The line that a crash cut short stays, closed, and does not swallow the next one.
             self._file.write(b"\n")
-        self.newest_round = max(map(_ended_round, self._path.read_bytes().splitlines()), default=0)
+        entries = [_entry_of(line) for line in self._path.read_bytes().splitlines()]
+        self.newest_round = max((entry.round for entry in entries if entry.event in _ENDS), default=0)
+        self.ledger_heads = {entry.site: entry.head for entry in entries if entry.event == "ledger_anchored"}
 
     def write(self, event: str, data: dict[str, Any]) -> None:
         """Append one event with the time in UTC.
@@ -61,14 +64,15 @@ class EventLog:
             return file.read(1) == b"\n"
 
 
-class _Ended(msgspec.Struct):
+class _Entry(msgspec.Struct):
     event: str
     round: int = 0
+    site: str = ""
+    head: str = ""
 
 
-def _ended_round(line: bytes) -> int:
+def _entry_of(line: bytes) -> _Entry:
     try:
-        entry = msgspec.json.decode(line, type=_Ended)
+        return msgspec.json.decode(line, type=_Entry)
     except msgspec.MsgspecError:
-        return 0  # a crash cut it short
-    return entry.round if entry.event in _ENDS else 0
+        return _Entry("")  # a crash cut it short

@@ -12,9 +12,9 @@ from lightning_fed.coordinator.events import EventLog
 from lightning_fed.coordinator.store import Store
 from lightning_fed.errors import FederationError, IdentityError, ModelMismatchError, ProtocolError
 from lightning_fed.plan import FederationPlan
-from lightning_fed.privacy.history import Release
 from lightning_fed.privacy.layers import replace_layers
-from lightning_fed.privacy.ledger import Budget, Ledger
+from lightning_fed.privacy.ledger import Budget, Ledger, Owner
+from lightning_fed.privacy.ledger_lines import Release
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.coordinator.actions import Action, Charge, Record, Save, Send, Wake
 from lightning_fed.protocol.coordinator.session import CoordinatorSession
@@ -85,12 +85,13 @@ class Coordinator:
             {name: card.signing_public for name, card in roster.sites.items()},
             model,
             self._store.starts,
+            ledger_heads=self._events.ledger_heads,
         )
         if fresh and self._session.model is not None:
             self._store.save(self._session.model)
         self._hub = Hub(address, identity, roster)
         self.address = self._hub.address
-        self._ledger = _ledger_of(plan, self._store.folder)
+        self._ledger = _ledger_of(plan, self._store.folder, identity)
         self._timers: dict[str, float] = {}
         self._away_since: dict[str, float] = {}
         self._next_pulse = 0.0
@@ -186,7 +187,10 @@ class Coordinator:
         _log.info("%s %s", event, data)
 
 
-def _ledger_of(plan: FederationPlan, folder: Path) -> Ledger | None:
+def _ledger_of(plan: FederationPlan, folder: Path, identity: Identity) -> Ledger | None:
     """The federation's own ledger, for what is promised about whole sites; sites keep theirs of both promises."""
     site = plan.privacy.site
-    return None if site is None else Ledger.open(folder / LEDGER, plan.name, "federation", {"site": Budget(site.delta)})
+    if site is None:
+        return None
+    owner = Owner("federation", identity.signing_key)
+    return Ledger.open(folder / LEDGER, owner, plan.name, {"site": Budget(site.delta)})

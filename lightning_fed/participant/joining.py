@@ -6,6 +6,7 @@ from lightning.pytorch import LightningModule, Trainer
 from rich.filesize import decimal
 
 from lightning_fed.callbacks.topk_compression import own_count
+from lightning_fed.participant.data_dependence import refuse_data_dependent
 from lightning_fed.participant.global_weights import load_frozen
 from lightning_fed.participant.link import Link
 from lightning_fed.participant.model_metrics import ModelMetrics
@@ -15,6 +16,7 @@ from lightning_fed.participant.site_ledger import SiteLedger
 from lightning_fed.participant.site_state import SiteState
 from lightning_fed.plan import FederationPlan
 from lightning_fed.policy import SitePolicy
+from lightning_fed.privacy.ledger import Owner
 from lightning_fed.protocol.exchange import Exchange
 from lightning_fed.protocol.site.signed_sums import SignedSums
 from lightning_fed.protocol.upload_bytes import expected_upload
@@ -53,9 +55,9 @@ class Joining:
         self._roster = roster
         self._exchange = Exchange(plan, layout.size, max(1, len(roster.sites)), layout.statistics)
 
-    def open_ledger(self, path: Path) -> SiteLedger | None:
+    def open_ledger(self, path: Path, owner: Owner) -> SiteLedger | None:
         """See ``SiteLedger.for_plan``."""
-        return SiteLedger.for_plan(path, self._plan, self._run, self._site, self._policy, self._exchange)
+        return SiteLedger.for_plan(path, owner, self._plan, self._run, self._policy, self._exchange)
 
     def signed_sums(self, path: Path | None) -> SignedSums | None:
         """What this site has signed before, kept in a file; None where the plan masks nothing.
@@ -87,17 +89,23 @@ class Joining:
         ledger: SiteLedger | None,
         signed: SignedSums | None,
     ) -> None:
-        """Tell the coordinator that the plan is accepted, and what the model is like."""
+        """Tell the coordinator that the plan is accepted, and what the model is like.
+
+        Raises:
+            ConfigError: something about the fit follows the site's data beside the noise.
+        """
+        refuse_data_dependent(trainer, self._plan)
         pay = ledger.pay_for_update if ledger else None
         count = own_count(trainer, self._exchange)
         kept = state.into(trainer, self._run, self._exchange)
         keep = state.keep_for(trainer)
         link.tell(lambda session: session.join(self._layout, metrics.sizes, pay, kept, count, keep, signed))
 
-    def take_part(self, trainer: Trainer, module: LightningModule, link: Link) -> None:
+    def take_part(self, trainer: Trainer, module: LightningModule, link: Link, ledger: SiteLedger | None) -> None:
         """Give the initial model if this site is asked for it, and take over what is frozen.
 
         Raises:
+            LedgerError: the site's ledger is older than what the coordinator heard of it last.
             PlanRefusedError: a tensor of the initial model must not leave.
             ProtocolError: the frozen parameters are damaged, or not this model's.
         """
@@ -109,6 +117,8 @@ class Joining:
             self._policy.check_names(names, self._site)
             state = state_bytes(module.state_dict(), self._layout)
             link.tell(lambda session: session.offer_initial(state))
+        if ledger and link.connection:
+            ledger.require_newest(link.connection.read(lambda session: session.ledger_head))
         frozen = link.ask(trainer, "the frozen parameters", lambda s: None if s.frozen is None else (s.frozen,))
         if frozen[0]:
             load_frozen(module, self._layout, frozen[0])

@@ -28,6 +28,7 @@ from lightning_fed.errors import (
     UpdateRefusedError,
 )
 from lightning_fed.participant.connection import Connection
+from lightning_fed.participant.data_dependence import refuse_data_dependent
 from lightning_fed.participant.global_weights import load_global, update_since, zeroed_if_unsound
 from lightning_fed.participant.joining import Joining
 from lightning_fed.participant.link import Link, heed_sigterm
@@ -39,6 +40,7 @@ from lightning_fed.participant.site_state import SiteState
 from lightning_fed.participant.trainer_limits import TrainerLimits
 from lightning_fed.plan import FederationPlan
 from lightning_fed.policy import SitePolicy
+from lightning_fed.privacy.ledger import Owner
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.site.session import SiteSession
 from lightning_fed.transport.identity import Identity, Roster
@@ -59,6 +61,7 @@ class RoundLoop(Callback):
         pending_update: file of what a killed site goes on with; made when a plan leaves something of an update behind.
             None where nothing outlives the process.
         signed_sums: file of the sums that the site has signed; made when a plan masks. None likewise.
+        data_set: name of the data that the ledger is about; any when empty.
 
     Attributes:
         layout: what is exchanged; set by the strategy before training.
@@ -79,6 +82,7 @@ class RoundLoop(Callback):
         ledger: Path,
         pending_update: Path | None,
         signed_sums: Path | None,
+        data_set: str = "",
     ) -> None:
         self._coordinator = coordinator
         self._identity = identity
@@ -92,6 +96,7 @@ class RoundLoop(Callback):
         self.round_start: Tensor | None = None
         self._ledger: SiteLedger | None = None
         self._ledger_path = ledger
+        self._data_set = data_set
         self._state = SiteState(pending_update, identity.name)
         self._signed_path = signed_sums
         self._attached: list[Callback] = []
@@ -120,6 +125,7 @@ class RoundLoop(Callback):
             self._link.connection = self._connected(trainer, session)
         self.plan, self.run = self._link.ask(trainer, "the federation plan", lambda s: s.plan and (s.plan, s.run))
         self._policy.check_plan(self.plan, self._identity.name)
+        refuse_data_dependent(trainer, self.plan)
         self._attached += attach(trainer, self, self.plan)
         for correction in control_corrections(trainer):
             correction.begin_run(self.run or "")
@@ -142,11 +148,12 @@ class RoundLoop(Callback):
         name, run = self._identity.name, self.run or ""
         joining = Joining(name, self.plan, run, self.layout, self._policy, self._roster)
         if trainer.is_global_zero:
-            self._ledger = joining.open_ledger(self._ledger_path)
+            owner = Owner(name, self._identity.signing_key, self._data_set)
+            self._ledger = joining.open_ledger(self._ledger_path, owner)
         signed = joining.signed_sums(self._signed_path) if trainer.is_global_zero else None
         self._metrics = ModelMetrics(self.plan, pl_module)
         joining.join(trainer, self._link, self._state, self._metrics, self._ledger, signed)
-        joining.take_part(trainer, pl_module, self._link)
+        joining.take_part(trainer, pl_module, self._link, self._ledger)
         self._load_newest(trainer, pl_module, at_least=0)
         self._limits.validate_after_rounds(self.plan)
         rank_zero_info(joining.summary(trainer, self.version))

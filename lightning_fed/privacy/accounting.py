@@ -20,6 +20,7 @@ from opacus.accountants.utils import get_noise_multiplier
 from lightning_fed.errors import PlanError
 from lightning_fed.privacy.central import CentralNoise
 from lightning_fed.privacy.discrete import DistributedNoise, require_noise
+from lightning_fed.privacy.units import Unit
 
 # Opacus' own orders, so that epsilon is Opacus' epsilon, and larger ones for small epsilons.
 ORDERS: tuple[float, ...] = (*RDPAccountant.DEFAULT_ALPHAS, 80, 96, 128, 192, 256, 512)
@@ -41,7 +42,7 @@ class DpSgd(msgspec.Struct, frozen=True, tag="dp-sgd", tag_field="mechanism", fo
     noise_multiplier: float
     steps: int
 
-    unit: ClassVar[str] = "example"
+    unit: ClassVar[Unit] = "example"
 
     def __post_init__(self) -> None:
         require_noise("privacy.example.noise_multiplier", self.noise_multiplier)

@@ -22,6 +22,7 @@ from lightning_fed.privacy.discrete import require_noise
 from lightning_fed.privacy.rounding import rounded_norm_bound
 from lightning_fed.privacy.sampler import DiscreteGaussianSampler
 from lightning_fed.privacy.stream import RandomStream
+from lightning_fed.privacy.units import Unit
 
 _PIECE = 1 << 16
 
@@ -50,7 +51,7 @@ class CentralNoise(msgspec.Struct, frozen=True, tag="central", tag_field="mechan
     cohort: int | None = None
     ready: int | None = None
 
-    unit: ClassVar[str] = "site"
+    unit: ClassVar[Unit] = "site"
 
     def __post_init__(self) -> None:
         if self.size < 1 or not self.sensitivity > 0 or not math.isfinite(self.sensitivity):
@@ -63,11 +64,17 @@ class CentralNoise(msgspec.Struct, frozen=True, tag="central", tag_field="mechan
         if self.cohort is not None and self.ready is not None and not 1 <= self.cohort <= self.ready:
             raise PlanError(f"a cohort of {self.cohort} sites cannot be drawn from {self.ready} sites.")
 
-    def rdp(self, orders: Sequence[float]) -> NDArray[np.float64]:
-        """Rényi divergence at each order, between a sum with a site's update and one with zeros in its place."""
+    def rdp(self, orders: Sequence[float], distance: float = 1.0) -> NDArray[np.float64]:
+        """Rényi divergence at each order, between two sums that differ in one site's contribution.
+
+        Args:
+            orders: the orders.
+            distance: how far apart the two contributions are, in sensitivities: 1 for an update and zeros in its place,
+                2 for any two updates.
+        """
         alpha = np.asarray(orders, dtype=np.float64)
         ratio = self.sensitivity / self.sigma
-        plain = alpha * ratio**2 / 2
+        plain = alpha * (distance * ratio) ** 2 / 2
         if self.cohort is None or self.ready is None or self.cohort == self.ready:
             return plain
         return np.minimum(plain, _sampled_rdp(1 / ratio, self.cohort, self.ready, tuple(orders)))

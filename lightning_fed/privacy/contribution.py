@@ -42,6 +42,7 @@ class PrivateContribution:
         mechanism: who adds the noise.
         shares: fewest honest shares of noise in a sum; 1 for ``central``.
         quantile: see ``AdaptiveBound``; a fixed clipping norm when not given.
+        colluding: sites whose shares of noise a reader is taken to know; ``shares`` are without them.
 
     Raises:
         PlanError: the ring is too small for the noise, or a value is out of range.
@@ -58,6 +59,7 @@ class PrivateContribution:
     mechanism: Literal["central", "distributed"]
     shares: int
     quantile: float | None = None
+    colluding: int = 0
 
     def __post_init__(self) -> None:
         if not SMALLEST_BOUND <= self.max_norm <= LARGEST_BOUND:
@@ -99,7 +101,7 @@ class PrivateContribution:
         """What the ledgers are charged with when the round's sum is opened."""
         if self.mechanism == "central":
             return central_noise(self.noise_multiplier, self.norm, self.step, self.length)
-        return distributed_noise(self.noise_multiplier, self.norm, self.step, self.length, self.shares)
+        return distributed_noise(self.noise_multiplier, self.norm, self.step, self.length, self.shares, self.colluding)
 
     def integers(self, values: FloatVector) -> NDArray[np.int64]:
         """A clipped and rounded update on the grid, shape ``(length,)``, without noise.

@@ -11,10 +11,16 @@ from numpy.typing import NDArray
 from lightning_fed.errors import PlanError
 from lightning_fed.privacy.rounding import rounded_norm_bound
 from lightning_fed.privacy.sampler import DiscreteGaussianSampler
+from lightning_fed.privacy.units import Unit
 
 
 class DistributedNoise(
-    msgspec.Struct, frozen=True, tag="distributed", tag_field="mechanism", forbid_unknown_fields=True
+    msgspec.Struct,
+    frozen=True,
+    tag="distributed",
+    tag_field="mechanism",
+    forbid_unknown_fields=True,
+    omit_defaults=True,
 ):
     """One release of a sum in which every site has added a discrete Gaussian share.
 
@@ -27,6 +33,7 @@ class DistributedNoise(
         sigma: parameter of one share, in grid steps.
         shares: fewest shares, of sites that do not collude with the reader, in any sum the plan lets be opened. With
             more of them the guarantee can only grow, since the rest is added to a sum that is private already.
+        colluding: sites whose shares the reader is taken to know, and that ``shares`` leaves out.
 
     Raises:
         PlanError: a value is out of range.
@@ -38,8 +45,9 @@ class DistributedNoise(
     sensitivity: float
     sigma: float
     shares: int
+    colluding: int = 0
 
-    unit: ClassVar[str] = "site"
+    unit: ClassVar[Unit] = "site"
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.shares < 1 or not self.sensitivity > 0 or not math.isfinite(self.sensitivity):
@@ -55,16 +63,31 @@ class DistributedNoise(
             )
 
     @property
-    def tau(self) -> float:
-        """How far the sum of ``shares`` shares is from a discrete Gaussian, per coordinate."""
-        return 10 * sum(math.exp(-2 * (math.pi * self.sigma) ** 2 * k / (k + 1)) for k in range(1, self.shares))
+    def member_shares(self) -> int:
+        """Fewest shares that a site which takes part itself does not know: its own it can subtract.
 
-    def rdp(self, orders: Sequence[float]) -> NDArray[np.float64]:
-        """Rényi divergence at each order, between a sum with a site's update and one with zeros in its place."""
-        alpha = np.asarray(orders, dtype=np.float64)
-        ratio = self.sensitivity / (math.sqrt(self.shares) * self.sigma)
-        added = alpha * ratio**2 / 2 + self.tau * self.size
-        squared = alpha / 2 * (ratio + self.tau * math.sqrt(self.size)) ** 2
+        One of those that collude may be it. No masked sum is of fewer than two sites, so one share is always left.
+        """
+        return self.shares if self.colluding else max(1, self.shares - 1)
+
+    def tau(self, shares: int) -> float:
+        """How far the sum of so many shares is from a discrete Gaussian, per coordinate."""
+        return 10 * sum(math.exp(-2 * (math.pi * self.sigma) ** 2 * k / (k + 1)) for k in range(1, shares))
+
+    def rdp(self, orders: Sequence[float], distance: float = 1.0, shares: int | None = None) -> NDArray[np.float64]:
+        """Rényi divergence at each order, between two sums that differ in one site's contribution.
+
+        Args:
+            orders: the orders.
+            distance: how far apart the two contributions are, in sensitivities: 1 for an update and zeros in its place,
+                2 for any two updates.
+            shares: shares of noise that the reader does not know; all of ``shares`` when not given.
+        """
+        shares = self.shares if shares is None else shares
+        alpha, tau = np.asarray(orders, dtype=np.float64), self.tau(shares)
+        ratio = distance * self.sensitivity / (math.sqrt(shares) * self.sigma)
+        added = alpha * ratio**2 / 2 + tau * self.size
+        squared = alpha / 2 * (ratio + tau * math.sqrt(self.size)) ** 2
         return np.minimum(added, squared)
 
     def share(self) -> NDArray[np.int64]:
@@ -73,7 +96,7 @@ class DistributedNoise(
 
 
 def distributed_noise(
-    noise_multiplier: float, max_norm: float, step: float, size: int, shares: int
+    noise_multiplier: float, max_norm: float, step: float, size: int, shares: int, colluding: int = 0
 ) -> DistributedNoise:
     """Shares scaled so that the smallest sum still carries the whole noise.
 
@@ -83,6 +106,7 @@ def distributed_noise(
         step: distance of two grid points, in units of the parameters.
         size: number of coordinates P.
         shares: the quorum less the number of sites that may collude.
+        colluding: that number.
 
     Raises:
         PlanError: a value is out of range.
@@ -94,7 +118,8 @@ def distributed_noise(
             "Raise the quorum."
         )
     norm = max_norm / step
-    return DistributedNoise(size, rounded_norm_bound(norm, size), noise_multiplier * norm / math.sqrt(shares), shares)
+    sigma = noise_multiplier * norm / math.sqrt(shares)
+    return DistributedNoise(size, rounded_norm_bound(norm, size), sigma, shares, colluding)
 
 
 def largest_noise(sigma: float, shares: int, size: int) -> int:

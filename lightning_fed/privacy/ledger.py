@@ -1,21 +1,33 @@
 """A site's privacy budget: every release is written to disk before it happens, and refused if it costs too much."""
 
-import fcntl
 import hashlib
 import math
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import numpy as np
-from numpy.typing import NDArray
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from lightning_fed.errors import BudgetExhaustedError, LedgerError, PlanError
-from lightning_fed.privacy.accounting import ORDERS, Mechanism, epsilon_from_rdp, require_delta
-from lightning_fed.privacy.history import Charged, History, Release, Torn, dearest, line_of, parse_history
+from lightning_fed.privacy.accounting import require_delta
+from lightning_fed.privacy.history import History, parse_history
+from lightning_fed.privacy.ledger_file import LedgerFile
+from lightning_fed.privacy.ledger_lines import (
+    ACCOUNTANT,
+    FORMAT,
+    Adopted,
+    Charged,
+    Entry,
+    Release,
+    Torn,
+    line_of,
+    public_of,
+)
+from lightning_fed.privacy.spending import READERS, Cost, Reader, Spent, dearest
+from lightning_fed.privacy.units import Unit
 
 
 @dataclass(frozen=True)
@@ -23,7 +35,8 @@ class Budget:
     """How much a site may spend on one unit, and the delta at which epsilon is read.
 
     Args:
-        delta: chance with which the promise may fail altogether.
+        delta: chance with which the promise may fail altogether. All releases that the ledger holds are read at this
+            one, whatever the delta of the plan that each was made under.
         max_epsilon: the site policy's maximum; no limit when not given.
 
     Raises:
@@ -39,117 +52,136 @@ class Budget:
             raise PlanError(f"max_epsilon = {self.max_epsilon} allows no release at all: it must be positive.")
 
 
+@dataclass(frozen=True)
+class Owner:
+    """Whose a ledger is.
+
+    Args:
+        site: the site's name.
+        key: the site's Ed25519 key, which signs each line.
+        data_set: name of the data that the ledger is about, as the site calls it; any when empty.
+    """
+
+    site: str
+    key: Ed25519PrivateKey = field(repr=False)
+    data_set: str = ""
+
+
 class Ledger:
     """An open ledger; only one process may have it open at a time. Made by ``Ledger.open``.
 
-    A charge is on the disk when ``charge`` returns, and the release may follow only then: a crash at any instant can
-    count a release that did not happen, and never the other way round. Bytes that a crash tore are kept and counted as
-    the dearest release known; the next charge vouches for them with their hash.
+    A ledger is about a data set, and counts every federation that is trained on it. A charge is on the disk when
+    ``charge`` returns, and the release may follow only then: a crash at any instant can count a release that did not
+    happen, and never the other way round. Bytes that a crash tore are kept and counted as the dearest release known;
+    the next charge vouches for them with their hash.
     """
 
     def __init__(
-        self, fd: int, name: str, federation: str, site: str, budgets: Mapping[str, Budget], history: History
+        self,
+        file: LedgerFile,
+        owner: Owner,
+        federation: str,
+        budgets: Mapping[Unit, Budget],
+        history: History,
     ) -> None:
-        self._fd = fd
-        self._name = name
+        self._file = file
+        self._owner = owner
         self._federation = federation
-        self._site = site
         self._budgets = dict(budgets)
         self._history = history
-        self._failed = False
+        self._spent = Spent(history.written)
 
     @classmethod
-    def open(cls, path: str | Path, federation: str, site: str, budgets: Mapping[str, Budget]) -> Self:
+    def open(cls, path: str | Path, owner: Owner, federation: str, budgets: Mapping[Unit, Budget]) -> Self:
         """Open a ledger, or start a new one, and lock it until it is closed.
 
         Args:
-            path: the file, one for each site of each federation, kept from run to run.
-            federation: the federation's name.
-            site: the site's name.
+            path: the file, one for each data set of a site, kept from run to run and from federation to federation.
+            owner: whose it is.
+            federation: name of the federation that the releases are for.
             budgets: what may be spent, by unit (``example``, ``site``).
 
         Raises:
-            LedgerError: the file is in use, cannot be opened, was edited, or belongs to another federation or site.
+            LedgerError: the file is in use, cannot be opened, was edited, belongs to another site or data set, or is
+                not signed by the owner.
         """
-        path = Path(path)
-        fd = -1
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _sync_folder(path.parent)
-            history = parse_history(os.pread(fd, os.fstat(fd).st_size, 0), path.name, federation, site)
-        except BlockingIOError as error:
-            os.close(fd)
+        file, history = _read(path, owner.site, owner.data_set)
+        ledger = cls(file, owner, federation, budgets, history)
+        if history.entries and history.signer != public_of(owner.key):
+            ledger.close()
+            how = f"signed by the key {history.signer}" if history.signer else "not signed"
             raise LedgerError(
-                f"the privacy ledger {path.name} is in use by another process. A site trains once at a time: end the "
-                "other run, or give this one its own site name and ledger."
-            ) from error
-        except OSError as error:
-            if fd >= 0:
-                os.close(fd)
-            raise LedgerError(f"the privacy ledger {path.name} cannot be opened: {error.strerror}.") from error
-        except LedgerError:
-            os.close(fd)
-            raise
-        return cls(fd, path.name, federation, site, budgets, history)
+                f"the privacy ledger {file.name} is {how}, and not signed by the present key of {owner.site!r}: "
+                "an older version or an older key wrote it, or somebody else did. Compare it with the site's backup; "
+                f"if it is the newest, vouch for it: lightning-fed ledger sign {path} --identity KEYFILE"
+            )
+        return ledger
 
     @property
     def history(self) -> History:
         """What the ledger holds now; its ``head`` is worth noting elsewhere."""
         return self._history
 
-    def epsilon(self, unit: str) -> float:
-        """Epsilon spent so far on a unit, at the budget's delta.
+    def epsilon(self, unit: Unit, reader: Reader | None = None) -> float:
+        """Epsilon spent so far on a unit, at the budget's delta, against a reader or against whoever learns most.
 
         Raises:
             PlanError: no budget was given for this unit.
         """
-        return epsilon_from_rdp(_curve(self._history.released, unit), self._budget(unit).delta)
+        torn = dearest(self._history.written) if self._history.torn else []
+        return self._spent.with_costs(torn).epsilon(unit, self._budget(unit).delta, reader)
 
     def charge(self, release: Release) -> float:
         """Pay for a release that has not happened yet; it may happen once this returns.
 
         Returns:
-            Epsilon of the release's unit, this release included, at the budget's delta.
+            Epsilon of the mechanism's own unit, this release included, at the budget's delta, against whoever learns
+            most.
 
         Raises:
             BudgetExhaustedError: the release would pass the site's maximum. Nothing was written.
             LedgerError: the charge could not be written to the disk, so the release must not happen.
-            PlanError: no budget was given for this unit.
+            PlanError: no budget was given for a unit that pays.
         """
-        unit = release.mechanism.unit
-        budget = self._budget(unit)
         history = self._history
-        counted = dearest([*history.written, release.mechanism]) if history.torn else []
-        after = epsilon_from_rdp(_curve([*history.written, *counted, release.mechanism], unit), budget.delta)
-        if not (math.isfinite(after) and after <= budget.max_epsilon):
-            raise BudgetExhaustedError(
-                f"site {self._site!r} stopped before round {release.round}: its release would bring the {unit}-level "
-                f"epsilon to {after:.4g} at delta {budget.delta:g}, above this site's maximum of "
-                f"{budget.max_epsilon:g} (policy, max_epsilon). Nothing was released. End the run here or ask the "
-                "site's privacy officer."
-            )
-        data, head = b"", history.head
-        entries: list[Charged | Torn] = []
-        if history.torn:
-            torn = history.torn + b"\0\n"
-            digest = hashlib.sha256(torn).hexdigest()
-            entries.append(Torn(self._federation, self._site, digest, tuple(counted)))
-        entries.append(Charged(self._federation, self._site, release, budget.delta, after))
-        for entry in entries:
-            line, head = line_of(entry, head)
-            data += line
-        separator = b"\0\n" if history.torn else b"" if history.ended else b"\n"
-        self._append(separator + data)
-        self._history = History((*history.entries, *entries), head)
-        return after
+        torn = dearest([*history.written, *release.costs]) if history.torn else []
+        after = self._spent.with_costs([*torn, *release.costs])
+        for unit, _ in release.costs:
+            self._require_within(unit, after, release)
+        own = release.mechanism.unit
+        charged = Charged(
+            self._federation,
+            self._owner.site,
+            release,
+            self._budget(own).delta,
+            after.epsilon(own, self._budget(own).delta),
+            {u: {r: after.epsilon(u, self._budget(u).delta, r) for r in READERS} for u, _ in release.costs},
+            self._owner.data_set,
+            ACCOUNTANT,
+            FORMAT,
+            _salt(),
+        )
+        self._append([charged], torn)
+        self._spent = after
+        return charged.epsilon
+
+    def holds(self, head: str) -> bool:
+        """Whether one of the ledger's lines has this hash: a ledger that once ended with it has not been put back."""
+        return head in self._history.hashes
+
+    def adopt(self) -> None:
+        """Vouch for all lines that there are, with the owner's key.
+
+        Raises:
+            LedgerError: this could not be written.
+        """
+        torn = dearest(self._history.written) if self._history.torn else []
+        self._append([Adopted(self._owner.site, FORMAT, _salt())], torn)
+        self._spent.add(torn)
 
     def close(self) -> None:
         """Close the file and give the lock back; a closed ledger cannot be charged."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -159,7 +191,7 @@ class Ledger:
     ) -> None:
         self.close()
 
-    def _budget(self, unit: str) -> Budget:
+    def _budget(self, unit: Unit) -> Budget:
         if unit not in self._budgets:
             raise PlanError(
                 f"the plan releases under {unit}-level privacy, but no {unit}-level budget (delta, max_epsilon) is "
@@ -167,88 +199,76 @@ class Ledger:
             )
         return self._budgets[unit]
 
-    def _append(self, data: bytes) -> None:
-        if self._fd < 0 or self._failed:
-            raise LedgerError(
-                f"the privacy ledger {self._name} is closed or could not be written before; nothing may be released. "
-                "Restart the site."
-            )
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._fd, view) :]
-            os.fsync(self._fd)
-        except OSError as error:
-            # What is on the disk is not known any more; only reading it again can tell.
-            self._failed = True
-            raise LedgerError(
-                f"the privacy ledger {self._name} could not be written: {error.strerror}. Nothing was released. "
-                "Free space on the disk and restart the site."
-            ) from error
+    def _require_within(self, unit: Unit, spent: Spent, release: Release) -> None:
+        budget = self._budget(unit)
+        after = spent.epsilon(unit, budget.delta)
+        if math.isfinite(after) and after <= budget.max_epsilon:
+            return
+        outside = spent.epsilon(unit, budget.delta, "outsider")
+        against = " against a site that takes part, and knows its own share of the noise," if after > outside else ""
+        own = release.mechanism.unit
+        also = "" if unit == own else f" What is released about a {own} is released about each {unit} of it, too."
+        raise BudgetExhaustedError(
+            f"site {self._owner.site!r} stopped before round {release.round}: its release would bring the {unit}-level "
+            f"epsilon{against} to {after:.4g} at delta {budget.delta:g}, above this site's maximum of "
+            f"{budget.max_epsilon:g} (policy, max_epsilon).{also} Nothing was released. End the run here or ask the "
+            "site's privacy officer."
+        )
+
+    def _append(self, entries: Sequence[Entry], counted: Sequence[Cost]) -> None:
+        """Write entries to the disk, behind one that vouches for torn bytes and counts these costs in their place."""
+        history = self._history
+        separator = b"" if history.ended else b"\n"
+        if history.torn:
+            digest = hashlib.sha256(history.torn + b"\0\n").hexdigest()
+            mechanisms, units = tuple(one.mechanism for one in counted), tuple(one.unit for one in counted)
+            vouching = Torn(self._federation, self._owner.site, digest, mechanisms, units, FORMAT, _salt())
+            separator, entries = b"\0\n", [vouching, *entries]
+        data, hashes = separator, list(history.hashes)
+        head = history.head
+        for entry in entries:
+            line, head = line_of(entry, head, self._owner.key)
+            data += line
+            hashes.append(head)
+        self._file.append(data)
+        signer = public_of(self._owner.key)
+        self._history = History((*history.entries, *entries), tuple(hashes), signer=signer)
 
 
-@dataclass(frozen=True)
-class LedgerRow:
-    """One release as a report shows it.
+def sign_ledger(path: str | Path, key: Ed25519PrivateKey) -> History:
+    """Vouch for a ledger that an older version, or its owner under an older key, has written.
 
     Args:
-        run: the run's name; empty for bytes that a crash tore, which count as a release.
-        round: round number, 0 for torn bytes.
-        attempt: attempt at the round, 0 for torn bytes.
-        mechanism: ``dp-sgd``, ``central`` or ``distributed``.
-        unit: ``example`` or ``site``.
-        delta: the delta at which the epsilons are read: the latest one charged for the unit.
-        release_epsilon: epsilon of this release alone.
-        mechanism_epsilon: epsilon of all releases of this mechanism so far.
-        unit_epsilon: epsilon of all releases about this unit so far; units are never added.
+        path: the file.
+        key: the owner's present key.
+
+    Returns:
+        What it holds.
+
+    Raises:
+        LedgerError: the file is not there, holds nothing, is in use, cannot be opened or was edited.
     """
-
-    run: str
-    round: int
-    attempt: int
-    mechanism: str
-    unit: str
-    delta: float
-    release_epsilon: float
-    mechanism_epsilon: float
-    unit_epsilon: float
-
-
-def ledger_rows(history: History) -> list[LedgerRow]:
-    """Rows of a report, in order, one a release; see ``read_history``, which needs no lock."""
-    charges: list[tuple[Release | None, Mechanism]] = []
-    deltas: dict[str, float] = {}
-    for entry in history.entries:
-        if isinstance(entry, Charged):
-            charges.append((entry.release, entry.release.mechanism))
-            deltas[entry.release.mechanism.unit] = entry.delta
-        else:
-            charges.extend((None, mechanism) for mechanism in entry.counted)
-    if history.torn:
-        charges.extend((None, mechanism) for mechanism in dearest(m for _, m in charges))
-    spent: dict[str, NDArray[np.float64]] = {}
-    rows = []
-    for release, mechanism in charges:
-        kind, unit, rdp = str(mechanism.__struct_config__.tag), mechanism.unit, mechanism.rdp(ORDERS)
-        for key in (kind, unit):
-            spent[key] = spent.get(key, np.zeros(len(ORDERS))) + rdp
-        epsilons = [epsilon_from_rdp(curve, deltas[unit]) for curve in (rdp, spent[kind], spent[unit])]
-        run, number, attempt = (release.run, release.round, release.attempt) if release else ("", 0, 0)
-        rows.append(LedgerRow(run, number, attempt, kind, unit, deltas[unit], *epsilons))
-    return rows
+    if not Path(path).exists():
+        raise LedgerError(f"there is no privacy ledger {path} to sign.")
+    file, history = _read(path)
+    if not history.entries:
+        file.close()
+        raise LedgerError(
+            f"the privacy ledger {file.name} holds no line to sign. A site starts an empty one by itself."
+        )
+    with Ledger(file, Owner(history.entries[-1].site, key), "", {}, history) as ledger:
+        ledger.adopt()
+        return ledger.history
 
 
-def _curve(mechanisms: list[Mechanism], unit: str) -> NDArray[np.float64]:
-    total = np.zeros(len(ORDERS))
-    for mechanism in mechanisms:
-        if mechanism.unit == unit:
-            total += mechanism.rdp(ORDERS)
-    return total
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
+def _read(path: str | Path, site: str | None = None, data_set: str = "") -> tuple[LedgerFile, History]:
+    file = LedgerFile(Path(path))
     try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        return file, parse_history(file.content, file.name, site, data_set)
+    except LedgerError:
+        file.close()
+        raise
+
+
+def _salt() -> str:
+    return secrets.token_hex(16)

@@ -230,6 +230,7 @@ class Exchange:
             site.mechanism,
             self.plan.quorum - masking.colluding if site.mechanism == "distributed" else 1,
             site.quantile,
+            masking.colluding,
         )
 
     def weighted(self, values: FloatVector, report: SiteReport) -> tuple[FloatVector, dict[str, float]]:

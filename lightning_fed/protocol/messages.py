@@ -28,6 +28,9 @@ the frozen parameters, the first site's initial state, a site's ballot, a site's
 Count = Annotated[int, Meta(ge=0, le=1 << 32)]
 """A round, a version or an attempt."""
 
+Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
+"""A SHA-256 hash."""
+
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
     """Base of all messages."""
@@ -56,9 +59,13 @@ class Join(Message, frozen=True):
 
 
 class Joined(Message, frozen=True):
-    """Coordinator: the site takes part. ``frozen_bytes`` (safetensors) can be fetched; 0 when nothing is frozen."""
+    """Coordinator: the site takes part. ``frozen_bytes`` (safetensors) can be fetched; 0 when nothing is frozen.
+
+    ``ledger_head`` is the last that it heard of the site's ledger in this run, empty before the first.
+    """
 
     frozen_bytes: int
+    ledger_head: bytes = b""
 
 
 class SendInitial(Message, frozen=True):
@@ -186,6 +193,16 @@ class Rejected(Message, frozen=True):
     reason: str
 
 
+class LedgerHead(Message, frozen=True):
+    """Site: hash of the last line of its privacy ledger, which holds what the update that follows has cost.
+
+    The coordinator notes it and tells it back, so that an older copy of the ledger is noticed. Each line has a random
+    salt, so that the hash says nothing of what it holds.
+    """
+
+    head: Digest
+
+
 class Withdraw(Message, frozen=True):
     """Site: it has no update for this round, and why.
 
@@ -251,7 +268,7 @@ class Ping(Message, frozen=True):
     """Coordinator: are you there? Needs no answer: that it can be sent is one."""
 
 
-FromSite = Hello | Join | Fetch | Offer | Chunk | Masking | Withdraw | Report | NoReport | Computed | Leave
+FromSite = Hello | Join | Fetch | LedgerHead | Offer | Chunk | Masking | Withdraw | Report | NoReport | Computed | Leave
 FromCoordinator = (
     Welcome
     | Joined

@@ -61,6 +61,8 @@ def expected_upload(exchange: Exchange, site: str, roster: Collection[str], coun
         update = exchange.expected_bytes(exchange.count if count is None else count)
     messages = len(m.encode(m.Fetch("model", _ROUND, 0, 1))) + _stream("update", update)
     messages += _stream("vote", ballot) if vote else 0
+    if exchange.plan.privacy.example or exchange.plan.privacy.site:
+        messages += len(m.encode(m.LedgerHead(bytes(32))))
     if exchange.masked:
         peers = [name for name in sorted(roster) if name != site]
         purposes: tuple[m.Purpose, ...] = ("vote", "update") if vote else ("update",)

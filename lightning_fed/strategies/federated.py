@@ -38,6 +38,7 @@ class Federated(Strategy):
         policy: SitePolicy | str | Path | None,
         patience_s: float,
         ledger: str | Path | None,
+        data_set: str | None,
         **strategy: Any,
     ) -> None:
         super().__init__(**strategy)
@@ -47,7 +48,8 @@ class Federated(Strategy):
         self._roster = Path(roster or os.environ.get("LIGHTNING_FED_ROSTER") or "keys/roster.yaml")
         self._policy = policy if isinstance(policy, SitePolicy | None) else SitePolicy.load(policy)
         self._patience_s = patience_s
-        self._ledger = Path(ledger) if ledger else Path("ledgers") / f"{self.site}.jsonl"
+        self._ledger = Path(ledger) if ledger else Path("ledgers") / f"{data_set or self.site}.jsonl"
+        self._data_set = data_set or ""
         self._loop: RoundLoop | None = None
 
     def connect(self, model: LightningModule) -> None:
@@ -72,6 +74,7 @@ class Federated(Strategy):
                 self._ledger,
                 self._ledger.with_name(f"{self._ledger.name}.unsettled"),
                 self._ledger.with_name(f"{self._ledger.name}.signed"),
+                self._data_set,
             )
             trainer.callbacks.insert(0, self._loop)  # type: ignore[attr-defined]
 
@@ -97,11 +100,15 @@ class FederatedStrategy(Federated, SingleDeviceStrategy):
         roster: the federation's roster; else ``LIGHTNING_FED_ROSTER``; else ``keys/roster.yaml``.
         policy: what this site accepts from a plan, or the YAML file that says so; without one everything is accepted.
         patience_s: seconds without a connection to the coordinator after which ``fit`` gives up with an error.
-        ledger: the site's privacy ledger, written when a plan promises privacy and kept from run to run; else
-            ``ledgers/<site>.jsonl``. Beside it, with ``.unsettled`` behind its name, the site keeps during a run what
-            it has not sent of its updates, where a plan compresses them, and the control of SCAFFOLD or FedDyn. Beside
-            it, too, with ``.signed`` behind its name and kept from run to run: which masked sums the site has let be
-            opened, so that none is opened a second time over other sites.
+        ledger: the site's privacy ledger, written when a plan promises privacy. It belongs to the data: keep it from
+            run to run and from federation to federation for as long as they train on the same patients. Else
+            ``ledgers/<data_set>.jsonl``, or ``ledgers/<site>.jsonl`` where no data set is named. Beside it, with
+            ``.unsettled`` behind its name, the site keeps during a run what it has not sent of its updates, where a
+            plan compresses them, and the control of SCAFFOLD or FedDyn. Beside it, too, with ``.signed`` behind its
+            name and kept from run to run: which masked sums the site has let be opened, so that none is opened a second
+            time over other sites.
+        data_set: the site's own name for the data that it trains on, written into the ledger; a ledger of other data is
+            refused then.
 
     Raises:
         FederationError: an argument is missing, a key file is not this site's, or the policy cannot be read.
@@ -120,8 +127,9 @@ class FederatedStrategy(Federated, SingleDeviceStrategy):
         policy: SitePolicy | str | Path | None = None,
         patience_s: float = 600.0,
         ledger: str | Path | None = None,
+        data_set: str | None = None,
     ) -> None:
-        super().__init__(coordinator, site, identity, roster, policy, patience_s, ledger)
+        super().__init__(coordinator, site, identity, roster, policy, patience_s, ledger, data_set)
         self._parallel_devices: list[torch.device] = []
 
     @property

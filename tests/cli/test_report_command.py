@@ -1,14 +1,17 @@
 """``lightning-fed report``: what people and regulators read."""
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from lightning_fed.cli.main import main
 from lightning_fed.coordinator.events import EventLog
 from lightning_fed.coordinator.store import Store
 from lightning_fed.plan import ExamplePrivacy, FederationPlan, Privacy
 from lightning_fed.privacy.accounting import DpSgd, epsilon
-from lightning_fed.privacy.history import Release
-from lightning_fed.privacy.ledger import Budget, Ledger
+from lightning_fed.privacy.ledger import Budget, Ledger, Owner
+from lightning_fed.privacy.ledger_lines import Release
+
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 
 
 @pytest.fixture
@@ -32,7 +35,7 @@ def run(tmp_path):
     events.write("finished", {"version": 2})
     events.close()
     ledger = tmp_path / "north.jsonl"
-    with Ledger.open(ledger, "wrists", "north", {"example": Budget(1e-5)}) as open_ledger:
+    with Ledger.open(ledger, Owner("north", KEY), "wrists", {"example": Budget(1e-5)}) as open_ledger:
         for number in (1, 2):
             open_ledger.charge(Release("run-1", plan.hash, number, 1, DpSgd(0.1, 1.0, 30)))
     return tmp_path / "store", ledger

@@ -13,7 +13,7 @@ from lightning_fed.plan import ExamplePrivacy, LocalTraining, Masking, Privacy, 
 from lightning_fed.policy import SitePolicy
 from lightning_fed.privacy.accounting import DpSgd, epsilon
 from lightning_fed.privacy.history import read_history
-from lightning_fed.privacy.ledger import ledger_rows
+from lightning_fed.privacy.ledger_rows import ledger_rows
 
 MASKED = Masking("required", bits=32, bound=256.0)
 
@@ -80,7 +80,7 @@ def test_a_site_stops_before_the_release_that_would_pass_its_maximum_and_the_oth
     three_steps = epsilon([DpSgd(8 / 24, 0.8, 3)], 1e-2)
     six_steps = epsilon([DpSgd(8 / 24, 0.8, 6)], 1e-2)
     limit = (three_steps + six_steps) / 2
-    careful = here.site("site-0", private_train, SitePolicy(max_epsilon=limit), Plain)
+    careful = here.site("site-0", private_train, SitePolicy(max_epsilon=limit, max_delta=1e-2), Plain)
     others = [here.site(name, train, Plain, seed) for seed, name in enumerate(here.sites[1:], start=2)]
     result = careful.result()
     for other in others:
@@ -106,13 +106,45 @@ def test_site_level_budgets_are_the_same_at_the_sites_and_at_the_coordinator(fed
     sites = [here.site(name, train, Plain, seed) for seed, name in enumerate(here.sites, start=1)]
     for site in sites:
         site.result()
-    spent = [rows_of(here.folder / name / "ledger.jsonl")[-1].unit_epsilon for name in here.sites]
-    spent.append(rows_of(here.store / "ledger.jsonl")[-1].unit_epsilon)
+    ledgers = [here.folder / name / "ledger.jsonl" for name in here.sites] + [here.store / "ledger.jsonl"]
+    spent = [[row for row in rows_of(path) if row.unit == "site"][-1].unit_epsilon for path in ledgers]
     assert spent == [pytest.approx(spent[0])] * 4
     text = printed(here.store, here.folder / "site-0" / "ledger.jsonl")
     assert text.count("distributed") >= 6
     assert re.search(rf"site level: epsilon {spent[0]:.4g} at delta 1e-05", text)
     assert "the coordinator learns only sums" in text
+    # Two of the three sites are left when one subtracts its own share, and each image is released, too.
+    member, example = rows_of(ledgers[0])[-2:]
+    assert member.member_epsilon > 1.2 * spent[0]
+    assert f"{member.member_epsilon:.4g} against a hospital that took part" in text
+    assert example.unit == "example"
+    assert f"example level: epsilon {example.unit_epsilon:.4g}" in text
+
+
+def test_an_older_copy_of_a_ledger_that_was_put_back_is_noticed_when_the_site_joins_again(federation):
+    here = federation(
+        sites=2,
+        rounds=3,
+        quorum=2,
+        gather_s=30.0,
+        privacy=Privacy(example=ExamplePrivacy(noise_multiplier=1.0, delta=1e-2)),
+    )
+    here.coordinate(Plain)
+    ledger = here.folder / "site-0" / "ledger.jsonl"
+    sites = [here.site(name, train, Plain, seed) for seed, name in enumerate(here.sites, start=1)]
+    here.wait_for("round_finished")
+    sites[0].kill()
+    older = b"".join(ledger.read_bytes().splitlines(keepends=True)[:-1])
+    newest = ledger.read_bytes()
+    anchored = [event["head"] for event in here.events("ledger_anchored") if event["site"] == "site-0"]
+    assert anchored[-1] == read_history(ledger).head
+    ledger.write_bytes(older)
+    error = here.site("site-0", train, Plain).error()
+    assert error.startswith("LedgerError")
+    assert "is an older copy" in error
+    ledger.write_bytes(newest)
+    assert here.site("site-0", train, Plain).result()
+    sites[1].result()
 
 
 def test_batch_norms_statistics_are_refused_with_what_to_do(federation):

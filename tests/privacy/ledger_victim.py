@@ -11,11 +11,14 @@ import signal
 import sys
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from lightning_fed.privacy.accounting import ORDERS, DpSgd
-from lightning_fed.privacy.history import Release
-from lightning_fed.privacy.ledger import Budget, Ledger
+from lightning_fed.privacy.ledger import Budget, Ledger, Owner
+from lightning_fed.privacy.ledger_lines import Release
 
 MECHANISM = DpSgd(0.01, 1.0, 10)
+OWNER = Owner("st-marys", Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 WRITE, SYNC = os.write, os.fsync
 
 
@@ -41,7 +44,7 @@ class Fate:
 
 
 def victim(folder: Path, fate: Fate, releases: int) -> None:
-    ledger = Ledger.open(folder / "ledger.jsonl", "fed", "st-marys", {"example": Budget(1e-5)})
+    ledger = Ledger.open(folder / "ledger.jsonl", OWNER, "fed", {"example": Budget(1e-5)})
     os.write, os.fsync = fate.write, fate.sync
     for number in range(200):
         ledger.charge(Release("run", "0" * 64, number, 1, MECHANISM))

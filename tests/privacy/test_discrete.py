@@ -46,7 +46,7 @@ def test_the_true_divergence_of_a_sum_is_below_the_papers_bound_and_near_it(shar
 def test_the_curve_is_proposition_14_for_numbers_worked_out_by_hand():
     noise = DistributedNoise(size=100, sensitivity=3.0, sigma=0.6, shares=3)
     tau = 10 * (math.exp(-(math.pi**2) * 0.36) + math.exp(-4 / 3 * math.pi**2 * 0.36))
-    assert noise.tau == pytest.approx(tau)
+    assert noise.tau(noise.shares) == pytest.approx(tau)
     variance = 3 * 0.36
     expected = [
         min(a * 9 / (2 * variance) + 100 * tau, a / 2 * (3 / math.sqrt(variance) + tau * 10) ** 2) for a in (2, 5, 32)

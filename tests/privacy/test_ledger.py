@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,9 +16,14 @@ from lightning_fed.errors import BudgetExhaustedError, LedgerError, PlanError
 from lightning_fed.privacy.accounting import DpSgd, epsilon
 from lightning_fed.privacy.central import central_noise
 from lightning_fed.privacy.discrete import distributed_noise
-from lightning_fed.privacy.history import Charged, Release, Torn, parse_history, read_history
-from lightning_fed.privacy.ledger import Budget, Ledger, ledger_rows
+from lightning_fed.privacy.history import parse_history, read_history
+from lightning_fed.privacy.ledger import Budget, Ledger, Owner
+from lightning_fed.privacy.ledger_lines import Charged, Release, Torn
+from lightning_fed.privacy.ledger_rows import ledger_rows
+from lightning_fed.privacy.spending import Cost, Spent
 
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+OWNER = Owner("st-marys", KEY)
 BUDGETS = {"example": Budget(1e-5), "site": Budget(1e-6)}
 SGD = DpSgd(0.01, 1.0, 10)
 SHARES = distributed_noise(1.0, 1.0, 1e-4, 1000, 3)
@@ -29,7 +35,7 @@ def release(number, mechanism=SGD):
 
 
 def open_ledger(path, budgets=BUDGETS):
-    return Ledger.open(path, "wrists", "st-marys", budgets)
+    return Ledger.open(path, OWNER, "wrists", budgets)
 
 
 @pytest.fixture
@@ -61,10 +67,10 @@ def original(tmp_path_factory):
 def test_a_charge_is_in_the_file_when_charge_returns_and_after_reopening(path, charged):
     with open_ledger(path) as ledger:
         assert ledger.epsilon("example") == pytest.approx(epsilon([SGD] * 3, 1e-5))
-        assert ledger.epsilon("site") == pytest.approx(epsilon([SHARES, SUM], 1e-6))
+        assert ledger.epsilon("site", "outsider") == pytest.approx(epsilon([SHARES, SUM], 1e-6))
         after = ledger.charge(release(6))
         assert after == ledger.epsilon("example") == pytest.approx(epsilon([SGD] * 4, 1e-5))
-    entries = read_history(path, "wrists", "st-marys").entries
+    entries = read_history(path, "st-marys").entries
     assert [e.release.round for e in entries] == [1, 2, 3, 4, 5, 6]
     assert entries[-1].epsilon == after
 
@@ -125,9 +131,8 @@ def test_a_file_cut_at_any_byte_never_counts_less_than_what_was_acknowledged(pat
             # The bytes of the release that was being written count as well.
             assert len(history.released) >= acknowledged + 1
         for unit, delta in (("example", 1e-5), ("site", 1e-6)):
-            known = [e.release.mechanism for e in history.entries[:acknowledged] if e.release.mechanism.unit == unit]
-            counted = [m for m in history.released if m.unit == unit]
-            assert epsilon(counted, delta) >= epsilon(known, delta)
+            known = Spent(cost for entry in history.entries[:acknowledged] for cost in entry.release.costs)
+            assert Spent(history.released).epsilon(unit, delta) >= known.epsilon(unit, delta)
 
 
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.97])
@@ -139,10 +144,10 @@ def test_torn_bytes_are_counted_once_kept_and_vouched_for_by_the_next_charge(pat
     with open_ledger(path) as ledger:
         known = {"example": [SGD], "site": [SHARES]} if line == 3 else {"example": [], "site": []}
         assert ledger.epsilon("example") == pytest.approx(epsilon(known["example"] * 2, 1e-5))
-        assert ledger.epsilon("site") == pytest.approx(epsilon(known["site"] * 2, 1e-6))
+        assert ledger.epsilon("site", "outsider") == pytest.approx(epsilon(known["site"] * 2, 1e-6))
         after = ledger.charge(release(9))
     assert path.read_bytes().startswith(torn)
-    history = read_history(path, "wrists", "st-marys")
+    history = read_history(path, "st-marys")
     assert isinstance(history.entries[-2], Torn)
     assert isinstance(history.entries[-1], Charged)
     # The torn release counts beside the new one: as the new one itself where nothing else is known.
@@ -194,7 +199,7 @@ def test_any_changed_byte_is_seen_or_counted_as_torn(original, data):
         return
     # Only the end of the file can look like a crash; then nothing is cheaper than before.
     assert history.torn
-    assert epsilon([m for m in history.released if m.unit == "example"], 1e-5) >= epsilon([SGD] * 2, 1e-5)
+    assert Spent(history.released).epsilon("example", 1e-5) >= epsilon([SGD] * 2, 1e-5)
 
 
 def test_a_cheaper_release_written_over_a_dear_one_is_named_by_its_line(path, charged):
@@ -226,13 +231,16 @@ def test_torn_bytes_cannot_be_taken_out_or_changed_once_vouched_for(path, charge
             parse_history(edited, "ledger")
 
 
-def test_a_ledger_of_another_federation_or_site_is_refused(path, charged):
-    with pytest.raises(LedgerError, match=r"line 1 .* belongs to federation 'wrists', not to 'knees'"):
-        Ledger.open(path, "knees", "st-marys", BUDGETS)
-    with pytest.raises(LedgerError, match="belongs to site 'st-marys', not to 'city'"):
-        Ledger.open(path, "wrists", "city", BUDGETS)
-    with open_ledger(path):
-        pass
+def test_a_ledger_of_another_site_or_data_set_is_refused(path):
+    with Ledger.open(path, Owner("st-marys", KEY, "wrists-2024"), "wrists", BUDGETS) as ledger:
+        ledger.charge(release(1))
+    with pytest.raises(LedgerError, match=r"line 1 .* belongs to site 'st-marys', not to 'city'"):
+        Ledger.open(path, Owner("city", KEY), "wrists", BUDGETS)
+    with pytest.raises(LedgerError, match="belongs to data set 'wrists-2024', not to 'knees-2024'"):
+        Ledger.open(path, Owner("st-marys", KEY, "knees-2024"), "wrists", BUDGETS)
+    for data_set in ("", "wrists-2024"):
+        with Ledger.open(path, Owner("st-marys", KEY, data_set), "wrists", BUDGETS) as ledger:
+            assert ledger.epsilon("example") > 0
 
 
 def test_two_at_once_are_refused_and_the_lock_ends_with_the_ledger(path):
@@ -293,6 +301,9 @@ def test_rows_show_each_release_its_mechanism_and_its_unit(path, charged):
         (5, "dp-sgd", "example"),
     ]
     assert [r.delta for r in rows] == [1e-5, 1e-6, 1e-5, 1e-6, 1e-5]
+    assert rows[3].member_epsilon == pytest.approx(
+        Spent([Cost("site", SHARES), Cost("site", SUM)]).epsilon("site", 1e-6)
+    )
     assert rows[4].release_epsilon == pytest.approx(epsilon([SGD], 1e-5))
     assert rows[4].unit_epsilon == pytest.approx(epsilon([SGD] * 3, 1e-5))
     assert rows[3].mechanism_epsilon == pytest.approx(epsilon([SUM], 1e-6))
@@ -332,7 +343,7 @@ def test_sigkill_at_any_instant_of_a_release_never_lets_the_ledger_under_count(t
         assert released >= 0, "the victim ended by itself"
         if instant:
             assert released == (instant - 1) // 3
-        with Ledger.open(folder / "ledger.jsonl", "fed", "st-marys", {"example": Budget(1e-5)}) as ledger:
+        with Ledger.open(folder / "ledger.jsonl", OWNER, "fed", {"example": Budget(1e-5)}) as ledger:
             counted = ledger.epsilon("example")
             assert counted >= epsilon([mechanism] * released, 1e-5) * (1 - 1e-12)
             after = ledger.charge(Release("again", "0" * 64, 1, 1, mechanism))

@@ -14,6 +14,7 @@ from lightning_fed.protocol.coordinator.round_result import DEADLINE, VALUES_S
 from lightning_fed.protocol.exchange import Exchange
 
 SIZE = 400
+HEAD = bytes(range(32))
 NAMES = ["site-0", "site-1", "site-2"]
 
 
@@ -344,7 +345,7 @@ def test_a_site_that_reconnects_pays_for_an_attempt_once():
     site = w.sites["site-0"]
     while site.plan is None:
         assert w.deliver_up("site-0") or w.deliver_down("site-0")
-    w.up["site-0"].extend(site.join(model_of_size(5).layout, pay=lambda *release: paid.append(release)))
+    w.up["site-0"].extend(site.join(model_of_size(5).layout, pay=lambda *release: paid.append(release) or HEAD))
     original = Wire.deliver_up
     w.deliver_up = lambda name: False if w.up[name] and isinstance(w.up[name][0][0], m.Offer) else original(w, name)
     w.settle()
@@ -355,6 +356,7 @@ def test_a_site_that_reconnects_pays_for_an_attempt_once():
     w.settle()
     assert w.events("round_finished")
     assert paid == [(1, 1, 1.0)]
+    assert w.events("ledger_anchored") == [{"site": "site-0", "head": HEAD.hex()}]
 
 
 def test_a_round_beyond_those_that_the_site_agreed_to_is_refused():

@@ -34,6 +34,7 @@ from lightning_fed.protocol.coordinator.actions import Action, Charge, Record, S
 from lightning_fed.protocol.coordinator.collection import Collection
 from lightning_fed.protocol.coordinator.handout import Handout
 from lightning_fed.protocol.coordinator.initial_model import InitialModel
+from lightning_fed.protocol.coordinator.ledger_heads import LedgerHeads
 from lightning_fed.protocol.coordinator.masked_collection import MaskedCollection
 from lightning_fed.protocol.coordinator.metrics import MetricReports
 from lightning_fed.protocol.coordinator.round_result import DEADLINE
@@ -76,6 +77,7 @@ class CoordinatorSession:
         starts: how often this run was started before; keeps attempts apart across restarts.
         model: the newest global model, from the store or the configured module; None asks the first site for it.
         draw: random source for cohorts, from the operating system unless a test gives one.
+        ledger_heads: what was heard of the sites' privacy ledgers before (hexadecimal), by site.
 
     Attributes:
         model: the newest global model.
@@ -91,6 +93,7 @@ class CoordinatorSession:
         model: GlobalModel | None,
         starts: int = 0,
         draw: random.Random | None = None,
+        ledger_heads: Mapping[str, str] | None = None,
     ) -> None:
         self.plan = plan
         self.run = run
@@ -99,6 +102,7 @@ class CoordinatorSession:
         self.outcome: FederationError | Literal["finished"] | None = None
         self._sites = {site: _Site() for site in sorted(sites)}
         self._initial = InitialModel()
+        self._ledger_heads = LedgerHeads(ledger_heads or {})
         self._draw = draw or random.SystemRandom()
         self._collection: Collection | MaskedCollection | None = None
         self._signing_keys = dict(sites)
@@ -181,6 +185,9 @@ class CoordinatorSession:
                 return self._after_collection(
                     self._collection.chunk(site, message, payload) if self._collection else []
                 )
+            case m.LedgerHead(head):
+                open_to = self._collection and site in self._collection.cohort
+                return self._ledger_heads.take(site, head, self._attempt) if open_to else []
             case m.Withdraw():
                 return self._withdrawn(site, message)
             case m.NoReport(version):
@@ -251,7 +258,7 @@ class CoordinatorSession:
 
     def _admitted(self, site: str) -> list[Action]:
         return [
-            Send(site, m.Joined(len(self._handout.frozen))),
+            Send(site, m.Joined(len(self._handout.frozen), self._ledger_heads.at_join(site))),
             Send(site, self._handout.announcement(site)),
         ]
 

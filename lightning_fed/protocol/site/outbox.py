@@ -18,8 +18,9 @@ from lightning_fed.update.packing import pack
 from lightning_fed.update.vectors import FloatVector, IndexVector
 from lightning_fed.update.vote import ballot, coordinates
 
-Pay = Callable[[int, int, float], None]
-"""Called with round, attempt and clipping norm before an update leaves; raises if it must not."""
+Pay = Callable[[int, int, float], bytes]
+"""Called with round, attempt and clipping norm before an update leaves; raises if it must not. Returns the hash of the
+ledger's last line."""
 
 Keep = Callable[[int, Mapping[str, Any]], None]
 """Called with round and state before an update leaves: what ``load_state_dict`` needs should the site be killed before
@@ -88,6 +89,7 @@ class Outbox:
         self._begun = m.Begin(0, 0)
         self._newest = 0
         self._paid = (0, 0)
+        self._head = b""
         self._support: IndexVector | None = None
         self._blocks = b""
         self._voted = self._sent = False
@@ -179,13 +181,13 @@ class Outbox:
         self._sent = True
         attempt = (held.round, self._begun.attempt)
         if self.pay and attempt != self._paid:
-            self.pay(*attempt, (self._begun.bounds or self._exchange.first_bounds)[0])
+            self._head = self.pay(*attempt, (self._begun.bounds or self._exchange.first_bounds)[0])
             self._paid = attempt
-        following = self._update(held, total, digest)
+        messages, upload = self._update(held, total, digest)
         state = self._unsettled(held)
         if self.keep and state:
             self.keep(held.round, state)
-        return following
+        return [*([m.LedgerHead(self._head)] if self._head else ()), *messages], upload
 
     def outcome(self, round: int) -> tuple[int, float]:
         """Bytes of the update as sent in a round, 0 if none was, and the L2 norm of what the site has not sent yet."""

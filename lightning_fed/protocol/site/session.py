@@ -68,6 +68,7 @@ class SiteSession:
         run: the coordinator's run, once welcomed.
         plan: the plan, once welcomed; the caller accepts it by calling ``join``.
         joined: the coordinator has accepted the model's layout.
+        ledger_head: the last that the coordinator heard of the site's privacy ledger in this run; empty if nothing.
         initial_wanted: the coordinator waits for this site's initial state.
         frozen: safetensors bytes of the frozen parameters, once fetched; empty when nothing is frozen.
         model: version and float32 bytes of the newest global model.
@@ -101,6 +102,7 @@ class SiteSession:
         self.run: str | None = None
         self.plan: FederationPlan | None = None
         self.joined = False
+        self.ledger_head = b""
         self.initial_wanted = False
         self.frozen: bytes | None = None
         self.model: tuple[int, memoryview] | None = None
@@ -145,7 +147,7 @@ class SiteSession:
         match message:
             case m.Welcome(run, plan):
                 return self._welcomed(run, plan)
-            case m.Joined(frozen_bytes):
+            case m.Joined(frozen_bytes, ledger_head):
                 layout = self._layout
                 if (
                     layout is None
@@ -155,7 +157,7 @@ class SiteSession:
                     raise ProtocolError(
                         f"{frozen_bytes} bytes of frozen parameters were announced, not those of this model."
                     )
-                self.joined = True
+                self.joined, self.ledger_head = True, ledger_head
                 if self.frozen is None and frozen_bytes:
                     return _alone(self._downloads.start("frozen", 0, frozen_bytes))
                 self.frozen = self.frozen or b""
