@@ -63,6 +63,18 @@ class Federated(Strategy):
                     f"{self._identity.name} is the identity of {identity.name!r} and the strategy is for site "
                     f"{self.site!r}. Name the site's own key file (identity=...) or the other site (site=...)."
                 )
+            if self._policy is None:
+                rank_zero_warn(
+                    f"site {self.site!r} has no policy: it accepts whatever plan the coordinator sends, be it without "
+                    "masks, and whoever is in the roster, and may be asked for its untrained model. Give it one: "
+                    "FederatedStrategy(policy='configs/policy.yaml')."
+                )
+            elif self._policy.members is None:
+                rank_zero_warn(
+                    f"the policy of site {self.site!r} pins no members: whoever makes the roster can fill a quorum of "
+                    f"{self._policy.smallest_quorum} with sites of his own. Add to it, under members, the lines that "
+                    "'lightning-fed keys show ROSTER' prints, once they were compared by phone."
+                )
             self._loop = RoundLoop(
                 self.coordinator,
                 identity,
@@ -94,11 +106,13 @@ class FederatedStrategy(Federated, SingleDeviceStrategy):
         site: this site's name in the roster; else ``LIGHTNING_FED_SITE``.
         identity: the site's secret key file; else ``LIGHTNING_FED_IDENTITY``; else ``keys/<site>.key``.
         roster: the federation's roster; else ``LIGHTNING_FED_ROSTER``; else ``keys/roster.yaml``.
-        policy: what this site accepts from a plan, or the YAML file that says so; without one everything is accepted.
+        policy: what this site accepts from a plan, or the YAML file that says so; without one everything is accepted,
+            and a warning says so.
         patience_s: seconds without a connection to the coordinator after which ``fit`` gives up with an error.
         ledger: the site's privacy ledger, written when a plan promises privacy and kept from run to run; else
             ``ledgers/<site>.jsonl``. Beside it, with ``.unsettled`` behind its name, the site keeps during a run what
-            it has not sent of its updates, where a plan compresses them, and the control of SCAFFOLD or FedDyn.
+            it has not sent of its updates, where a plan compresses them, and the control of SCAFFOLD or FedDyn; with
+            ``.trained`` behind its name, that it has begun to train.
 
     Raises:
         FederationError: an argument is missing, a key file is not this site's, or the policy cannot be read.
