@@ -184,8 +184,8 @@ class SitePolicy:
         why = (
             "privacy.site.mechanism = 'central' leaves the noise to the coordinator, who sees what comes before it, "
             "and this site counts only noise that is added before anything leaves (mechanism = 'distributed')"
-            if trusting
-            else "it has no such promise"
+            if trusting and self.unit != "example"
+            else "the plan's privacy has no such promise"
         )
         if self.unit is not None and self.unit not in promised:
             violations.append(f"this site wants differential privacy for each {self.unit} (unit), and {why}.")
@@ -213,13 +213,11 @@ class SitePolicy:
         Raises:
             PlanRefusedError: they are fewer than ``min_local_steps``, because the site has few images.
         """
-        violations = [
-            f"{steps:g} optimiser steps are below this site's minimum of {self.min_local_steps} (local steps)."
-        ]
+        few = f"a round has {steps:g} optimiser steps here, below this site's minimum of {self.min_local_steps}"
         _refuse(
             site,
             "to train",
-            violations if steps < self.min_local_steps else [],
+            [f"{few} (min_local_steps)."] if steps < self.min_local_steps else [],
             "Raise local.epochs in the plan, train with smaller batches, or lower min_local_steps in the policy.",
         )
 

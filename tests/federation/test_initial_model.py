@@ -20,7 +20,7 @@ MASKED = Masking("required")
 
 def ask(here, *sites):
     """Ask every site that comes for its model, whoever gave one before; what was got, by site."""
-    got = {site: b"" for site in sites}
+    got = dict.fromkeys(sites, b"")
     asked, sizes, gone, until = set(), {}, set(), time.monotonic() + PATIENCE_S
     hub = Hub(here.address, load_identity(here.keys / "coordinator.key"), here.roster)
     try:
