@@ -126,3 +126,14 @@ def test_what_a_fresh_site_gives_is_its_untrained_model_and_nothing_else(federat
     assert given.keys() == untrained.keys()
     assert all(torch.equal(given[name], untrained[name]) for name in given)
     assert "that is all" in site.error()
+
+
+def test_a_coordinator_without_a_model_is_told_to_configure_one_when_all_sites_require_masks(federation):
+    here = federation(sites=2, masking=MASKED, gather_s=1.0)
+    coordinator = here.coordinate()
+    sites = [here.site(name, train_under, SitePolicy(masking="required")) for name in here.sites]
+    for site in sites:
+        assert "refused to give the initial model" in site.error()
+    error = coordinator.error()
+    assert error.startswith("QuorumLostError: too few sites are left")
+    assert "No site has given an initial model, as sites that require masks do not: configure model:." in error
