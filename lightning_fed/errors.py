@@ -4,7 +4,7 @@ One base class, a kind per thing a reader can act on. A message names the thing,
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 __all__ = [
     "BudgetExhaustedError",
@@ -33,7 +33,15 @@ class PlanError(FederationError):
 
 
 class PlanRefusedError(FederationError):
-    """A site's own policy does not allow the coordinator's plan."""
+    """A site's own policy does not allow the coordinator's plan, the roster, or what of the model would leave.
+
+    Attributes:
+        violations: one sentence for everything that the policy does not allow: the setting, its value and the limit.
+    """
+
+    def __init__(self, message: str, violations: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.violations = tuple(violations)
 
 
 class IdentityError(FederationError):

@@ -90,7 +90,8 @@ def _parser() -> NamesNearest:
         "--model",
         type=LightningModule | None,
         default=None,
-        help="module whose weights are the initial global model; without one the first site's are",
+        help="module whose weights are the initial global model; without one a site is asked for its untrained one, "
+        "which sites whose policy requires masks do not give",
     )
     parser.add_argument(
         "--checkpoint", type=Path | None, default=None, help="Lightning .ckpt with the initial weights of the model"

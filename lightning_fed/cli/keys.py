@@ -55,7 +55,8 @@ def _new(options: Namespace) -> None:
 def _roster(options: Namespace) -> None:
     roster = Roster.of(load_card(options.coordinator), [load_card(path) for path in options.sites])
     roster.write(options.out)
-    print(f"{options.out}  give it to every member. Compare the fingerprints with the members first, by phone:")
+    print(f"{options.out}  give it to every member. Compare the fingerprints with the members first, by phone;")
+    print("the lines are those that a site's policy takes under members:")
     _print_cards((roster.coordinator, *roster.sites.values()))
 
 
@@ -73,9 +74,9 @@ def _show(options: Namespace) -> None:
 
 def _print_cards(cards: Iterable[PublicCard], *, keys: bool = False) -> None:
     cards = list(cards)
-    width = max(len(card.name) for card in cards)
+    width = max(len(card.name) for card in cards) + 1
     for card in cards:
-        print(f"{card.name:<{width}}  {card.fingerprint}")
+        print(f"{card.name + ':':<{width}} {card.fingerprint}")
         if keys:
-            print(f"{'':<{width}}  CURVE   {card.curve_public.decode()}")
-            print(f"{'':<{width}}  Ed25519 {card.signing_public.hex()}")
+            print(f"{'':<{width}} CURVE   {card.curve_public.decode()}")
+            print(f"{'':<{width}} Ed25519 {card.signing_public.hex()}")

@@ -54,8 +54,9 @@ class Coordinator:
         identity: the coordinator's keys.
         roster: the sites' public cards.
         store: folder of the global models and the event log.
-        initial: the module whose weights are the initial global model; None takes the first site's. Ignored when the
-            store holds a global model already.
+        initial: the module whose weights are the initial global model; None asks the first site for its untrained
+            one, which sites whose policy requires masks do not give. Ignored when the store holds a global model
+            already.
 
     Raises:
         FederationError: one of its kinds, for what the message says.
@@ -105,6 +106,11 @@ class Coordinator:
             StoreError: a global model could not be stored; the newest complete one stays.
         """
         _log.info("listening at %s", self.address)
+        if self._session.model is None:
+            _log.warning(
+                "there is no initial model: the first site is asked for its untrained one, which sites that require "
+                "masks do not give. Better configure model:."
+            )
         try:
             if self._session.model and self._session.model.version > self._events.newest_round:
                 # A coordinator that is killed right after storing a model has not written of its round yet.

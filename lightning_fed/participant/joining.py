@@ -8,9 +8,11 @@ from rich.filesize import decimal
 from lightning_fed.callbacks.topk_compression import own_count
 from lightning_fed.participant.data_dependence import refuse_data_dependent
 from lightning_fed.participant.global_weights import load_frozen
+from lightning_fed.participant.initial_state import InitialState
 from lightning_fed.participant.link import Link
 from lightning_fed.participant.model_metrics import ModelMetrics
 from lightning_fed.participant.plan_callbacks import check_model
+from lightning_fed.participant.policy_checks import check_policy
 from lightning_fed.participant.signed_sums_file import SignedSumsFile
 from lightning_fed.participant.site_ledger import SiteLedger
 from lightning_fed.participant.site_state import SiteState
@@ -21,7 +23,6 @@ from lightning_fed.protocol.exchange import Exchange
 from lightning_fed.protocol.site.signed_sums import SignedSums
 from lightning_fed.protocol.upload_bytes import expected_upload
 from lightning_fed.transport.identity import Roster
-from lightning_fed.update.global_model import state_bytes
 from lightning_fed.update.layout import Layout
 from lightning_fed.update.model_digest import layout_digest
 
@@ -33,6 +34,7 @@ class Joining:
         site: the site's name.
         plan: the plan.
         run: the coordinator's run.
+        module: the model.
         layout: what is exchanged.
         policy: what the site accepts.
         roster: the federation's roster.
@@ -43,9 +45,16 @@ class Joining:
     """
 
     def __init__(
-        self, site: str, plan: FederationPlan, run: str, layout: Layout, policy: SitePolicy, roster: Roster
+        self,
+        site: str,
+        plan: FederationPlan,
+        run: str,
+        module: LightningModule,
+        layout: Layout,
+        policy: SitePolicy,
+        roster: Roster,
     ) -> None:
-        policy.check_names([spec.name for spec in (*layout.exchanged, *layout.frozen)], site)
+        check_policy(policy, module, layout, site)
         check_model(plan, layout)
         self._site = site
         self._plan = plan
@@ -101,21 +110,26 @@ class Joining:
         keep = state.keep_for(trainer)
         link.tell(lambda session: session.join(self._layout, metrics.sizes, pay, kept, count, keep, signed))
 
-    def take_part(self, trainer: Trainer, module: LightningModule, link: Link, ledger: SiteLedger | None) -> None:
+    def take_part(
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        link: Link,
+        ledger: SiteLedger | None,
+        initial: InitialState,
+    ) -> None:
         """Give the initial model if this site is asked for it, and take over what is frozen.
 
         Raises:
             LedgerError: the site's ledger is older than what the coordinator heard of it last.
-            PlanRefusedError: a tensor of the initial model must not leave.
+            PlanRefusedError: see ``InitialState.take``.
             ProtocolError: the frozen parameters are damaged, or not this model's.
         """
         wanted = link.ask(
             trainer, "the global model", lambda s: "initial" if s.initial_wanted else s.model and s.joined and "model"
         )
         if wanted == "initial":
-            names = [name for name in module.state_dict() if name not in self._layout.personal]
-            self._policy.check_names(names, self._site)
-            state = state_bytes(module.state_dict(), self._layout)
+            state = initial.take(trainer, module, self._layout)
             link.tell(lambda session: session.offer_initial(state))
         if ledger and link.connection:
             ledger.require_newest(link.connection.read(lambda session: session.ledger_head))

@@ -30,11 +30,13 @@ from lightning_fed.errors import (
 from lightning_fed.participant.connection import Connection
 from lightning_fed.participant.data_dependence import refuse_data_dependent
 from lightning_fed.participant.global_weights import load_global, update_since, zeroed_if_unsound
+from lightning_fed.participant.initial_state import InitialState
 from lightning_fed.participant.joining import Joining
 from lightning_fed.participant.link import Link, heed_sigterm
 from lightning_fed.participant.local_progress import LocalProgress
 from lightning_fed.participant.model_metrics import ModelMetrics, Report
 from lightning_fed.participant.plan_callbacks import attach, mechanism_of
+from lightning_fed.participant.policy_checks import steps_of_a_round
 from lightning_fed.participant.site_ledger import SiteLedger
 from lightning_fed.participant.site_state import SiteState
 from lightning_fed.participant.trainer_limits import TrainerLimits
@@ -99,6 +101,7 @@ class RoundLoop(Callback):
         self._data_set = data_set
         self._state = SiteState(pending_update, identity.name)
         self._signed_path = signed_sums
+        self._initial = InitialState(ledger.with_name(f"{ledger.name}.trained"), identity.name, policy)
         self._attached: list[Callback] = []
         self._round = 0
         self._local = LocalProgress()
@@ -113,6 +116,7 @@ class RoundLoop(Callback):
         if stage != "fit":
             return
         self._finished, self._spent, self._round = False, False, 0
+        self._policy.check_members(self._roster.fingerprints, self._identity.name)
         if trainer.is_global_zero:
             session = SiteSession(
                 self._identity.name,
@@ -146,14 +150,14 @@ class RoundLoop(Callback):
         assert self.plan is not None
         self._limits = TrainerLimits(trainer)
         name, run = self._identity.name, self.run or ""
-        joining = Joining(name, self.plan, run, self.layout, self._policy, self._roster)
+        joining = Joining(name, self.plan, run, pl_module, self.layout, self._policy, self._roster)
         if trainer.is_global_zero:
             owner = Owner(name, self._identity.signing_key, self._data_set)
             self._ledger = joining.open_ledger(self._ledger_path, owner)
         signed = joining.signed_sums(self._signed_path) if trainer.is_global_zero else None
         self._metrics = ModelMetrics(self.plan, pl_module)
         joining.join(trainer, self._link, self._state, self._metrics, self._ledger, signed)
-        joining.take_part(trainer, pl_module, self._link, self._ledger)
+        joining.take_part(trainer, pl_module, self._link, self._ledger, self._initial)
         self._load_newest(trainer, pl_module, at_least=0)
         self._limits.validate_after_rounds(self.plan)
         rank_zero_info(joining.summary(trainer, self.version))
@@ -162,6 +166,7 @@ class RoundLoop(Callback):
         """Wait for the first round here, where there is still time to not train at all."""
         assert self.plan is not None
         assert self._limits is not None
+        self._policy.check_steps(steps_of_a_round(trainer, self.plan.local), self._identity.name)
         self._limits.fit_rounds(self.plan, self.version)
         if self.plan.local.steps:
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -226,6 +231,7 @@ class RoundLoop(Callback):
         if over:
             self._finish()
             return
+        self._initial.training_begins(trainer, self.run or "", round)
         self._round = round
         self._state.begin_round()
         self._local = LocalProgress(trainer.global_step)

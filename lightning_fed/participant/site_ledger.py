@@ -9,7 +9,6 @@ from lightning_fed.policy import SitePolicy
 from lightning_fed.privacy.accounting import DpSgd
 from lightning_fed.privacy.ledger import Budget, Ledger, Owner
 from lightning_fed.privacy.ledger_lines import Release
-from lightning_fed.privacy.spending import BUDGET_DELTA
 from lightning_fed.privacy.units import Unit
 from lightning_fed.protocol.exchange import Exchange
 
@@ -105,11 +104,10 @@ def _budgets(plan: FederationPlan, policy: SitePolicy) -> dict[Unit, Budget]:
     deltas = [promise.delta for promise in promises.values() if promise]
     if not deltas:
         return {}
-    held = policy.max_delta or (None if policy.max_epsilon is None else BUDGET_DELTA)
     limit = math.inf if policy.max_epsilon is None else policy.max_epsilon
 
     def budget(unit: Unit) -> Budget:
         promise = promises[unit]
-        return Budget(held or (promise.delta if promise else min(deltas)), limit)
+        return Budget(policy.max_delta or (promise.delta if promise else min(deltas)), limit)
 
     return {"example": budget("example"), "site": budget("site")}

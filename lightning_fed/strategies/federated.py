@@ -65,6 +65,18 @@ class Federated(Strategy):
                     f"{self._identity.name} is the identity of {identity.name!r} and the strategy is for site "
                     f"{self.site!r}. Name the site's own key file (identity=...) or the other site (site=...)."
                 )
+            if self._policy is None:
+                rank_zero_warn(
+                    f"site {self.site!r} has no policy: it accepts whatever plan the coordinator sends, be it without "
+                    "masks, and whoever is in the roster, and may be asked for its untrained model. Give it one: "
+                    "FederatedStrategy(policy='configs/policy.yaml')."
+                )
+            elif self._policy.members is None:
+                rank_zero_warn(
+                    f"the policy of site {self.site!r} pins no members: whoever makes the roster can fill a quorum of "
+                    f"{self._policy.smallest_quorum} with sites of his own. Add to it, under members, the lines that "
+                    "'lightning-fed keys show ROSTER' prints, once they were compared by phone."
+                )
             self._loop = RoundLoop(
                 self.coordinator,
                 identity,
@@ -98,15 +110,16 @@ class FederatedStrategy(Federated, SingleDeviceStrategy):
         site: this site's name in the roster; else ``LIGHTNING_FED_SITE``.
         identity: the site's secret key file; else ``LIGHTNING_FED_IDENTITY``; else ``keys/<site>.key``.
         roster: the federation's roster; else ``LIGHTNING_FED_ROSTER``; else ``keys/roster.yaml``.
-        policy: what this site accepts from a plan, or the YAML file that says so; without one everything is accepted.
+        policy: what this site accepts from a plan, or the YAML file that says so; without one everything is accepted,
+            and a warning says so.
         patience_s: seconds without a connection to the coordinator after which ``fit`` gives up with an error.
         ledger: the site's privacy ledger, written when a plan promises privacy. It belongs to the data: keep it from
             run to run and from federation to federation for as long as they train on the same patients. Else
-            ``ledgers/<data_set>.jsonl``, or ``ledgers/<site>.jsonl`` where no data set is named. Beside it, with
-            ``.unsettled`` behind its name, the site keeps during a run what it has not sent of its updates, where a
-            plan compresses them, and the control of SCAFFOLD or FedDyn. Beside it, too, with ``.signed`` behind its
-            name and kept from run to run: which masked sums the site has let be opened, so that none is opened a second
-            time over other sites.
+            ``ledgers/<data_set>.jsonl``, or ``ledgers/<site>.jsonl`` where no data set is named. Beside it the site
+            keeps, with these words behind its name: ``.unsettled``, during a run, what it has not sent of its updates,
+            where a plan compresses them, and the control of SCAFFOLD or FedDyn; ``.signed``, from run to run, which
+            masked sums it has let be opened, so that none is opened a second time over other sites; ``.trained``, that
+            it has begun to train.
         data_set: the site's own name for the data that it trains on, written into the ledger; a ledger of other data is
             refused then.
 

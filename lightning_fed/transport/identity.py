@@ -57,10 +57,14 @@ class PublicCard:
 
     @property
     def fingerprint(self) -> str:
-        """First 16 hexadecimal digits of the SHA-256 over name and keys, in groups of four, to be compared by phone."""
+        """SHA-256 over name and keys, 64 hexadecimal digits in four times four groups, to be compared by phone.
+
+        All of it: keys that give the same 64 bits as another's could be searched for.
+        """
         content = b"\0".join((self.name.encode(), z85.decode(self.curve_public), self.signing_public))
-        digest = hashlib.sha256(content).hexdigest()[:16]
-        return " ".join(digest[start : start + 4] for start in range(0, 16, 4))
+        digest = hashlib.sha256(content).hexdigest()
+        groups = [digest[start : start + 4] for start in range(0, len(digest), 4)]
+        return "  ".join(" ".join(groups[start : start + 4]) for start in range(0, len(groups), 4))
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,11 @@ class Roster:
         temporary = path.with_name(f".{path.name}.tmp")
         temporary.write_bytes(msgspec.yaml.encode(content))
         temporary.replace(path)
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Fingerprints of everybody, the coordinator first, by name."""
+        return {card.name: card.fingerprint for card in (self.coordinator, *self.sites.values())}
 
     def site_of(self, curve_public: bytes) -> str | None:
         """The site that a CURVE public key (Z85) belongs to, None for an unknown key."""

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from lightning_fed.errors import ModelMismatchError
+from lightning_fed.update.aliases import aliases
 
 NORMALISATION = "normalisation"
 """All parameters and buffers of torch's normalisation layers: batch, synchronised batch, instance, group, layer and
@@ -32,13 +33,14 @@ def personal_names(module: nn.Module, patterns: Sequence[str]) -> frozenset[str]
     Args:
         module: the model.
         patterns: shell patterns of names (``head.*``), or one of the words ``normalisation`` and ``statistics``. A
-            tensor with several names (tied weights) is personal under all of them if one matches.
+            tensor with several names (tied weights) is personal under all of them if one matches, and so is every
+            other tensor that shares its memory.
 
     Raises:
         ModelMismatchError: a pattern matches nothing: what was meant to stay would leave. Lists names near it.
     """
-    tensors = {name: id(t) for name, t in module.state_dict(keep_vars=True).items()}
-    own: set[int] = set()
+    tensors = module.state_dict(keep_vars=True).keys()
+    own: set[str] = set()
     for pattern in patterns:
         matching = [name for name in tensors if _matches(module, name, pattern)]
         if not matching:
@@ -47,8 +49,19 @@ def personal_names(module: nn.Module, patterns: Sequence[str]) -> frozenset[str]
                 f"no tensor of the model matches the personal pattern {pattern!r}; names near it are {near}. Patterns "
                 f"are shell patterns such as 'head.*', or the words {NORMALISATION!r} and {STATISTICS!r}."
             )
-        own.update(tensors[name] for name in matching)
-    return frozenset(name for name, identity in tensors.items() if identity in own)
+        own.update(matching)
+    if not own:
+        return frozenset()
+    registered = {
+        *(name for name, _ in module.named_parameters(remove_duplicate=False)),
+        *(name for name, _ in module.named_buffers(remove_duplicate=False)),
+    }
+    known_as = aliases(module, registered)
+    found: set[str] = set()
+    while found != own:
+        found = set(own)
+        own.update(other for name in found & registered for other in known_as[name] if other in tensors)
+    return frozenset(own)
 
 
 def _matches(module: nn.Module, name: str, pattern: str) -> bool:

@@ -1,7 +1,10 @@
 """``lightning-fed keys`` and the command's own help."""
 
+import textwrap
+
 import pytest
 
+from lightning_fed import SitePolicy
 from lightning_fed.transport.identity import Roster, load_identity
 
 
@@ -37,12 +40,16 @@ def test_show_prints_the_public_part_and_the_fingerprint_only(lightning_fed, tmp
         assert secret not in out + made
 
 
-def test_show_lists_the_members_of_a_roster(lightning_fed):
+def test_show_lists_the_members_of_a_roster_as_a_policy_takes_them(lightning_fed, tmp_path):
     lightning_fed("keys", "new", "coordinator")
     lightning_fed("keys", "new", "north")
     lightning_fed("keys", "roster", "keys/coordinator.pub", "keys/north.pub")
     _, out, _ = lightning_fed("keys", "show", "keys/roster.yaml")
-    assert [line.split()[0] for line in out.splitlines()] == ["coordinator", "north"]
+    (tmp_path / "policy.yaml").write_text("members:\n" + textwrap.indent(out, "  "))
+    roster = Roster.load(tmp_path / "keys" / "roster.yaml")
+    policy = SitePolicy.load(tmp_path / "policy.yaml")
+    assert policy.members == roster.fingerprints
+    policy.check_members(roster.fingerprints, "north")
 
 
 def test_a_second_identity_of_the_same_name_is_one_line_and_exit_code_1(lightning_fed):

@@ -1,12 +1,14 @@
 """What goes wrong at a hospital: each gets a clear error, and nothing is lost."""
 
+import contextlib
 import resource
 import shutil
 import signal
+import warnings
 
 import pytest
 import zmq
-from modules import Plain, WithBuffers, train
+from modules import Plain, Tied, WithBuffers, train
 from processes import Program
 
 from lightning_fed import FederatedStrategy, FederationPlan, SitePolicy
@@ -97,6 +99,64 @@ def test_a_tensor_that_never_leaves_keeps_the_site_out(federation):
     arguments = here.strategy_arguments("site-0") | {"policy": SitePolicy(never_leaves=["net.2.*"])}
     assert "tensor 'net.2.weight' would be exchanged" in Program(train, arguments, here.folder, Plain).error()
     coordinator.kill()
+
+
+def test_a_tied_tensor_that_never_leaves_keeps_the_site_out_under_its_other_name(federation):
+    here = federation(sites=2, rounds=1)
+    coordinator = here.coordinate(Tied)
+    arguments = here.strategy_arguments("site-0") | {"policy": SitePolicy(never_leaves=["net.1.weight"])}
+    error = Program(train, arguments, here.folder, Tied).error()
+    assert "tensor 'net.0.weight', which the model also holds as 'net.1.weight', would be exchanged" in error
+    coordinator.kill()
+
+
+def test_a_round_of_few_batches_is_refused_where_the_policy_wants_more_steps(federation):
+    here = federation(sites=3, rounds=1, quorum=2)
+    coordinator = here.coordinate(Plain)
+    arguments = here.strategy_arguments("site-0") | {"policy": SitePolicy(min_local_steps=4)}
+    # One local epoch of 24 images in batches of 8.
+    error = Program(train, arguments, here.folder, Plain).error()
+    assert error.startswith("PlanRefusedError: site 'site-0' refused to train: a round has 3 optimiser steps here")
+    others = [here.site(name, train, Plain, seed) for seed, name in enumerate(here.sites[1:])]
+    for other in others:
+        other.result()
+    assert coordinator.result() == "finished"
+
+
+def test_a_roster_with_somebody_whom_the_policy_does_not_pin_is_refused_before_anything_is_sent(federation):
+    here = federation(sites=3)
+    members = {name: shown for name, shown in here.roster.fingerprints.items() if name != "site-2"}
+    arguments = here.strategy_arguments("site-0") | {"policy": SitePolicy(members=members)}
+    # Nobody listens there: the site does not even try.
+    error = Program(train, arguments, here.folder, Plain).error()
+    assert error.startswith("PlanRefusedError: site 'site-0' refused the roster: member 'site-2' has the fingerprint ")
+
+
+def _warned(strategy, folder):
+    """Start a fit towards a coordinator that is not there; the warnings, once it has given up."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with contextlib.suppress(ConnectionLostError):
+            train(strategy, folder, Plain)
+    return [str(warning.message) for warning in caught]
+
+
+def test_a_site_without_a_policy_or_without_pinned_members_is_warned_of_what_that_means(federation):
+    here = federation(sites=2)
+    arguments = here.strategy_arguments("site-0") | {"patience_s": 0.5}
+    pinned = SitePolicy(members=here.roster.fingerprints)
+    given = [
+        Program(_warned, arguments | more, here.folder) for more in ({}, {"policy": SitePolicy()}, {"policy": pinned})
+    ]
+    without, unpinned, whole = (
+        [text for text in program.result() if "policy" in text or "pins" in text] for program in given
+    )
+    assert len(without) == 1
+    assert "site 'site-0' has no policy: it accepts whatever plan the coordinator sends" in without[0]
+    assert "FederatedStrategy(policy=" in without[0]
+    assert len(unpinned) == 1
+    assert "the policy of site 'site-0' pins no members" in unpinned[0]
+    assert whole == []
 
 
 def test_two_processes_as_one_site_are_told_apart(federation):
@@ -212,7 +272,7 @@ def test_impossible_plans_are_refused(settings, message):
 
 def test_a_policy_names_what_it_does_not_accept(tmp_path):
     plan = FederationPlan(metrics=["val_loss", "age"])
-    with pytest.raises(PlanRefusedError, match=r"\['age'\]"):
+    with pytest.raises(PlanRefusedError, match=r"site 'st-marys' refused the plan: .*\['age'\]"):
         SitePolicy(metrics=["val_loss"]).check_plan(plan, "st-marys")
     path = tmp_path / "policy.yaml"
     path.write_text("smallest_quorun: 3\n")

@@ -174,7 +174,7 @@ def test_a_policy_with_a_maximum_refuses_a_plan_without_privacy(federation):
     here = federation(sites=2, rounds=1, gather_s=2.0)
     here.coordinate(Plain)
     site = here.site("site-0", private_train, SitePolicy(max_epsilon=8.0), Plain)
-    assert "no differential privacy" in site.error()
+    assert "wants differential privacy (max_epsilon), and the plan's privacy has no such promise" in site.error()
 
 
 def test_an_edited_ledger_stops_the_site_before_training(federation):

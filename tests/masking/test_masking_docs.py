@@ -1,7 +1,10 @@
 import re
 from pathlib import Path
 
+from lightning_fed.errors import PlanError
 from lightning_fed.masking.graph import sparse_reach
+from lightning_fed.plan import FederationPlan, Masking
+from lightning_fed.protocol.terms import terms_of
 
 HERE = Path(__file__).parent
 PAGE = (HERE.parents[1] / "docs" / "masking.md").read_text()
@@ -32,3 +35,17 @@ def test_the_page_s_table_of_sparse_graphs_is_what_the_code_chooses():
         assert sparse_reach(n, *(n * part // 100 for part in share)) is not None
         if n > 101:
             assert sparse_reach(n - 1, *((n - 1) * part // 100 for part in share)) is None
+
+
+def test_the_page_s_table_of_colluding_hospitals_is_what_the_plans_terms_are():
+    rows = re.findall(r"^\| (\d+) \| (t = .*|impossible.*) \|$", PAGE, flags=re.MULTILINE)
+    assert len(rows) == 7
+    for n, cells in rows:
+        for colluding, cell in enumerate(cells.split(" | ")):
+            try:
+                terms = terms_of(FederationPlan(quorum=2, masking=Masking(colluding=colluding)), int(n))
+            except PlanError:
+                assert cell == "impossible"
+                continue
+            may_drop = ("none", "one", "two", "three", "four")[int(n) - terms.smallest_cohort]
+            assert cell == f"t = {terms.threshold}, {may_drop}"

@@ -90,6 +90,19 @@ def test_the_first_site_gives_the_initial_model_when_the_coordinator_has_none(wi
     assert w.saved[-1].version == 1
 
 
+def test_a_site_gives_no_initial_model_once_there_was_a_global_one(wire):
+    w = wire(rounds=1)
+    for name in w.names:
+        w.connect(name)
+    w.settle()
+    site = w.sites[w.names[0]]
+    with pytest.raises(ProtocolError, match="asked for an initial model, and there has been a global model or a round"):
+        site.receive(m.SendInitial())
+    assert not site.initial_wanted
+    with pytest.raises(ProtocolError, match="has not asked for an initial model"):
+        site.offer_initial(b"")
+
+
 def test_another_site_is_asked_for_the_initial_model_when_the_first_is_lost(wire):
     w = wire(rounds=1, model=False)
     for name in w.names[:2]:

@@ -1,5 +1,6 @@
 """Keys, cards and rosters: what is written, what is refused, and that secrets show up nowhere."""
 
+import hashlib
 import os
 import stat
 import traceback
@@ -9,6 +10,7 @@ import pytest
 import zmq
 from hypothesis import given
 from hypothesis import strategies as st
+from zmq.utils import z85
 
 from lightning_fed.errors import IdentityError
 from lightning_fed.transport.identity import (
@@ -175,4 +177,10 @@ def test_fingerprint_differs_when_any_part_of_the_card_does():
         kind("north", card.curve_public, other.signing_public).fingerprint,
     }
     assert len(variants) == 4
-    assert all(len(text.split()) == 4 for text in variants)
+
+
+def test_fingerprint_is_the_whole_sha_256_of_name_and_keys_in_groups_that_can_be_read_out():
+    card = new_identity("north").card
+    content = b"north\0" + z85.decode(card.curve_public) + b"\0" + card.signing_public
+    assert card.fingerprint.replace(" ", "") == hashlib.sha256(content).hexdigest()
+    assert [[len(group) for group in line.split(" ")] for line in card.fingerprint.split("  ")] == [[4] * 4] * 4

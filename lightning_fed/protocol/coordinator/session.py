@@ -456,7 +456,11 @@ class CoordinatorSession:
         gone = {site: state.left for site, state in self._sites.items() if state.left in reasons}
         if self.phase != "gathering" or self.outcome or len(self._sites) - len(gone) >= self._fewest:
             return False
-        stored = f" Global model {self.model.version} is stored." if self.model else ""
+        stored = (
+            f" Global model {self.model.version} is stored."
+            if self.model
+            else " No site has given an initial model, as sites that require masks do not: configure model:."
+        )
         self.outcome = QuorumLostError(
             f"too few sites are left, {self._fewest} are needed: "
             + ", ".join(f"{site} ({reason})" for site, reason in gone.items())

@@ -163,6 +163,11 @@ class SiteSession:
                 self.frozen = self.frozen or b""
                 return []
             case m.SendInitial():
+                if self.model is not None or self.begun:
+                    raise ProtocolError(
+                        "the coordinator asked for an initial model, and there has been a global model or a round. "
+                        "Nothing was sent."
+                    )
                 self.initial_wanted = True
                 return self._offer() if self._upload and self._upload.stream == "initial" else []
             case m.Model():
@@ -246,7 +251,13 @@ class SiteSession:
         return [(m.Join(layout, self._metrics), None)] if self._open else []
 
     def offer_initial(self, state: bytes) -> list[Outgoing]:
-        """Give the initial global model (safetensors bytes of the state dict)."""
+        """Give the initial global model: safetensors bytes of an untrained state; asked again, it gives the same.
+
+        Raises:
+            ProtocolError: the coordinator has not asked for it.
+        """
+        if not self.initial_wanted:
+            raise ProtocolError("the coordinator has not asked for an initial model.")
         self._upload = Upload("initial", 0, memoryview(state), SiteReport(0))
         return self._offer()
 

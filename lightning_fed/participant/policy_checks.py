@@ -1,0 +1,48 @@
+"""What a site's policy says of its own model and data, which no plan shows."""
+
+import difflib
+import fnmatch
+import math
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
+
+from lightning_fed.plan import LocalTraining
+from lightning_fed.policy import SitePolicy
+from lightning_fed.update.aliases import aliases
+from lightning_fed.update.layout import Layout
+
+
+def check_policy(policy: SitePolicy, module: nn.Module, layout: Layout, site: str) -> None:
+    """Refuse a model of which something would be exchanged that never leaves; warn where a pattern names nothing.
+
+    Frozen tensors are not exchanged; they leave only as part of an initial model, which is checked for itself.
+
+    Raises:
+        PlanRefusedError: lists the tensors and the patterns.
+    """
+    policy.check_names(aliases(module, [spec.name for spec in layout.exchanged]), site)
+    everything = aliases(module, [name for name, _ in module.named_parameters(remove_duplicate=False)])
+    everything |= aliases(module, [name for name, _ in module.named_buffers(remove_duplicate=False)])
+    names = {name for known_as in everything.values() for name in known_as}
+    for pattern in policy.never_leaves:
+        if not fnmatch.filter(names, pattern):
+            near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.0)
+            rank_zero_warn(
+                f"no tensor of the model is named like {pattern!r} (policy, never_leaves), so the line keeps nothing "
+                f"at this site; names near it are {near}."
+            )
+
+
+def steps_of_a_round(trainer: Trainer, local: LocalTraining) -> float:
+    """Optimiser steps of a round at this site, counted once however many optimisers there are; once data are loaded.
+
+    Infinite where a data set does not know its size.
+    """
+    if local.steps:
+        return local.steps
+    batches = float(trainer.num_training_batches)
+    if math.isinf(batches):
+        return batches
+    return (local.epochs or 1) * math.ceil(batches / trainer.accumulate_grad_batches)
