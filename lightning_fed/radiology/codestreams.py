@@ -275,11 +275,6 @@ def _truncated(what: str) -> ValueError:
     return ValueError(f"its compressed pixel data is truncated: {what}")
 
 
-def begins_codestream(fragment: bytes) -> bool:
-    """Tell whether a fragment of pixel data begins a JPEG, JPEG-LS or JPEG 2000 codestream."""
-    return fragment.startswith((_SOI + b"\xff", _SOC + _SIZ, b"\x00\x00\x00\x0cjP"))
-
-
 def count_of_codestreams(fragments: Sequence[bytes]) -> int:
-    """The number of fragments that begin a codestream."""
-    return sum(begins_codestream(fragment) for fragment in fragments)
+    """The number of fragments of pixel data that begin a JPEG, JPEG-LS or JPEG 2000 codestream."""
+    return sum(fragment.startswith((_SOI + b"\xff", _SOC + _SIZ, b"\x00\x00\x00\x0cjP")) for fragment in fragments)
