@@ -20,8 +20,8 @@ from lightning_fed.update.layout import check_update
 from lightning_fed.update.vectors import FloatVector, IndexVector, check_changes
 from lightning_fed.update.vote import coordinates, tally, winners
 
-LARGEST_WEIGHT = 2**40
-"""Most examples a site may claim: keeps the weighted sum far from float64's end."""
+LARGEST_STEPS = 1 << 40
+"""Most steps a site may claim; a weighting that needs them allows less."""
 
 
 class Collection:
@@ -95,10 +95,11 @@ class Collection:
         """
         if offer.version != self.round or site not in self.cohort or offer.stream != self._stage:
             return []  # of an earlier round or stage: what was announced since will tell the site
-        if not 0 < offer.examples <= LARGEST_WEIGHT or not 0 < offer.steps <= LARGEST_WEIGHT:
+        most = self._exchange.plan.max_examples
+        if not 0 < offer.examples <= most or not 0 < offer.steps <= LARGEST_STEPS:
             raise ProtocolError(
-                f"an update of {offer.examples} examples and {offer.steps} steps was offered; 1 to {LARGEST_WEIGHT} "
-                "are possible."
+                f"site {site!r} offered an update of {offer.examples} examples and {offer.steps} steps; 1 to {most} "
+                f"examples (plan.max_examples) and 1 to {LARGEST_STEPS} steps are possible."
             )
         if site in self.participants:
             return []

@@ -11,10 +11,12 @@ from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.binding import binding_of
 from lightning_fed.protocol.coordinator.actions import Action, Record, Send, Wake
 from lightning_fed.protocol.coordinator.masked_sum import STEP_S, MaskedSum
+from lightning_fed.protocol.coordinator.plausibility import check_mean, check_norm
 from lightning_fed.protocol.coordinator.round_result import DEADLINE, VALUES_S, RoundResult
 from lightning_fed.protocol.coordinator.uploads import Uploads
 from lightning_fed.protocol.exchange import VOTE_BITS, Exchange
 from lightning_fed.protocol.terms import terms_of
+from lightning_fed.update.contribution import Contribution
 from lightning_fed.update.global_model import GlobalModel
 from lightning_fed.update.index_coding import encode_indices
 from lightning_fed.update.packing import packed_bytes, unpack
@@ -136,7 +138,7 @@ class MaskedCollection:
         plan, self.round, self.attempt, self.cohort = exchange.plan, model.version + 1, attempt, cohort
         bounds, terms = model.bounds or exchange.first_bounds, terms_of(exchange.plan, len(roster))
         self._exchange = exchange
-        self._code = exchange.code(bounds)
+        self._code = exchange.code(bounds, first=model.bounds is None)
         self._begin = m.Begin(self.round, attempt, bounds, model.digest)
         self._support = exchange.support(self.round)
         self._result: RoundResult | None = None
@@ -264,6 +266,11 @@ class MaskedCollection:
         self._update.asked = True
 
     def _take_update(self, words: RingVector, survivors: int) -> None:
-        decoded = self._code.decode(words, survivors)
-        mean = self._exchange.mean(torch.from_numpy(decoded.values), decoded.numbers, self._support)
+        exchange, decoded = self._exchange, self._code.decode(words, survivors)
+        exchange.check_sums(decoded.numbers, survivors)
+        total = torch.from_numpy(decoded.values)
+        mean = exchange.mean(total, decoded.numbers, self._support)
+        if isinstance(self._code, Contribution):
+            check_mean(mean, total, decoded.magnitudes, self._code, survivors)
+            check_norm(mean, exchange.largest_norm, self._code)
         self._result = RoundResult(mean, decoded.next_bounds, {"saturated": decoded.saturated})
