@@ -8,7 +8,7 @@ from msgspec import Meta
 from lightning_fed.update.layout import Layout
 from lightning_fed.wire import decoded, encoded
 
-VERSION = 4
+VERSION = 5
 """Version of the protocol; the two sides must agree."""
 
 CHUNK_BYTES = 1 << 20
@@ -119,9 +119,13 @@ class BeginReport(Message, frozen=True):
 
 
 class NoReport(Message, frozen=True):
-    """Site: it has not all of the plan's metrics of the global model of ``version``; the others go on without it."""
+    """Site: it gives no metrics of the global model of ``version``; the others go on without it.
+
+    It has not all of them, or has left the sum; ``accused``: see ``Withdraw``.
+    """
 
     version: int
+    accused: str = ""
 
 
 class Masking(Message, frozen=True):
@@ -188,12 +192,14 @@ class Rejected(Message, frozen=True):
 class Withdraw(Message, frozen=True):
     """Site: it has no update for this round, and why.
 
-    ``opened`` says that the sum of this round may have been opened before, so that no update of it may be summed again.
+    ``opened`` says that the sum of this round may have been opened before, so that no update of it may be summed again;
+    ``accused`` names the site whose sealed shares do not open, if that is why.
     """
 
     round: int
     reason: str
     opened: bool = False
+    accused: str = ""
 
 
 class Report(Message, frozen=True):

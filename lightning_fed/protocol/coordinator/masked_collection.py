@@ -103,6 +103,11 @@ class MaskedUploads(MaskedSum):
         return [*self.add(site, self._signed[site], words), *self._uploads.start()], True
 
     @property
+    def queued(self) -> set[str]:
+        """See ``MaskedSum.queued``."""
+        return self._uploads.queued
+
+    @property
     def opened(self) -> bool:
         """Whether shares were asked for, so that the sum may have been opened by whoever has them."""
         return self._machine.stage in (Stage.REVEALS, Stage.DONE)
@@ -166,6 +171,21 @@ class MaskedCollection:
     def failure(self) -> str | None:
         """Why the attempt failed, if it did."""
         return (self._vote.failure if self._vote else None) or self._update.failure
+
+    @property
+    def stalled(self) -> dict[str, str]:
+        """See ``MaskedSum.stalled``."""
+        return {site: what for each in self._sums for site, what in each.stalled.items()}
+
+    @property
+    def caught(self) -> dict[str, str]:
+        """See ``MaskedSum.caught``."""
+        return {site: what for each in self._sums for site, what in each.caught.items()}
+
+    @property
+    def fallen(self) -> set[str]:
+        """See ``MaskedSum.fallen``."""
+        return {site for each in self._sums for site in each.fallen}
 
     @property
     def participants(self) -> list[str]:
