@@ -56,6 +56,8 @@ class Magnitudes:
     def supported(self, row: RingVector, sites: int) -> float:
         """The magnitude that a summed row speaks for: of nine tenths of the sites, with nobody far above all others.
 
+        Sites whose values are all zero do not count: they say nothing of the others', as when their training is over.
+
         Args:
             row: the sum of the sites' rows, shape ``(length,)``.
             sites: number of sites in the sum.
@@ -69,8 +71,12 @@ class Magnitudes:
                 f"the orders of magnitude of {sites} sites add up to {int(counts.sum())}, at most {int(counts.max())} "
                 f"in a place, where each site has one: a site's words are not those of an update."
             )
+        moving = sites - int(counts[0])
+        if not moving:
+            return self.power(0)
+        counts[0] = 0
         reached = counts.cumsum()
-        covered = math.ceil(_COVERED * sites)
-        others = max(1, min(covered, sites - 1))
+        covered = math.ceil(_COVERED * moving)
+        others = max(1, min(covered, moving - 1))
         top, among_others = (int(np.searchsorted(reached, count)) for count in (covered, others))
         return self.power(min(top, among_others + -(-LARGEST_LEAD // self.octaves)))

@@ -210,3 +210,16 @@ def test_a_site_with_more_examples_than_the_plan_allows_is_told_so_and_the_other
     assert "plan.max_examples = 5000" in w.sites[HOSTILE].rejected
     assert sorted(w.events("round_finished")[0]["participants"]) == NAMES[:3]
     assert "5001" not in w.events("update_refused")[0]["reason"]
+
+
+def test_sites_whose_training_is_over_do_not_make_another_s_update_an_attack():
+    """Two of three give nothing but zeros, or rounding errors, and the third still moves."""
+    names = NAMES[:3]
+    plan = FederationPlan(rounds=3, quorum=3, gather_s=1.0, masking=Masking(bits=32))
+    w = Wire(plan, names, 5, model_of_size(5))
+    honest = w.update_of
+    w.update_of = lambda name, round: honest(name, round) * (1.0 if name == "site-0" else 0.0)
+    for name in names:
+        w.connect(name)
+    w.settle()
+    assert len(w.events("round_finished")) == 3

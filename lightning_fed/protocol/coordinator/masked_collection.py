@@ -143,6 +143,7 @@ class MaskedCollection:
         plan, self.round, self.attempt, self.cohort = exchange.plan, model.version + 1, attempt, cohort
         bounds, terms = model.bounds or exchange.first_bounds, terms_of(exchange.plan, len(roster))
         self._exchange = exchange
+        self._model = model.vector
         self._code = exchange.code(bounds, first=model.bounds is None)
         self._begin = m.Begin(self.round, attempt, bounds, model.digest)
         self._support = exchange.support(self.round)
@@ -291,6 +292,6 @@ class MaskedCollection:
         total = torch.from_numpy(decoded.values)
         mean = exchange.mean(total, decoded.numbers, self._support)
         if isinstance(self._code, Contribution):
-            check_mean(mean, total, decoded.magnitudes, self._code, survivors)
+            check_mean(mean, total, decoded.magnitudes, self._code, survivors, self._model)
             check_norm(mean, exchange.largest_norm, self._code)
         self._result = RoundResult(mean, decoded.next_bounds, {"saturated": decoded.saturated})

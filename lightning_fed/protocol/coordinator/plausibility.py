@@ -12,8 +12,14 @@ LARGEST_EXCESS = 16.0
 """How far a mean may lie above the magnitude that the sites speak for: a mean lies within what it is a mean of, and one
 of several local steps' worth (FedNova) or dominated by one large site may lie beyond the others."""
 
+HARMLESS = 2.0**-20
+"""A change by so little of a model's largest value does no harm, and what sites have said of rounding errors proves
+nothing."""
 
-def check_mean(mean: Tensor, total: Tensor, magnitudes: tuple[float, ...], code: Contribution, sites: int) -> None:
+
+def check_mean(
+    mean: Tensor, total: Tensor, magnitudes: tuple[float, ...], code: Contribution, sites: int, model: Tensor
+) -> None:
     """Accept a mean no larger than the updates that it is a mean of, or raise.
 
     A site that makes the sum of the weights small, with a negative one, makes the mean large; what the sites have said
@@ -25,6 +31,7 @@ def check_mean(mean: Tensor, total: Tensor, magnitudes: tuple[float, ...], code:
         magnitudes: of each part, see ``Decoded``.
         code: the code of the round.
         sites: number of sites in the sum.
+        model: the global model, flat float32.
 
     Raises:
         UpdateRefusedError: it is larger.
@@ -35,7 +42,7 @@ def check_mean(mean: Tensor, total: Tensor, magnitudes: tuple[float, ...], code:
         largest, reach = _largest(part), _largest(summed)
         # Where the ring is coarse, rounding alone can be larger than small updates.
         beyond_rounding = largest * max(0.0, 1 - sites * code.code(index).step / reach) if reach else 0.0
-        if beyond_rounding > LARGEST_EXCESS * magnitude:
+        if beyond_rounding > LARGEST_EXCESS * magnitude and beyond_rounding > HARMLESS * _largest(model):
             raise UpdateRefusedError(
                 f"the mean update of {sites} sites reaches {largest:.6g}, and their own updates about {magnitude:.6g}: "
                 "no mean lies so far beyond what it is a mean of, so a site's weight or values were not honest"
@@ -64,4 +71,5 @@ def check_norm(mean: Tensor, largest: float | None, code: Contribution) -> None:
 
 
 def _largest(values: Tensor) -> float:
-    return max(float(values.max()), -float(values.min()))
+    least, most = torch.aminmax(values)
+    return max(float(most), -float(least))
