@@ -64,11 +64,11 @@ class WithoutMasks:
         return m.Masking("vote", 1, 1, b""), pack(ballot(total, self._exchange.vote, self._exchange.seed(1)), VOTE_BITS)
 
     def masked_update(
-        self, values: np.ndarray, numbers: dict[str, float], digest: bytes, blocks: bytes
+        self, values: np.ndarray, numbers: dict[str, float], plain: float, digest: bytes, blocks: bytes
     ) -> tuple[m.Masking, bytes, np.ndarray | None]:
         """See ``MaskedSums``."""
         code = self._exchange.code((0.1,))
-        words = code.encode(values, numbers)
+        words = code.encode(values, numbers, plain)
         sent = code.sent(words) if self._exchange.keeps_residual else None
         return m.Masking("update", 1, 1, b""), pack(words, self._exchange.plan.masking.bits), sent
 

@@ -64,6 +64,18 @@ class ProtocolError(FederationError):
     """A message is malformed, too large, of another version, or not allowed at this moment."""
 
 
+class PeerError(ProtocolError):
+    """What another site gave cannot be used, and the round not without it.
+
+    Attributes:
+        site: its name.
+    """
+
+    def __init__(self, site: str, message: str) -> None:
+        super().__init__(message)
+        self.site = site
+
+
 class ConnectionLostError(FederationError):
     """The other side could not be reached within the agreed time."""
 

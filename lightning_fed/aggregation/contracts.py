@@ -80,6 +80,21 @@ class Weighting(Protocol):
         """
         ...
 
+    def check_sums(self, sums: Mapping[str, float], sites: int, max_examples: int) -> None:
+        """Accept summed numbers as what so many honest sites can give, or raise.
+
+        Under masks nobody sees a site's own numbers, and any number can be hidden in the sum, a negative one too.
+
+        Args:
+            sums: a number for each of ``sums``.
+            sites: how many sites have given theirs.
+            max_examples: most examples that a site may report.
+
+        Raises:
+            UpdateRefusedError: they cannot have summed to that.
+        """
+        ...
+
     def mean_update(self, total: Tensor, sums: Mapping[str, float]) -> Tensor:
         """The combined update, flat float32, shape ``(P,)``, from the summed contributions (float32 or float64).
 

@@ -20,8 +20,11 @@ from lightning_fed.aggregation.checks import check_fraction
 from lightning_fed.aggregation.contracts import Aggregation, Algorithm, SiteReport, Spans
 from lightning_fed.aggregation.fedavg import PlainStep
 from lightning_fed.aggregation.spans import parameter_spans
-from lightning_fed.aggregation.weightings import ByExamples, quotient
+from lightning_fed.aggregation.weightings import ByExamples, check_between, quotient
 from lightning_fed.errors import UpdateRefusedError
+
+LARGEST_STEPS = 1_000_000
+"""Most local steps that a site can report: weeks of training between two exchanges."""
 
 
 def local_progress(steps: int, momentum: float = 0.0) -> float:
@@ -72,9 +75,9 @@ class NormalisedMean:
 
     def contribution(self, update: Tensor, report: SiteReport) -> tuple[Tensor, dict[str, float]]:
         """See ``Weighting.contribution``; uses ``examples`` and ``steps``."""
-        if report.steps < 1:
+        if not 1 <= report.steps <= LARGEST_STEPS:
             raise UpdateRefusedError(
-                f"the site reports {report.steps} local steps; fednova divides by them. "
+                f"the site reports {report.steps} local steps; fednova divides by them and takes 1 to {LARGEST_STEPS}. "
                 "A site that did not train takes no part."
             )
         weighted, sums = ByExamples().contribution(update, report)
@@ -82,6 +85,13 @@ class NormalisedMean:
         for start, stop in self._parameters:
             weighted[start:stop].div_(progress)
         return weighted, sums | {"examples_progress": report.examples * progress}
+
+    def check_sums(self, sums: Mapping[str, float], sites: int, max_examples: int) -> None:
+        """See ``Weighting.check_sums``; one step is the least progress of an example, and each step needs one."""
+        ByExamples().check_sums(sums, sites, max_examples)
+        examples = sums["examples"]
+        most = examples * local_progress(LARGEST_STEPS, self._momentum)
+        check_between("examples_progress", sums["examples_progress"], examples * (1 - 1e-6), most, sites, "by steps")
 
     def mean_update(self, total: Tensor, sums: Mapping[str, float]) -> Tensor:
         """See ``Weighting.mean_update``."""

@@ -21,7 +21,7 @@ from lightning_fed.aggregation.checks import check_at_least, check_positive
 from lightning_fed.aggregation.contracts import Aggregation, Algorithm, SiteReport, Spans
 from lightning_fed.aggregation.fedavg import PlainStep
 from lightning_fed.aggregation.spans import parameter_spans
-from lightning_fed.aggregation.weightings import quotient
+from lightning_fed.aggregation.weightings import check_between, quotient
 from lightning_fed.errors import UpdateRefusedError
 
 SMALLEST_LOSS = 1e-10
@@ -93,6 +93,12 @@ class FairMean:
         )
         divisor = weight + q * loss ** (q - 1.0) * squared_norm / self._settings.local_lr
         return update * weight, {"fairness_weight": weight, "fairness_divisor": divisor}
+
+    def check_sums(self, sums: Mapping[str, float], sites: int, max_examples: int) -> None:
+        """See ``Weighting.check_sums``; of each site alone, the divisor is its weight at least."""
+        weight, divisor = sums["fairness_weight"], sums["fairness_divisor"]
+        check_between("fairness_weight", weight, 0.0, sites * math.exp(LARGEST_LOG_WEIGHT), sites, "plan.algorithm.q")
+        check_between("fairness_divisor", divisor, weight * (1 - 1e-6), math.inf, sites, "its weights")
 
     def mean_update(self, total: Tensor, sums: Mapping[str, float]) -> Tensor:
         """See ``Weighting.mean_update``."""

@@ -22,6 +22,19 @@ def quotient(total: Tensor, divisor: float, what: str) -> Tensor:
     return divided(total, divisor)
 
 
+def check_between(name: str, total: float, least: float, most: float, sites: int, why: str) -> None:
+    """Accept a summed number between what the sites can give at least and at most.
+
+    Raises:
+        UpdateRefusedError: outside, or a NaN.
+    """
+    if not least <= total <= most:
+        raise UpdateRefusedError(
+            f"{sites} sites cannot have {name} = {total:.6g} together, only {least:.6g} to {most:.6g} ({why}): one of "
+            "them gave a number that no honest site gives."
+        )
+
+
 class ByExamples:
     """Mean weighted by each site's number of examples.
 
@@ -41,6 +54,12 @@ class ByExamples:
             )
         return update * float(report.examples), {"examples": float(report.examples)}
 
+    def check_sums(self, sums: Mapping[str, float], sites: int, max_examples: int) -> None:
+        """See ``Weighting.check_sums``."""
+        check_between("examples", sums["examples"], sites, sites * max_examples, sites, "plan.max_examples each")
+        if not sums["examples"].is_integer():
+            raise UpdateRefusedError(f"{sites} sites cannot have {sums['examples']} examples: it is no whole number.")
+
     def mean_update(self, total: Tensor, sums: Mapping[str, float]) -> Tensor:
         """See ``Weighting.mean_update``."""
         return quotient(total, sums["examples"], "examples")
@@ -57,6 +76,10 @@ class Uniform:
     def contribution(self, update: Tensor, report: SiteReport) -> tuple[Tensor, dict[str, float]]:
         """See ``Weighting.contribution``; nothing in the report matters."""
         return update.clone(), {"sites": 1.0}
+
+    def check_sums(self, sums: Mapping[str, float], sites: int, max_examples: int) -> None:
+        """See ``Weighting.check_sums``."""
+        check_between("sites", sums["sites"], sites, sites, sites, "1 each")
 
     def mean_update(self, total: Tensor, sums: Mapping[str, float]) -> Tensor:
         """See ``Weighting.mean_update``."""

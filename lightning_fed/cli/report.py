@@ -20,7 +20,17 @@ _FILE_WIDTH = 160
 """Columns of a report that goes into a file, where nothing may be cut off."""
 
 _WORTH_A_LINE = frozenset(
-    {"round_failed", "round_skipped", "update_refused", "site_refused", "site_lost", "paused", "stopped"}
+    {
+        "round_failed",
+        "round_skipped",
+        "update_refused",
+        "site_refused",
+        "site_excluded",
+        "site_readmitted",
+        "site_lost",
+        "paused",
+        "stopped",
+    }
 )
 
 

@@ -154,7 +154,8 @@ class Coordinator:
                 self._hub.forget(site)
         except (ProtocolError, ModelMismatchError, IdentityError) as error:
             reason = str(error)[: m.MAX_REASON]
-            self._hub.send(site, m.Refused(_KINDS[type(error)], reason))
+            kind = next(name for known, name in _KINDS.items() if isinstance(error, known))
+            self._hub.send(site, m.Refused(kind, reason))
             self._hub.forget(site)
             self._perform(self._session.refused(site, reason))
 

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from lightning_fed.errors import IdentityError, ProtocolError
+from lightning_fed.errors import IdentityError, PeerError, ProtocolError
 from lightning_fed.masking.terms import DOMAIN, canonical
 
 SEED_BYTES = 16
@@ -126,18 +126,20 @@ def unseal(key: bytes, sealed: bytes, length: int, sender: str) -> bytes:
     """The ``length`` bytes that ``sender`` sealed.
 
     Raises:
-        ProtocolError: truncated or too long, changed on the way, or sealed for another sum, cohort, sender or receiver.
+        PeerError: truncated or too long, changed on the way, or sealed for another sum, cohort, sender or receiver.
     """
     expected = NONCE_BYTES + length + TAG_BYTES
     if len(sealed) != expected:
-        raise ProtocolError(
+        raise PeerError(
+            sender,
             f"the sealed shares of site {sender!r} have {len(sealed)} bytes instead of {expected}. "
-            "Leave this attempt; the round can be tried again with fresh keys."
+            "Leave this attempt; the round can be tried again with fresh keys.",
         )
     try:
         return AESGCM(key).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], None)
     except InvalidTag as error:
-        raise ProtocolError(
+        raise PeerError(
+            sender,
             f"the sealed shares of site {sender!r} do not open: changed on their way, or made for another cohort. "
-            "Leave this attempt; the round can be tried again with fresh keys."
+            "Leave this attempt; the round can be tried again with fresh keys.",
         ) from error

@@ -4,12 +4,18 @@ A survivor that reveals shows its own self-mask seed. Shares are combined only f
 revealed and for sites that dropped out, because the library's Shamir takes about a tenth of a second a secret.
 """
 
+from collections.abc import Callable
+from itertools import combinations, islice
+
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from lightning_fed.errors import ProtocolError, QuorumLostError
+from lightning_fed.errors import PeerError, ProtocolError, QuorumLostError
 from lightning_fed.masking import keys, shares
 from lightning_fed.masking.cohort import KeyedCohort
 from lightning_fed.masking.messages import Reveal
+
+_CHOICES = 20
+"""How many sets of shares are tried, at up to a tenth of a second each: a wrong one matters less the more there are."""
 
 
 class Recovery:
@@ -62,27 +68,29 @@ class Recovery:
 
         Raises:
             QuorumLostError: it has not revealed, and too few others have.
-            ProtocolError: the shares do not give the seed the site has committed to.
+            PeerError: no shares give the seed the site has committed to.
         """
         if site in self._reveals:
             return self._reveals[site].own_seed
-        seed = self._combine(site, {peer: reveal.self_shares for peer, reveal in self._reveals.items()})
-        self._check(site, self._is_committed(site, seed))
-        return seed
+        revealed = {peer: reveal.self_shares for peer, reveal in self._reveals.items()}
+        return self._combine(site, revealed, lambda seed: self._is_committed(site, seed))
 
     def mask_key(self, site: str) -> X25519PrivateKey:
         """The mask key of a site that dropped out.
 
         Raises:
             QuorumLostError: too few shares.
-            ProtocolError: the shares do not give the key the site has advertised.
+            PeerError: no shares give the key the site has advertised.
         """
-        seed = self._combine(site, {peer: reveal.key_shares for peer, reveal in self._reveals.items()})
-        private = keys.mask_key(seed, self._cohort.context.to_bytes(), site)
-        self._check(site, private.public_key().public_bytes_raw() == self._cohort.by_site[site].mask_key)
-        return private
 
-    def _combine(self, site: str, revealed: dict[str, dict[str, bytes]]) -> bytes:
+        def is_signed(seed: bytes) -> bool:
+            public = keys.mask_key(seed, self._cohort.context.to_bytes(), site).public_key()
+            return public.public_bytes_raw() == self._cohort.by_site[site].mask_key
+
+        revealed = {peer: reveal.key_shares for peer, reveal in self._reveals.items()}
+        return keys.mask_key(self._combine(site, revealed, is_signed), self._cohort.context.to_bytes(), site)
+
+    def _combine(self, site: str, revealed: dict[str, dict[str, bytes]], is_signed: Callable[[bytes], bool]) -> bytes:
         graph = self._cohort.graph
         holders = enumerate(graph.holders(site), start=1)
         numbered = {number: revealed[holder][site] for number, holder in holders if holder in revealed}
@@ -91,15 +99,16 @@ class Recovery:
                 f"masking: {len(numbered)} shares of site {site!r} were revealed, {graph.share_threshold} are needed. "
                 "Wait for more sites, or go on with the next round."
             )
-        return shares.combine(numbered, graph.share_threshold)
+        for chosen in islice(combinations(numbered, graph.share_threshold), _CHOICES):
+            secret = shares.combine({number: numbered[number] for number in chosen}, graph.share_threshold)
+            if is_signed(secret):
+                return secret
+        raise PeerError(
+            site,
+            f"masking: the shares revealed of site {site!r} do not give the secret it has signed: a site made or "
+            "revealed wrong shares. The sum cannot be opened; go on with the next round.",
+        )
 
     def _is_committed(self, site: str, seed: bytes) -> bool:
         commitment = keys.seed_commitment(seed, self._cohort.context.to_bytes(), site)
         return commitment == self._cohort.by_site[site].commitment
-
-    def _check(self, site: str, as_signed: bool) -> None:
-        if not as_signed:
-            raise ProtocolError(
-                f"masking: the shares revealed of site {site!r} do not give the secret it has signed: a site made or "
-                "revealed wrong shares. The sum cannot be opened; go on with the next round."
-            )

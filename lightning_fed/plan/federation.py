@@ -22,6 +22,9 @@ from lightning_fed.plan.privacy import Privacy
 from lightning_fed.plan.soundness import check_composition
 from lightning_fed.plan.training import LocalTraining
 
+LARGEST_EXAMPLES = 1 << 40
+"""Most examples of a site: keeps the weighted sum far from float64's end."""
+
 
 @dataclass(frozen=True)
 class FederationPlan:
@@ -47,6 +50,10 @@ class FederationPlan:
         round_deadline_s: seconds after which a round closes with the updates it has.
         max_attempts: how often a round is tried, and how many rounds in a row may be skipped, before the coordinator
             stops with an error.
+        max_examples: most examples that a site may train on in a round, each counted as often as it was used: no site
+            can weigh more than that, and none says that it does.
+        max_faults: how often within ten rounds a site may keep the others waiting, or make an attempt fail, before it
+            is left out of the next rounds. One that is caught harming the others is left out at once.
         metrics: names of logged metrics that each site reports on every new global model; nothing else is reported.
 
     Raises:
@@ -66,13 +73,19 @@ class FederationPlan:
     gather_s: float = 60.0
     round_deadline_s: float = 3600.0
     max_attempts: int = 3
+    max_examples: int = 1_000_000
+    max_faults: int = 3
     metrics: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not self.name or not all(c.isalnum() or c in "-_." for c in self.name):
             raise PlanError(f"plan.name = {self.name!r} must be made of letters, digits, '-', '_' and '.'.")
-        for name in ("rounds", "quorum", "max_attempts"):
+        for name in ("rounds", "quorum", "max_attempts", "max_examples", "max_faults"):
             at_least(name, getattr(self, name), 1)
+        if self.max_examples > LARGEST_EXAMPLES:
+            raise PlanError(
+                f"plan.max_examples = {self.max_examples} is above {LARGEST_EXAMPLES}, the most that a sum can hold."
+            )
         for name, limit in (("gather_s", 0.0), ("round_deadline_s", 0.001)):
             at_least(name, getattr(self, name), limit)
             # The canonical bytes, and with them the hash, must not depend on whether somebody wrote 60 or 60.0.

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from lightning_fed.errors import PlanError, ProtocolError
 from lightning_fed.privacy.central import CentralNoise, central_noise
-from lightning_fed.privacy.discrete import DistributedNoise, distributed_noise, largest_noise
-from lightning_fed.privacy.rounding import grid_step, round_clipped
+from lightning_fed.privacy.discrete import DistributedNoise, distributed_noise, largest_noise, largest_noise_norm
+from lightning_fed.privacy.rounding import grid_step, norm_within, round_clipped
 from lightning_fed.update.clipping import LARGEST_BOUND, SMALLEST_BOUND, AdaptiveBound, clip_by_norm
 from lightning_fed.update.contribution import Decoded
 from lightning_fed.update.ring import from_ring, word_dtype
@@ -120,12 +120,13 @@ class PrivateContribution:
             clipped, _ = clip_by_norm(np.append(clipped, weight), self.norm)
         return round_clipped(clipped, self.step, self.norm)
 
-    def encode(self, values: FloatVector, numbers: Mapping[str, float]) -> RingVector:
+    def encode(self, values: FloatVector, numbers: Mapping[str, float], plain: float = 0.0) -> RingVector:
         """Ring words of a site's clipped update with its share of the noise, if the sites add it.
 
         Args:
             values: float32, shape ``(size,)``.
             numbers: not sent: nothing but the noisy vector may be learned.
+            plain: not sent either.
 
         Returns:
             Shape ``(length,)``, dtype ``word_dtype(bits)``.
@@ -144,12 +145,23 @@ class PrivateContribution:
         """The noisy sum of the contributions of ``survivors`` sites.
 
         Raises:
-            ProtocolError: more survivors than the code allows.
+            ProtocolError: more survivors than the code allows, or a norm that so many clipped updates and their noise
+                do not reach.
         """
         assert self.bits is not None
         if not 1 <= survivors <= self.cohort:
             raise ProtocolError(f"a sum of {survivors} sites arrived under a code for 1 to {self.cohort} sites.")
-        return self.released(from_ring(words, self.bits).astype(np.int64), survivors)
+        total = from_ring(words, self.bits).astype(np.int64)
+        # Honest updates are clipped, so this tells nothing of them.
+        limit = survivors * self.release.sensitivity
+        if isinstance(self.release, DistributedNoise):
+            limit += largest_noise_norm(self.release.sigma, survivors, self.length)
+        if not norm_within(total, limit):
+            raise ProtocolError(
+                f"the sum of {survivors} updates is longer than {limit * self.step:.6g}, which clipped to "
+                f"{self.max_norm:.6g} each they cannot be with their noise: one of them was not clipped."
+            )
+        return self.released(total, survivors)
 
     def released(self, total: NDArray[np.int64], survivors: int) -> Decoded:
         """What may be published of a sum of integers: the coordinator's noise is added here, if that is the mechanism.

@@ -132,6 +132,17 @@ def largest_noise(sigma: float, shares: int, size: int) -> int:
     return math.ceil(sigma * math.sqrt(shares) * math.sqrt(2 * math.log(2 * size * 2.0**40)))
 
 
+def largest_noise_norm(sigma: float, shares: int, size: int) -> float:
+    """L2 norm, in grid steps, that the noise of a sum does not exceed, but for a chance of 2^-46.
+
+    For a vector that is sub-Gaussian with s: ``P(norm^2 > s^2 (d + 2 sqrt(d x) + 2 x)) <= exp(-x)``, with x = 32.
+
+    Source: Hsu, Kakade and Zhang 2012, A tail inequality for quadratic forms of subgaussian random vectors (arXiv
+    1110.2842), theorem 2.1.
+    """
+    return sigma * math.sqrt(shares * (size + 2 * math.sqrt(size * 32) + 2 * 32))
+
+
 def require_noise(name: str, noise_multiplier: float) -> None:
     """Refuse noise that protects nobody.
 

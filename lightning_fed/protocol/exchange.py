@@ -18,9 +18,10 @@ from torch import Tensor
 
 from lightning_fed.aggregation.contracts import Aggregation, SiteReport, Spans
 from lightning_fed.aggregation.feddyn import FedDyn
+from lightning_fed.aggregation.norm_bounding import SiteNormBounding
 from lightning_fed.aggregation.scaffold import Scaffold
 from lightning_fed.aggregation.weightings import ByExamples, Uniform
-from lightning_fed.errors import PlanError, ProtocolError
+from lightning_fed.errors import PlanError, ProtocolError, UpdateRefusedError
 from lightning_fed.plan import FederationPlan
 from lightning_fed.plan.value_codec import ValueCodec
 from lightning_fed.privacy.contribution import PrivateContribution
@@ -53,8 +54,8 @@ class RoundCode(Protocol):
         """Ring words of a contribution."""
         ...
 
-    def encode(self, values: FloatVector, numbers: Mapping[str, float]) -> RingVector:
-        """Ring words of one site's values and numbers."""
+    def encode(self, values: FloatVector, numbers: Mapping[str, float], plain: float = 0.0) -> RingVector:
+        """Ring words of one site's values and numbers; ``plain`` is its largest magnitude before it was weighted."""
         ...
 
     def decode(self, words: RingVector, survivors: int) -> Decoded:
@@ -197,8 +198,12 @@ class Exchange:
         # Far too large a bound rounds most of the first update to 0 and the rest to large steps.
         return self.parts * (self.plan.masking.bound or (_BOUND_BY_EXAMPLES if by_examples else _BOUND_ALIKE),)
 
-    def code(self, bounds: tuple[float, ...]) -> RoundCode:
+    def code(self, bounds: tuple[float, ...], first: bool = False) -> RoundCode:
         """The code of a round's ring words.
+
+        Args:
+            bounds: of each part of an update.
+            first: no round has measured them yet.
 
         Raises:
             PlanError: a bound is impossible.
@@ -211,7 +216,8 @@ class Exchange:
         combine = self.aggregation.combine
         assert hasattr(combine, "sums")
         cohort = terms_of(self.plan, self.members).largest_cohort
-        return Contribution(self.count, self.plan.masking.bits, cohort, bounds, tuple(combine.sums))
+        sums = tuple(combine.sums)
+        return Contribution(self.count, self.plan.masking.bits, cohort, bounds, sums, sums != ("sites",), first)
 
     def private_code(self, max_norm: float) -> PrivateContribution:
         """The code of a round under site-level privacy.
@@ -233,6 +239,18 @@ class Exchange:
             masking.colluding,
         )
 
+    def check_report(self, report: SiteReport) -> None:
+        """Accept a site's own report as one that the plan lets it send, or raise.
+
+        Raises:
+            UpdateRefusedError: more examples than a site may have.
+        """
+        if self.reported and report.examples > self.plan.max_examples:
+            raise UpdateRefusedError(
+                f"the site trained on {report.examples} examples, and plan.max_examples = {self.plan.max_examples}. "
+                "Raise it in the plan, or train on fewer in a round."
+            )
+
     def weighted(self, values: FloatVector, report: SiteReport) -> tuple[FloatVector, dict[str, float]]:
         """A site's terms of the sums: its values, weighted, and the numbers beside them.
 
@@ -243,6 +261,22 @@ class Exchange:
         assert hasattr(combine, "contribution")
         vector, numbers = combine.contribution(torch.from_numpy(values), report)
         return vector.numpy(), numbers
+
+    def check_sums(self, numbers: Mapping[str, float], sites: int) -> None:
+        """Accept the sums beside the updates of so many sites, or raise.
+
+        Raises:
+            UpdateRefusedError: honest sites cannot have summed to that.
+        """
+        combine = self.aggregation.combine
+        assert hasattr(combine, "check_sums")
+        combine.check_sums(numbers, sites, self.plan.max_examples)
+
+    @property
+    def largest_norm(self) -> float | None:
+        """L2 norm that no honest site's update passes, if the plan's algorithm says so."""
+        algorithm = self.plan.aggregation
+        return algorithm.max_norm if isinstance(algorithm, SiteNormBounding) else None
 
     def mean(self, total: Tensor, numbers: Mapping[str, float], support: IndexVector | None) -> Tensor:
         """The mean update of summed contributions, flat float32, shape ``(parts * P,)``.

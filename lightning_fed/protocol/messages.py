@@ -127,9 +127,13 @@ class BeginReport(Message, frozen=True):
 
 
 class NoReport(Message, frozen=True):
-    """Site: it has not all of the plan's metrics of the global model of ``version``; the others go on without it."""
+    """Site: it gives no metrics of the global model of ``version``; the others go on without it.
+
+    It has not all of them, or has left the sum; ``accused``: see ``Withdraw``.
+    """
 
     version: int
+    accused: str = ""
 
 
 class Masking(Message, frozen=True):
@@ -206,12 +210,14 @@ class LedgerHead(Message, frozen=True):
 class Withdraw(Message, frozen=True):
     """Site: it has no update for this round, and why.
 
-    ``opened`` says that the sum of this round may have been opened before, so that no update of it may be summed again.
+    ``opened`` says that the sum of this round may have been opened before, so that no update of it may be summed again;
+    ``accused`` names the site whose sealed shares do not open, if that is why.
     """
 
     round: int
     reason: str
     opened: bool = False
+    accused: str = ""
 
 
 class Report(Message, frozen=True):

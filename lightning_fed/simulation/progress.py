@@ -126,6 +126,8 @@ _SITE_STATES = {
     "site_lost": "lost",
     "site_left": "left ({reason})",
     "site_refused": "refused: {reason}",
+    "site_excluded": "left out until round {until}: {reason}",
+    "site_readmitted": "may be drawn again",
     "update_accepted": "sent its update of round {round}",
     "update_refused": "its update of round {round} was refused: {reason}",
 }

@@ -4,12 +4,15 @@ The vector is ``[weighted update | numbers | saturated values | orders of magnit
 what the weighting sums beside the update, such as the examples: the sum of the first part over theirs is the weighted
 mean. Numbers are written as digits so small that the cohort's sum cannot wrap. An order of magnitude is a one-hot row:
 summed, it says how many sites had a largest value of which power of two, and so sets the next round's bound without
-anybody's norm being seen.
+anybody's norm being seen. Where updates are weighted, one more row holds the orders of the plain ones: no mean of them
+can be larger than the largest of them, whatever a site says it weighs.
 
 An update may consist of several parts of equal length (SCAFFOLD's has two), each with a bound of its own.
+
+A site's words are not seen, so the sum is checked for what that many honest sites can give; see ``docs/masking.md`` for
+what no check can see.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,7 +20,8 @@ import numpy as np
 
 from lightning_fed.errors import ProtocolError, UpdateRefusedError
 from lightning_fed.update.digits import Digits
-from lightning_fed.update.fixed_point import FixedPoint, decode_sum, encode
+from lightning_fed.update.fixed_point import LARGEST_BOUND, SMALLEST_BOUND, FixedPoint, decode_sum, encode
+from lightning_fed.update.magnitude import Magnitudes, largest_magnitude
 from lightning_fed.update.ring import word_dtype
 from lightning_fed.update.vectors import FloatVector, RingVector
 
@@ -30,13 +34,17 @@ LARGEST_NUMBER = float(1 << 44)
 
 _COUNT_BITS = 48
 
-_LOWEST_POWER, _POWERS = -40, 80
-
-_COVERED = 0.9
-"""Share of the sites whose largest value the next bound covers: one odd site must not cost the others precision."""
+_WEIGHTED, _PLAIN = Magnitudes(), Magnitudes(octaves=2)
 
 _HEADROOM = 1.5
 """The next round's values may be a little larger than this round's."""
+
+LARGEST_STEP = 16.0
+"""Largest factor between the bounds of two rounds: a lie about the magnitudes costs one round some precision, or some
+of its length, and the next round's honest rows make up for it."""
+
+LARGEST_FIRST_STEP = 65536.0
+"""The same after the first round, whose bound nobody has measured."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,8 @@ class Contribution:
         cohort: most sites in one sum.
         bounds: of each part of the update, the largest magnitude of a weighted value that is kept.
         numbers: names of what is summed beside the update.
+        weighted: whether sites count differently, so that the orders of the plain updates are summed, too.
+        first: whether no round has measured the bounds yet.
 
     Raises:
         PlanError: a bound is out of range, or the ring has no room for the sum.
@@ -59,6 +69,8 @@ class Contribution:
     cohort: int
     bounds: tuple[float, ...]
     numbers: tuple[str, ...]
+    weighted: bool = False
+    first: bool = False
 
     def __post_init__(self) -> None:
         assert self.size % len(self.bounds) == 0
@@ -81,14 +93,19 @@ class Contribution:
     def length(self) -> int:
         """Ring words of a contribution."""
         beside = len(self.numbers) * self._number.length + self._count.length
-        return self.size + beside + len(self.bounds) * _POWERS
+        return self.size + beside + self._rows_length
 
-    def encode(self, values: FloatVector, numbers: Mapping[str, float]) -> RingVector:
+    @property
+    def _rows_length(self) -> int:
+        return len(self.bounds) * _WEIGHTED.length + (_PLAIN.length if self.weighted else 0)
+
+    def encode(self, values: FloatVector, numbers: Mapping[str, float], plain: float = 0.0) -> RingVector:
         """Ring words of a weighted update and the numbers beside it.
 
         Args:
             values: float32, shape ``(size,)``.
             numbers: one for each of ``numbers``.
+            plain: largest magnitude of the update before it was weighted.
 
         Returns:
             Shape ``(length,)``, dtype ``word_dtype(bits)``.
@@ -99,11 +116,14 @@ class Contribution:
         """
         words = np.zeros(self.length, dtype=word_dtype(self.bits))
         saturated = 0
-        each, at = self.size // len(self.bounds), self.length - len(self.bounds) * _POWERS
+        each, at = self.size // len(self.bounds), self.length - self._rows_length
         for index in range(len(self.bounds)):
             part = slice(index * each, (index + 1) * each)
             saturated += encode(values[part], self.code(index), words[part])[1]
-            words[at + index * _POWERS + _power_of(values[part]) - _LOWEST_POWER] = 1
+            words[at + _WEIGHTED.place(largest_magnitude(values[part]))] = 1
+            at += _WEIGHTED.length
+        if self.weighted:
+            words[at + _PLAIN.place(plain)] = 1
         at, length = self.size, self._number.length
         for name in self.numbers:
             number = numbers[name]
@@ -140,8 +160,24 @@ class Contribution:
                 )
             at += length
         saturated = self._count.read(words[at : at + self._count.length])
-        rows = words[at + self._count.length :].reshape(len(self.bounds), _POWERS)
-        return Decoded(values, numbers, saturated, tuple(_next_bound(row, survivors) for row in rows))
+        if saturated > survivors * self.size:
+            raise ProtocolError(
+                f"{survivors} sites cannot have cut {saturated} of {self.size} values each: it is wrong."
+            )
+        at += self._count.length
+        magnitudes = []
+        for _ in self.bounds:
+            magnitudes.append(_WEIGHTED.supported(words[at : at + _WEIGHTED.length], survivors))
+            at += _WEIGHTED.length
+        next_bounds = tuple(self._next_bound(*pair) for pair in zip(self.bounds, magnitudes, strict=True))
+        if self.weighted:
+            magnitudes = [_PLAIN.supported(words[at : at + _PLAIN.length], survivors)] * len(self.bounds)
+        return Decoded(values, numbers, saturated, next_bounds, tuple(magnitudes))
+
+    def _next_bound(self, bound: float, magnitude: float) -> float:
+        step = LARGEST_FIRST_STEP if self.first else LARGEST_STEP
+        following = min(max(_HEADROOM * magnitude, bound / step), bound * step)
+        return min(max(following, SMALLEST_BOUND), LARGEST_BOUND)
 
     def _values(self, words: RingVector, survivors: int) -> FloatVector:
         each = self.size // len(self.bounds)
@@ -161,21 +197,11 @@ class Decoded:
         numbers: sums of the numbers beside them, by name.
         saturated: values, over all sites, that lay beyond the bound and were cut to it.
         next_bounds: bounds for the next round, in units of the weighted values.
+        magnitudes: of each part, a magnitude that the sites' plain updates hardly pass; empty where nobody knows it.
     """
 
     values: FloatVector
     numbers: dict[str, float]
     saturated: int
     next_bounds: tuple[float, ...]
-
-
-def _next_bound(row: RingVector, survivors: int) -> float:
-    covered = int(np.searchsorted(row.astype(np.int64).cumsum(), math.ceil(_COVERED * survivors)))
-    return _HEADROOM * float(2.0 ** (_LOWEST_POWER + min(covered, _POWERS - 1)))
-
-
-def _power_of(values: FloatVector) -> int:
-    """The smallest power of two that is at least the largest magnitude, within the row."""
-    largest = float(max(values.max(initial=0.0), -values.min(initial=0.0)))
-    power = math.ceil(math.log2(largest)) if largest > 0 else _LOWEST_POWER
-    return min(max(power, _LOWEST_POWER), _LOWEST_POWER + _POWERS - 1)
+    magnitudes: tuple[float, ...] = ()

@@ -10,7 +10,8 @@ from lightning_fed.update.ring import check_words, from_ring, to_ring, word_dtyp
 from lightning_fed.update.rounding import BLOCK, StochasticRounding, count_beyond
 from lightning_fed.update.vectors import FloatVector, RingVector, check_float_vector
 
-_SMALLEST_BOUND, _LARGEST_BOUND = 1e-25, 1e25
+SMALLEST_BOUND, LARGEST_BOUND = 1e-25, 1e25
+"""Range of a bound."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,10 @@ class FixedPoint:
         word_dtype(self.bits)
         if self.cohort < 1:
             raise PlanError(f"a cohort of {self.cohort} sites has no sum. Change the plan.")
-        if not (math.isfinite(self.bound) and _SMALLEST_BOUND <= self.bound <= _LARGEST_BOUND):
+        if not (math.isfinite(self.bound) and SMALLEST_BOUND <= self.bound <= LARGEST_BOUND):
             raise PlanError(
                 f"a bound of {self.bound} for the coordinates of an update is not possible: it must lie between "
-                f"{_SMALLEST_BOUND} and {_LARGEST_BOUND}."
+                f"{SMALLEST_BOUND} and {LARGEST_BOUND}."
             )
         if self.limit < 1:
             raise PlanError(

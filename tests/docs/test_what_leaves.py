@@ -75,8 +75,8 @@ def test_masked_bytes_of_the_same_update_and_metric_share_no_word(printed, paste
 def test_the_clear_chunk_is_the_update_in_float32_and_the_masked_one_is_longer_by_the_counts(capture):
     off, required = capture.Federation("off"), capture.Federation("required")
     assert off.update_chunk() == capture.torch.tensor(capture.UPDATES["north"]).numpy().tobytes()
-    # Six values, a number of five digits of 14 bits, a count of four, 80 powers of two; 16 bits each.
-    assert len(required.update_chunk()) == 2 * (6 + 5 + 4 + 80)
+    # Six values, a number of five digits of 14 bits, a count of four, 80 powers of two and 40 of four; 16 bits each.
+    assert len(required.update_chunk()) == 2 * (6 + 5 + 4 + 80 + 40)
     assert off.first(m.Offer).examples == 120
     assert required.first(m.Offer).examples == 1
 

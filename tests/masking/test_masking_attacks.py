@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from masked_sum import CONTEXT, Federation, copy_of, identity, names_of, roster_of, until_masked
 
-from lightning_fed.errors import IdentityError, ProtocolError, QuorumLostError
+from lightning_fed.errors import IdentityError, PeerError, ProtocolError, QuorumLostError
 from lightning_fed.masking import Context, MaskingSite, Terms, keys, masks, shares, streams
 from lightning_fed.masking import messages as m
 from lightning_fed.masking.cohort import KeyedCohort, advertisement_bytes
@@ -581,6 +581,19 @@ def test_revealed_shares_of_a_wrong_length_are_refused(length):
     run.coordinator.receive(NAMES[0], revealed)
 
 
+def test_a_wrong_share_among_more_than_the_threshold_needs_spoils_nothing():
+    run = federation()
+    run.advertise()
+    run.share()
+    run.upload(NAMES[:5])
+    run.sign()
+    liar, dropped = NAMES[0], NAMES[5]
+    revealed = run.sites[liar].reveal(run.signatures[liar])
+    wrong = {**revealed.key_shares, dropped: bytes(shares.SHARE_BYTES)}
+    run.coordinator.receive(liar, copy_of(revealed, key_shares=wrong))
+    assert run.reveal(NAMES[1:5]).tolist() == run.expected().tolist()
+
+
 @pytest.mark.parametrize("kind", ["self_shares", "key_shares"])
 def test_site_that_reveals_wrong_shares_spoils_the_round_but_never_the_sum(kind):
     run = federation()
@@ -594,8 +607,11 @@ def test_site_that_reveals_wrong_shares_spoils_the_round_but_never_the_sum(kind)
     revealed = run.sites[liar].reveal(run.signatures[liar])
     wrong = {**getattr(revealed, kind), owner: bytes(shares.SHARE_BYTES)}
     run.coordinator.receive(liar, copy_of(revealed, **{kind: wrong}))
-    with pytest.raises(ProtocolError, match=f"shares revealed of site '{owner}' do not give the secret"):
-        run.reveal([name for name in NAMES[:5] if name not in (liar, owner)])
+    # As few others as can open the sum, so that no share can be done without.
+    helpers = [name for name in NAMES[:5] if name not in (liar, owner)][: TERMS.threshold - 1]
+    with pytest.raises(PeerError, match=f"shares revealed of site '{owner}' do not give the secret") as caught:
+        run.reveal(helpers)
+    assert caught.value.site == owner
 
 
 def test_site_that_reveals_a_wrong_own_seed_is_refused_by_name_and_the_sum_opens_without_its_help():

@@ -20,8 +20,8 @@ from lightning_fed.update.layout import check_update
 from lightning_fed.update.vectors import FloatVector, IndexVector, check_changes
 from lightning_fed.update.vote import coordinates, tally, winners
 
-LARGEST_WEIGHT = 2**40
-"""Most examples a site may claim: keeps the weighted sum far from float64's end."""
+LARGEST_STEPS = 1 << 40
+"""Most steps a site may claim; a weighting that needs them allows less."""
 
 
 class Collection:
@@ -39,6 +39,9 @@ class Collection:
         round: the round's number.
         participants: sites whose update is in the sum, in the order of arrival.
         failure: why the attempt failed, if more than too few updates is to be said.
+        stalled: sites that the others waited for until the deadline, and for what.
+        caught: nobody: what a site sends in the clear is judged when it comes.
+        fallen: nobody: in the clear no site is needed any more once its update has come.
     """
 
     def __init__(self, exchange: Exchange, model: GlobalModel, attempt: int, cohort: frozenset[str]) -> None:
@@ -47,10 +50,13 @@ class Collection:
         self.cohort = cohort
         self.participants: list[str] = []
         self.failure: str | None = None
+        self.stalled: dict[str, str] = {}
+        self.caught: dict[str, str] = {}
+        self.fallen: set[str] = set()
+        self._gone: set[str] = set()
         self._exchange = exchange
         self._layout = model.layout
         self._waiting = set(cohort)
-        self._gone: set[str] = set()
         self._reports: dict[str, SiteReport] = {}
         self._stage: Literal["vote", "update"] = "vote" if exchange.votes else "update"
         self._support: IndexVector | None = exchange.support(self.round)
@@ -95,10 +101,11 @@ class Collection:
         """
         if offer.version != self.round or site not in self.cohort or offer.stream != self._stage:
             return []  # of an earlier round or stage: what was announced since will tell the site
-        if not 0 < offer.examples <= LARGEST_WEIGHT or not 0 < offer.steps <= LARGEST_WEIGHT:
+        most = self._exchange.plan.max_examples
+        if not 0 < offer.examples <= most or not 0 < offer.steps <= LARGEST_STEPS:
             raise ProtocolError(
-                f"an update of {offer.examples} examples and {offer.steps} steps was offered; 1 to {LARGEST_WEIGHT} "
-                "are possible."
+                f"site {site!r} offered an update of {offer.examples} examples and {offer.steps} steps; 1 to {most} "
+                f"examples (plan.max_examples) and 1 to {LARGEST_STEPS} steps are possible."
             )
         if site in self.participants:
             return []
@@ -150,6 +157,7 @@ class Collection:
         if self._announcement and not self._granted:
             self._granted = True
             return [Wake(DEADLINE, VALUES_S)]
+        self.stalled |= dict.fromkeys(self._waiting - self._uploads.queued, f"it sent no {self._stage}")
         self._waiting.clear()
         self.failure = "the deadline passed"
         actions = self._next_stage()

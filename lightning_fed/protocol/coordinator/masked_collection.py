@@ -11,10 +11,12 @@ from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.binding import binding_of
 from lightning_fed.protocol.coordinator.actions import Action, Record, Send, Wake
 from lightning_fed.protocol.coordinator.masked_sum import STEP_S, MaskedSum
+from lightning_fed.protocol.coordinator.plausibility import check_mean, check_norm
 from lightning_fed.protocol.coordinator.round_result import DEADLINE, VALUES_S, RoundResult
 from lightning_fed.protocol.coordinator.uploads import Uploads
 from lightning_fed.protocol.exchange import VOTE_BITS, Exchange
 from lightning_fed.protocol.terms import terms_of
+from lightning_fed.update.contribution import Contribution
 from lightning_fed.update.global_model import GlobalModel
 from lightning_fed.update.index_coding import encode_indices
 from lightning_fed.update.packing import packed_bytes, unpack
@@ -101,6 +103,11 @@ class MaskedUploads(MaskedSum):
         return [*self.add(site, self._signed[site], words), *self._uploads.start()], True
 
     @property
+    def queued(self) -> set[str]:
+        """See ``MaskedSum.queued``."""
+        return self._uploads.queued
+
+    @property
     def opened(self) -> bool:
         """Whether shares were asked for, so that the sum may have been opened by whoever has them."""
         return self._machine.stage in (Stage.REVEALS, Stage.DONE)
@@ -138,7 +145,8 @@ class MaskedCollection:
         plan, self.round, self.attempt, self.cohort = exchange.plan, model.version + 1, attempt, cohort
         bounds, terms = model.bounds or exchange.first_bounds, terms_of(exchange.plan, len(roster))
         self._exchange = exchange
-        self._code = exchange.code(bounds)
+        self._model = model.vector
+        self._code = exchange.code(bounds, first=model.bounds is None)
         self._begin = m.Begin(self.round, attempt, bounds, digest)
         self._support = exchange.support(self.round)
         self._result: RoundResult | None = None
@@ -166,6 +174,21 @@ class MaskedCollection:
     def failure(self) -> str | None:
         """Why the attempt failed, if it did."""
         return (self._vote.failure if self._vote else None) or self._update.failure
+
+    @property
+    def stalled(self) -> dict[str, str]:
+        """See ``MaskedSum.stalled``."""
+        return {site: what for each in self._sums for site, what in each.stalled.items()}
+
+    @property
+    def caught(self) -> dict[str, str]:
+        """See ``MaskedSum.caught``."""
+        return {site: what for each in self._sums for site, what in each.caught.items()}
+
+    @property
+    def fallen(self) -> set[str]:
+        """See ``MaskedSum.fallen``."""
+        return {site for each in self._sums for site in each.fallen}
 
     @property
     def participants(self) -> list[str]:
@@ -266,6 +289,11 @@ class MaskedCollection:
         self._update.asked = True
 
     def _take_update(self, words: RingVector, survivors: int) -> None:
-        decoded = self._code.decode(words, survivors)
-        mean = self._exchange.mean(torch.from_numpy(decoded.values), decoded.numbers, self._support)
+        exchange, decoded = self._exchange, self._code.decode(words, survivors)
+        exchange.check_sums(decoded.numbers, survivors)
+        total = torch.from_numpy(decoded.values)
+        mean = exchange.mean(total, decoded.numbers, self._support)
+        if isinstance(self._code, Contribution):
+            check_mean(mean, total, decoded.magnitudes, self._code, survivors, self._model)
+            check_norm(mean, exchange.largest_norm, self._code)
         self._result = RoundResult(mean, decoded.next_bounds, {"saturated": decoded.saturated})

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from lightning_fed.errors import FederationError, QuorumLostError
+from lightning_fed.errors import FederationError, PeerError, QuorumLostError
 from lightning_fed.masking import Context, MaskingCoordinator
 from lightning_fed.masking import messages as masking
 from lightning_fed.masking.coordinator import Stage
@@ -14,6 +14,14 @@ from lightning_fed.update.vectors import RingVector
 
 STEP_S = 30.0
 """How long a step that needs no training may take before the sum goes on without those who have not answered."""
+
+_LATE = {
+    Stage.KEYS: "it sent no keys",
+    Stage.SHARES: "it sent no sealed shares",
+    Stage.VECTORS: "it agreed on keys and sent nothing masked",
+    Stage.SIGNATURES: "it did not sign who is in the sum",
+    Stage.REVEALS: "it signed and did not help to open the sum",
+}
 
 
 class MaskedSum:
@@ -38,6 +46,8 @@ class MaskedSum:
         take: what is done with the opened sum and the number of sites in it; each subclass says it. It raises a
             ``FederationError`` for numbers that so many sites cannot have summed to.
         failure: why it failed, if it did.
+        stalled: sites that the others waited for until a timer ran out, and for what.
+        caught: sites whose part is not what they had signed, and what is wrong with it.
     """
 
     def __init__(
@@ -58,6 +68,8 @@ class MaskedSum:
         self.cohort = cohort
         self.open = True
         self.failure: str | None = None
+        self.stalled: dict[str, str] = {}
+        self.caught: dict[str, str] = {}
         self._machine = MaskingCoordinator(
             Context(plan.name, plan.hash, round, attempt, purpose, binding),
             terms_of(plan, len(roster)),
@@ -72,6 +84,16 @@ class MaskedSum:
     def timer(self) -> str:
         """The timer to wake this sum with."""
         return f"masked {self.purpose}"
+
+    @property
+    def queued(self) -> set[str]:
+        """Sites that could not answer because it was not their turn."""
+        return set()
+
+    @property
+    def fallen(self) -> set[str]:
+        """Sites that were in the sum already, and did not help to open it."""
+        return self._dropped & set(self._machine.survivors)
 
     @property
     def participants(self) -> list[str]:
@@ -119,7 +141,9 @@ class MaskedSum:
 
     def close(self) -> list[Action]:
         """Go on without those who have not answered."""
-        self._dropped |= self._machine.waiting_for()
+        late = self._machine.waiting_for() - self._dropped
+        self.stalled |= dict.fromkeys(late - self.queued, _LATE.get(self._machine.stage, ""))
+        self._dropped |= late
         return self.advance()
 
     def expired(self) -> list[Action]:
@@ -153,4 +177,6 @@ class MaskedSum:
         except QuorumLostError:
             raise
         except FederationError as error:
+            if isinstance(error, PeerError):
+                self.caught[error.site] = "its shares do not give the secret that it had signed"
             self.failure = str(error)

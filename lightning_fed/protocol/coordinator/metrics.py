@@ -50,6 +50,11 @@ class MetricReports:
         masked = self._masked
         return masked.drop(site) if masked and masked.round == version and site in masked.cohort else []
 
+    @property
+    def caught(self) -> dict[str, str]:
+        """See ``MaskedSum.caught``."""
+        return self._masked.caught if self._masked else {}
+
     def computed(self, site: str, message: m.Computed) -> list[Action]:
         """Take what a site computed from the sums.
 

@@ -17,7 +17,6 @@ Two rules hold:
 
 import random
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, field
 from typing import Literal
 
 from lightning_fed.errors import (
@@ -31,6 +30,8 @@ from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.binding import metric_code
 from lightning_fed.protocol.coordinator.actions import Action, Charge, Record, Save, Send, Wake
+from lightning_fed.protocol.coordinator.attempts import Attempts
+from lightning_fed.protocol.coordinator.attendance import Attendance
 from lightning_fed.protocol.coordinator.collection import Collection
 from lightning_fed.protocol.coordinator.handout import Handout
 from lightning_fed.protocol.coordinator.initial_model import InitialModel
@@ -52,19 +53,7 @@ _FOR_GOOD = frozenset({"done", "stopped"})
 _REPAIRABLE = frozenset({"failed", "refused"})
 """Somebody will mend it and start the site again, or will not within ``gather_s``."""
 
-_ATTEMPTS_A_START = 10_000
-"""Attempts are numbered on across restarts: keys of an attempt must never be asked for twice."""
-
 Phase = Literal["gathering", "collecting", "closing"]
-
-
-@dataclass
-class _Site:
-    """What is known of a site; ``ready`` once its model was found to be the federation's."""
-
-    ready: bool = False
-    left: m.LeaveReason | None = None
-    metrics: dict[str, int] = field(default_factory=dict)
 
 
 class CoordinatorSession:
@@ -100,15 +89,13 @@ class CoordinatorSession:
         self.model = model
         self.phase: Phase = "gathering"
         self.outcome: FederationError | Literal["finished"] | None = None
-        self._sites = {site: _Site() for site in sorted(sites)}
+        self._attendance = Attendance(sites, plan.max_faults)
         self._initial = InitialModel()
         self._ledger_heads = LedgerHeads(ledger_heads or {})
         self._draw = draw or random.SystemRandom()
         self._collection: Collection | MaskedCollection | None = None
         self._signing_keys = dict(sites)
-        self._attempt = starts * _ATTEMPTS_A_START
-        self._failures = self._skips = 0
-        self._opened_before = False
+        self._attempts = Attempts(plan, self._attendance, starts)
         self._gathered = False
         self._paused = False
         self._metrics = MetricReports(plan, run, sites)
@@ -120,17 +107,17 @@ class CoordinatorSession:
 
     def start(self) -> list[Action]:
         """Begin; the first actions."""
-        if len(self._sites) < self.plan.quorum:
+        if len(self._attendance) < self.plan.quorum:
             self.outcome = QuorumLostError(
-                f"the plan's quorum is {self.plan.quorum} and the roster names {len(self._sites)} sites. "
+                f"the plan's quorum is {self.plan.quorum} and the roster names {len(self._attendance)} sites. "
                 "Add sites to the roster or lower plan.quorum."
             )
             return []
         if self.plan.masking.mode == "required":
-            terms = terms_of(self.plan, len(self._sites))
+            terms = terms_of(self.plan, len(self._attendance))
             # What the plan cannot hold is said now and not in the first round.
             Contribution(1, self.plan.masking.bits, terms.largest_cohort, (self.plan.masking.bound or 1.0,), ())
-            metric_code(self.plan, {}, len(self._sites))
+            metric_code(self.plan, {}, len(self._attendance))
         if self.model and (self.plan.masking.mode == "required" or self.plan.privacy.site):
             self._exchange.code(self.model.bounds or self._exchange.first_bounds)
         version = self.model.version if self.model else None
@@ -150,9 +137,8 @@ class CoordinatorSession:
             ProtocolError: the message does not fit; the service refuses the site.
             ModelMismatchError: the site has another model; the service refuses the site.
         """
-        state = self._sites[site]
         match message:
-            case m.Masking() if not state.ready:
+            case m.Masking() if not self._attendance.is_ready(site):
                 return []  # of an attempt that is over
             case m.Masking(purpose="metrics"):
                 return self._metrics.step(site, message)
@@ -164,13 +150,13 @@ class CoordinatorSession:
                         f"site {site!r} speaks protocol {protocol} (lightning_fed {package[:32]}) and the coordinator "
                         f"protocol {m.VERSION}. Install the same version of lightning_fed on both sides."
                     )
-                state.ready = False
+                self._attendance.greeted(site)
                 return [Send(site, m.Welcome(self.run, self.plan.to_bytes()))]
             case m.Join():
                 return self._joining(site, message)
             case m.Leave():
                 return self._left(site, message.reason)
-        if not state.ready:
+        if not self._attendance.is_ready(site):
             raise ProtocolError(f"site {site!r} sent {type(message).__name__} before it joined.")
         match message:
             case m.Fetch():
@@ -187,30 +173,29 @@ class CoordinatorSession:
                 )
             case m.LedgerHead(head):
                 open_to = self._collection and site in self._collection.cohort
-                return self._ledger_heads.take(site, head, self._attempt) if open_to else []
+                return self._ledger_heads.take(site, head, self._attempts.number) if open_to else []
             case m.Withdraw():
                 return self._withdrawn(site, message)
-            case m.NoReport(version):
+            case m.NoReport(version, accused):
+                self._attendance.complain(site, accused)
                 return self._metrics.no_report(site, version)
             case m.Computed():
                 return self._metrics.computed(site, message)
             case m.Report():
-                ready = self._ready() if self.phase != "closing" else [*self._ready(), *self._done_sites()]
-                return self._metrics.report(site, message, expected=set(ready))
+                done = self._attendance.gone({"done"}) if self.phase == "closing" else {}
+                return self._metrics.report(site, message, expected={*self._attendance.ready, *done})
 
     def lost(self, site: str) -> list[Action]:
         """A site's connection is gone, for longer than a reconnection takes."""
-        state = self._sites[site]
-        if state.left is not None:
+        if not self._attendance.lost(site):
             return []
-        state.ready = False
         return [Record("site_lost", {"site": site}), *self._without(site)]
 
     def refused(self, site: str, reason: str) -> list[Action]:
         """The service refused a site because of what it sent."""
-        state = self._sites[site]
-        state.ready = False
-        state.left = "refused"
+        self._attendance.left(site, "refused")
+        if self._collection and site in self._collection.cohort:
+            self._attempts.refused(site, reason)
         return [Record("site_refused", {"site": site, "reason": reason}), *self._without(site)]
 
     def expired(self, timer: str) -> list[Action]:
@@ -220,7 +205,8 @@ class CoordinatorSession:
             if self.phase == "closing":
                 self.outcome = "finished"
                 return self._metrics.close()
-            return [] if self._too_few_left(_FOR_GOOD | _REPAIRABLE) else self._begin_if_possible()
+            left_out = self._attendance.left_out
+            return [] if self._too_few_left(_FOR_GOOD | _REPAIRABLE, left_out) else self._begin_if_possible()
         if timer == DEADLINE and self._collection:
             return self._after_collection(self._collection.close())
         expired = self._after_collection(self._collection.expired(timer)) if self._collection else []
@@ -229,13 +215,12 @@ class CoordinatorSession:
     # Joining
 
     def _joining(self, site: str, join: m.Join) -> list[Action]:
-        state, layout = self._sites[site], join.layout
+        layout = join.layout
         if self._initial.layout is not None:
             check_same_layout(self._initial.layout, layout, site)
         if not set(self.plan.metrics).issuperset(join.metrics) or not _sound_sizes(join.metrics):
             raise ProtocolError(f"site {site!r} announced metrics that the plan does not name, or too large ones.")
-        state.metrics = join.metrics
-        state.ready, state.left = True, None
+        self._attendance.joined(site, join.metrics)
         actions: list[Action] = [Record("site_joined", {"site": site})]
         if self.model is None:
             return [*actions, *self._initial.join(site, layout)]
@@ -250,7 +235,7 @@ class CoordinatorSession:
     def _adopt(self, model: GlobalModel) -> GlobalModel:
         """Build what depends on the model's layout."""
         self._initial.layout = model.layout
-        self._exchange = Exchange(self.plan, model.layout.size, len(self._sites), model.layout.statistics)
+        self._exchange = Exchange(self.plan, model.layout.size, len(self._attendance), model.layout.statistics)
         self._server = ServerStep(self._exchange, model)
         self.model = self._server.first(model)
         self._handout = Handout(self.model, self._exchange.keeps_residual)
@@ -267,28 +252,24 @@ class CoordinatorSession:
         if model is None:
             return actions
         actions = [Save(self._adopt(model))]
-        for other in self._ready():
+        for other in self._attendance.ready:
             actions += self._admitted(other)
         return [*actions, *self._begin_if_possible()]
 
     # Rounds
 
-    def _ready(self) -> list[str]:
-        return [site for site, state in self._sites.items() if state.ready]
-
     def _begin_if_possible(self) -> list[Action]:
         if self.phase != "gathering" or self.model is None:
             return []
-        ready = self._ready()
-        missing = [site for site, state in self._sites.items() if not state.ready and state.left is None]
-        if len(ready) < self._fewest or (missing and not self._gathered):
+        ready = self._attendance.drawable
+        if len(ready) < self._fewest or (self._attendance.missing and not self._gathered):
             return []
         self.phase, self._paused = "collecting", False
-        self._attempt += 1
+        self._attempts.number += 1
         size = min(self.plan.cohort_size or len(ready), len(ready))
         cohort = frozenset(self._draw.sample(ready, size))
         self._collection = self._new_collection(self.model, cohort)
-        started = {"round": self._collection.round, "attempt": self._failures + 1, "cohort": sorted(cohort)}
+        started = {"round": self._collection.round, "attempt": self._attempts.tries + 1, "cohort": sorted(cohort)}
         return [
             *self._charge(self._collection, "distributed"),
             Record("round_started", started),
@@ -313,13 +294,13 @@ class CoordinatorSession:
     def _fewest(self) -> int:
         """Fewest sites that a round can begin with."""
         masked = self.plan.masking.mode == "required"
-        return terms_of(self.plan, len(self._sites)).smallest_cohort if masked else self.plan.quorum
+        return terms_of(self.plan, len(self._attendance)).smallest_cohort if masked else self.plan.quorum
 
     def _new_collection(self, model: GlobalModel, cohort: frozenset[str]) -> Collection | MaskedCollection:
         if self.plan.masking.mode == "off":
-            return Collection(self._exchange, model, self._attempt, cohort)
-        digest = self._handout.digest
-        return MaskedCollection(self._exchange, self.run, model, digest, self._attempt, self._signing_keys, cohort)
+            return Collection(self._exchange, model, self._attempts.number, cohort)
+        digest, number, keys = self._handout.digest, self._attempts.number, self._signing_keys
+        return MaskedCollection(self._exchange, self.run, model, digest, number, keys, cohort)
 
     def _after_collection(self, actions: list[Action]) -> list[Action]:
         collection = self._collection
@@ -334,8 +315,9 @@ class CoordinatorSession:
         collection = self._collection
         if collection is None or message.round != collection.round or site not in collection.cohort:
             return []
-        # Without masks nothing was opened, whatever a site says.
-        self._opened_before |= message.opened and isinstance(collection, MaskedCollection)
+        if isinstance(collection, MaskedCollection):
+            # Without masks nothing was opened and nothing sealed, whatever a site says.
+            self._attempts.withdrawn(site, message, collection.cohort)
         record = Record(
             "update_refused", {"round": message.round, "site": site, "reason": message.reason[: m.MAX_REASON]}
         )
@@ -350,7 +332,6 @@ class CoordinatorSession:
             self.model = self._server.next(self.model, result, collection.participants)
         except (UpdateRefusedError, PlanError) as error:
             return self._failed(f"the sum cannot be a global model: {error}", collection)
-        self._failures, self._skips, self._opened_before = 0, 0, False
         self._handout.replace(self.model)
         actions: list[Action] = [
             *charges,
@@ -360,16 +341,17 @@ class CoordinatorSession:
                 {"round": self.model.version, "participants": collection.participants, **result.facts},
             ),
             *self._metrics.next_version(self.model.version),
+            *self._attempts.completed(collection, self._metrics.caught, self._fewest),
         ]
-        actions += [Send(site, self._handout.announcement(site)) for site in self._ready()]
+        actions += [Send(site, self._handout.announcement(site)) for site in self._attendance.ready]
         if isinstance(collection, MaskedCollection):
             # Those who trained validate the model next.
-            cohort = frozenset(collection.participants) & set(self._ready())
-            told = [self._sites[site].metrics for site in sorted(cohort)]
+            cohort = frozenset(collection.participants) & set(self._attendance.drawable)
+            told = [self._attendance.metrics_of(site) for site in sorted(cohort)]
             enough = len(cohort) >= self._fewest
-            actions += self._metrics.begin(
-                self.model.version, self._handout.digest, self._attempt, cohort if enough else frozenset(), told
-            )
+            cohort = cohort if enough else frozenset()
+            version, digest, number = self.model.version, self._handout.digest, self._attempts.number
+            actions += self._metrics.begin(version, digest, number, cohort, told)
         if self.model.version >= self.plan.rounds:
             return [*actions, *self._close()]
         self.phase = "gathering"
@@ -379,21 +361,21 @@ class CoordinatorSession:
     def _failed(self, why: str, collection: Collection | MaskedCollection | None = None) -> list[Action]:
         collection, self._collection = collection or self._collection, None
         assert collection is not None and self.model is not None
-        reason = f"{why}: {len(collection.participants)} of {self.plan.quorum} updates needed (plan.quorum)"
+        came, needed = len(collection.participants), self.plan.quorum
+        reason = why if came >= needed else f"{why}: {came} of {needed} updates needed (plan.quorum)"
         actions: list[Action] = [
-            Record("round_failed", {"round": collection.round, "attempt": self._failures + 1, "reason": reason})
+            Record("round_failed", {"round": collection.round, "attempt": self._attempts.tries + 1, "reason": reason})
         ]
         self.phase = "gathering"
-        if self._opened_before or (isinstance(collection, MaskedCollection) and collection.opened):
-            return [*actions, *self._skip(self.model)]
-        self._failures += 1
-        if self._failures >= self.plan.max_attempts:
-            self.outcome = QuorumLostError(
-                f"round {collection.round} failed {self._failures} times; the last time {reason}. Global model "
-                f"{collection.round - 1} is stored. See to the sites, then start the coordinator again with the same "
-                "command."
-            )
+        opened = self._attempts.opened(collection)
+        actions += self._attempts.failed(collection, self._metrics.caught, self._fewest, opened)
+        if opened:
+            actions += self._skip(self.model)
+        self.outcome = self._attempts.given_up(self.model.version, reason) or self.outcome
+        if self.outcome:
             return actions
+        if self.model.version >= self.plan.rounds:
+            return [*actions, *self._close()]
         return [*actions, *self._begin_if_possible(), *self._pause_if_needed()]
 
     def _skip(self, model: GlobalModel) -> list[Action]:
@@ -402,39 +384,26 @@ class CoordinatorSession:
         Shares were out when the round failed, so its updates must not be summed again over other sites; with a new
         version every site forgets them and trains anew.
         """
-        self._failures, self._opened_before = 0, False
-        self._skips += 1
         self.model = model.next(model.vector)
         self._handout.replace(self.model)
         actions: list[Action] = [Save(self.model), Record("round_skipped", {"round": self.model.version})]
-        actions += [Send(site, self._handout.announcement(site)) for site in self._ready()]
-        if self._skips >= self.plan.max_attempts:
-            self.outcome = QuorumLostError(
-                f"{self._skips} rounds in a row were skipped (plan.max_attempts): their sums were asked to be opened, "
-                f"and too few sites helped. Global model {self.model.version} is stored, unchanged by them. See to the "
-                "sites, then start the coordinator again with the same command."
-            )
-            return actions
-        if self.model.version >= self.plan.rounds:
-            return [*actions, *self._close()]
-        return [*actions, *self._begin_if_possible(), *self._pause_if_needed()]
+        return actions + [Send(site, self._handout.announcement(site)) for site in self._attendance.ready]
 
     def _pause_if_needed(self) -> list[Action]:
-        ready = len(self._ready())
+        ready = len(self._attendance.drawable)
         if self.phase != "gathering" or self._paused or ready >= self._fewest or self._too_few_left(_FOR_GOOD):
             return []
         self._paused, self._gathered = True, False
-        left = "".join(f"; {site} left ({state.left})" for site, state in self._sites.items() if state.left)
         reason = (
-            f"{ready} sites are ready and {self._fewest} are needed; waiting for more, also for restarted ones{left}"
+            f"{ready} sites are ready and {self._fewest} are needed; waiting for more, also for restarted ones"
+            f"{self._attendance.absences}"
         )
         return [Record("paused", {"reason": reason}), Wake(GATHER, self.plan.gather_s)]
 
     # Leaving
 
     def _left(self, site: str, reason: m.LeaveReason) -> list[Action]:
-        state = self._sites[site]
-        state.ready, state.left = False, reason
+        self._attendance.left(site, reason)
         left = Record("site_left", {"site": site, "reason": reason})
         return [Send(site, m.Farewell()), left, *self._without(site)]
 
@@ -442,7 +411,7 @@ class CoordinatorSession:
         actions: list[Action] = []
         actions += self._metrics.drop(site)
         if self.model is None:
-            actions += self._initial.without(site, self._ready())
+            actions += self._initial.without(site, self._attendance.ready)
         if self._collection:
             actions += self._after_collection(self._collection.drop(site))
         self._awaited.discard(site)
@@ -450,11 +419,11 @@ class CoordinatorSession:
         if self._too_few_left(_FOR_GOOD):
             return actions
         actions += self._begin_if_possible()
-        return [*actions, *self._pause_if_needed()] if self._sites[site].left else actions
+        return [*actions, *self._pause_if_needed()] if self._attendance.has_left(site) else actions
 
-    def _too_few_left(self, reasons: Set[str]) -> bool:
-        gone = {site: state.left for site, state in self._sites.items() if state.left in reasons}
-        if self.phase != "gathering" or self.outcome or len(self._sites) - len(gone) >= self._fewest:
+    def _too_few_left(self, reasons: Set[str], left_out: Mapping[str, str] | None = None) -> bool:
+        gone: dict[str, str] = {**(left_out or {}), **self._attendance.gone(reasons)}
+        if self.phase != "gathering" or self.outcome or len(self._attendance) - len(gone) >= self._fewest:
             return False
         stored = (
             f" Global model {self.model.version} is stored."
@@ -464,7 +433,7 @@ class CoordinatorSession:
         self.outcome = QuorumLostError(
             f"too few sites are left, {self._fewest} are needed: "
             + ", ".join(f"{site} ({reason})" for site, reason in gone.items())
-            + f" left.{stored} See to the sites, then start the coordinator again with the same command."
+            + f" left or were left out.{stored} See to the sites, then start the coordinator again."
         )
         return True
 
@@ -472,18 +441,15 @@ class CoordinatorSession:
         assert self.model is not None
         self.phase = "closing"
         # Right after a restart nobody is here yet: everybody may come back for the final model.
-        self._awaited = set(self._ready() or self._sites)
+        self._awaited = set(self._attendance.ready or self._attendance)
         return [
             Record("finished", {"version": self.model.version}),
-            *(Send(site, m.Finished(self.model.version)) for site in self._ready()),
+            *(Send(site, m.Finished(self.model.version)) for site in self._attendance.ready),
             Wake(GATHER, self.plan.gather_s),
         ]
 
-    def _done_sites(self) -> list[str]:
-        return [site for site, state in self._sites.items() if state.left == "done"]
-
     def _finish_if_all_gone(self) -> list[Action]:
-        if self.phase == "closing" and not self._awaited and not self._ready():
+        if self.phase == "closing" and not self._awaited and not self._attendance.ready:
             self.outcome = "finished"
             return self._metrics.close()
         return []

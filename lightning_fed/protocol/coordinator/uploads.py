@@ -93,6 +93,11 @@ class Uploads:
         del self._running[site]
         return [], upload.assembly.data
 
+    @property
+    def queued(self) -> set[str]:
+        """Sites that wait for their turn, and can do nothing about it."""
+        return set(self._queue)
+
     def drop(self, site: str) -> list[Action]:
         """Forget a site's upload."""
         if site in self._queue:

@@ -164,13 +164,14 @@ class MaskedSums:
         return _wrapped(machine, message), pack(words, VOTE_BITS)
 
     def masked_update(
-        self, values: FloatVector, numbers: Mapping[str, float], digest: bytes, blocks: bytes
+        self, values: FloatVector, numbers: Mapping[str, float], plain: float, digest: bytes, blocks: bytes
     ) -> tuple[m.Masking, bytes, FloatVector | None]:
         """The update as it may be sent.
 
         Args:
             values: weighted, on the coordinates that are sent, float32, shape ``(count,)``.
             numbers: what is summed beside them.
+            plain: largest magnitude of the update before it was weighted.
             digest: hash of the global model that it was trained from.
             blocks: the winners of the vote as they were announced; empty without one. With other coordinates for
                 everybody else, a coordinator could read one site out of the sum, so all sites sign them.
@@ -186,7 +187,7 @@ class MaskedSums:
         machine, bits = self._machines["update"], self._plan.masking.bits
         self._check_model("update", digest)
         code = self._exchange.code(self._bounds)
-        words = code.encode(values, numbers)
+        words = code.encode(values, numbers, plain)
         sent = code.sent(words) if isinstance(code, Contribution) and self._exchange.settles else None
         message = machine.mask(words, bits, blocks)
         return _wrapped(machine, message), pack(words, bits), sent

@@ -14,6 +14,7 @@ from lightning_fed.protocol.exchange import VOTE_BITS, Exchange
 from lightning_fed.protocol.site.masked_sums import MaskedSums
 from lightning_fed.update.error_feedback import ErrorFeedback
 from lightning_fed.update.index_coding import decode_indices
+from lightning_fed.update.magnitude import largest_magnitude
 from lightning_fed.update.packing import pack
 from lightning_fed.update.vectors import FloatVector, IndexVector
 from lightning_fed.update.vote import ballot, coordinates
@@ -229,6 +230,7 @@ class Outbox:
 
     def _update(self, held: _Held, total: FloatVector, digest: bytes) -> tuple[list[m.Message], Upload]:
         exchange, support = self._exchange, self._support
+        exchange.check_report(held.report)
         if exchange.plan.compression.method == "topk":
             support = exchange.own_support(total, self._count)
         values = total
@@ -239,7 +241,8 @@ class Outbox:
         messages: list[m.Message] = []
         if self._masked:
             weighted, numbers = exchange.weighted(values, report)
-            message, data, sent = self._masked.masked_update(weighted, numbers, digest, self._blocks)
+            plain = largest_magnitude(values)
+            message, data, sent = self._masked.masked_update(weighted, numbers, plain, digest, self._blocks)
             messages.append(message)
             if sent is not None:
                 # The words hold weighted values, the residual plain ones.

@@ -24,6 +24,7 @@ from lightning_fed.errors import (
     BudgetExhaustedError,
     FederationError,
     LedgerError,
+    PeerError,
     ProtocolError,
     QuorumLostError,
     StoreError,
@@ -410,13 +411,14 @@ class SiteSession:
         """
         assert self._masked is not None
         self._masked.give_up(step.purpose)
+        accused = error.site if isinstance(error, PeerError) else ""
         if step.purpose == "metrics":
             if self._report:
                 self._report.give_up()
-            return [(m.NoReport(step.round), None)]
+            return [(m.NoReport(step.round, accused), None)]
         self.rejected = str(error)
         reason = f"masking: {error}"[: m.MAX_REASON]
-        return [(m.Withdraw(step.round, reason, self._masked.was_opened(step.round)), None)]
+        return [(m.Withdraw(step.round, reason, self._masked.was_opened(step.round), accused), None)]
 
     def _model_digest(self) -> bytes:
         """Hash of the global model with all that goes with it, as this site has it; empty without masks.

@@ -1,0 +1,112 @@
+"""How often rounds were tried, and when to give up."""
+
+from collections.abc import Mapping
+
+from lightning_fed.errors import QuorumLostError
+from lightning_fed.plan import FederationPlan
+from lightning_fed.protocol import messages as m
+from lightning_fed.protocol.coordinator.actions import Action
+from lightning_fed.protocol.coordinator.attendance import Attendance
+from lightning_fed.protocol.coordinator.collection import Collection
+from lightning_fed.protocol.coordinator.masked_collection import MaskedCollection
+
+_ATTEMPTS_A_START = 10_000
+"""Attempts are numbered on across restarts: keys of an attempt must never be asked for twice."""
+
+
+class Attempts:
+    """The attempts at one round after the other.
+
+    A failure counts towards giving up unless somebody was left out for it: what is left has not failed yet, and there
+    are only so many sites.
+
+    Args:
+        plan: the plan.
+        attendance: the sites; whoever harms an attempt is left out there.
+        starts: how often this run was started before.
+
+    Attributes:
+        number: of the newest attempt, later than every one before.
+        tries: failed attempts at the present round.
+    """
+
+    def __init__(self, plan: FederationPlan, attendance: Attendance, starts: int) -> None:
+        self.number = starts * _ATTEMPTS_A_START
+        self.tries = 0
+        self._plan = plan
+        self._attendance = attendance
+        self._failures = self._skips = 0
+        self._opened_before = False
+        self._refused: dict[str, str] = {}
+        self._excused: set[str] = set()
+
+    def refused(self, site: str, reason: str) -> None:
+        """A site of the cohort was refused."""
+        self._refused[site] = f"it was refused in the middle of a round: {reason}"
+
+    def withdrawn(self, site: str, message: m.Withdraw, cohort: frozenset[str]) -> None:
+        """A site of the cohort takes no part in a masked attempt."""
+        self._opened_before |= message.opened
+        if message.accused in cohort:
+            self._attendance.complain(site, message.accused)
+        if message.accused or message.opened:
+            self._excused.add(site)
+
+    def opened(self, collection: Collection | MaskedCollection) -> bool:
+        """Whether the sum of an attempt may have been opened, so that its updates must not be summed again."""
+        return self._opened_before or (isinstance(collection, MaskedCollection) and collection.opened)
+
+    def completed(
+        self, collection: Collection | MaskedCollection, caught: Mapping[str, str], fewest: int
+    ) -> list[Action]:
+        """An attempt gave a model; ``caught`` and ``fewest``: see ``Attendance.settle``."""
+        self._failures = self._skips = self.tries = 0
+        self._opened_before = False
+        readmitted = self._attendance.completed()
+        return [*readmitted, *self._settle(collection.round + 1, collection, caught, {}, fewest, last=False)]
+
+    def failed(
+        self, collection: Collection | MaskedCollection, caught: Mapping[str, str], fewest: int, opened: bool
+    ) -> list[Action]:
+        """An attempt gave none; with ``opened`` its round is skipped."""
+        fallen = dict.fromkeys(collection.fallen - self._excused, "it was in a sum and did not help to open it")
+        failures, skips = (0, self._skips + 1) if opened else (self._failures + 1, self._skips)
+        last = max(failures, skips if opened else 0) >= self._plan.max_attempts
+        left_out = self._settle(collection.round + opened, collection, caught, fallen, fewest, last)
+        self._failures, self._skips = (0, 0) if left_out else (failures, skips)
+        self.tries = 0 if opened else self.tries + 1
+        self._opened_before &= not opened
+        return left_out
+
+    def given_up(self, version: int, reason: str) -> QuorumLostError | None:
+        """The error to stop with, if it has come to that; ``version`` is the newest stored model's."""
+        absences = self._attendance.absences
+        if self._skips >= self._plan.max_attempts:
+            return QuorumLostError(
+                f"{self._skips} rounds in a row were skipped (plan.max_attempts): their sums were asked to be opened, "
+                f"and came to nothing; the last time {reason}{absences}. Global model {version} is stored, unchanged "
+                "by them. See to the sites (docs/masking.md says what can be done where masks hide which one spoils "
+                "sums), then start the coordinator again with the same command."
+            )
+        if self._failures >= self._plan.max_attempts:
+            return QuorumLostError(
+                f"round {version + 1} failed {self._failures} times; the last time {reason}{absences}. Global model "
+                f"{version} is stored. See to the sites, then start the coordinator again with the same command."
+            )
+        return None
+
+    def _settle(
+        self,
+        round: int,
+        collection: Collection | MaskedCollection,
+        caught: Mapping[str, str],
+        fallen: Mapping[str, str],
+        fewest: int,
+        last: bool,
+    ) -> list[Action]:
+        # Whoever was refused has to be mended and started again anyway; where no round is possible without it, that is
+        # waited for.
+        refused = self._refused if len(self._attendance.drawable) >= fewest else {}
+        self._refused, self._excused = {}, set()
+        everybody = {**refused, **caught, **collection.caught}
+        return self._attendance.settle(round, everybody, {**fallen, **collection.stalled}, fewest, last)

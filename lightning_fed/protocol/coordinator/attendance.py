@@ -1,0 +1,212 @@
+"""Who is there, who has gone, and who is left out of the next cohorts because it harmed them.
+
+Three kinds of conduct are told apart:
+
+* *caught*: what a site gave cannot be used, and what it had signed shows that, or it was refused in the middle of a
+  round. It is left out at once.
+* *a dispute*: one site says that another's sealed shares do not open. Only these two have the key, so one of them is at
+  fault, and the coordinator cannot see which. It believes the one who is in dispute with fewer sites, the accuser where
+  both are with as many, and leaves the other out: whoever gives garbage to many, or accuses many, is found at once, and
+  one that does it to one site after the other has at most one innocent site left out with it.
+* *a fault*: the others waited for a site until a timer ran out, or a sum that it was in could not be opened and it did
+  not help. That happens to honest sites as well, so only the third within ten rounds counts (``plan.max_faults``); and
+  a site that no round can do without stays, since leaving it out would help nobody.
+
+The way back: a site is left out of five completed rounds, each further time of twice as many, and follows the
+federation meanwhile. Joining anew does not shorten that, or an attempt could be spoilt as often as a process can be
+started. Nothing of this is stored: the operator, who starts the coordinator again, lets everybody back.
+
+Source for disputes: Hirt, Maurer and Przydatek 2000, Efficient Secure Multi-party Computation, ASIACRYPT (player
+elimination): a pair of which one is at fault goes, and what is left works.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass, field
+
+from lightning_fed.protocol import messages as m
+from lightning_fed.protocol.coordinator.actions import Action, Record
+
+ROUNDS_OUT = 5
+"""Completed rounds that a site is left out of, the first time: long enough that failing again and again costs the
+others little, short enough that a site with a bad day is still of use to the run."""
+
+REMEMBERED_ROUNDS = 10
+"""For how many completed rounds a fault counts."""
+
+
+@dataclass
+class _Site:
+    """What is known of a site; ``ready`` once its model was found to be the federation's."""
+
+    ready: bool = False
+    left: m.LeaveReason | None = None
+    metrics: dict[str, int] = field(default_factory=dict)
+    faults: list[int] = field(default_factory=list)
+    disputed_with: set[str] = field(default_factory=set)
+    rounds_out: int = 0
+    times_out: int = 0
+    why_out: str = ""
+
+
+class Attendance:
+    """The sites of the roster.
+
+    Args:
+        sites: their names.
+        max_faults: the plan's.
+    """
+
+    def __init__(self, sites: Iterable[str], max_faults: int) -> None:
+        self._sites = {site: _Site() for site in sorted(sites)}
+        self._max_faults = max_faults
+        self._complaints: list[tuple[str, str]] = []
+        self._completed = 0
+
+    def __len__(self) -> int:
+        return len(self._sites)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sites)
+
+    # Coming and going
+
+    def greeted(self, site: str) -> None:
+        """A site's process has said hello; it has to join, also again."""
+        self._sites[site].ready = False
+
+    def joined(self, site: str, metrics: Mapping[str, int]) -> None:
+        """A site's model is the federation's; ``metrics``: see ``messages.Join``."""
+        state = self._sites[site]
+        state.ready, state.left, state.metrics = True, None, dict(metrics)
+
+    def lost(self, site: str) -> bool:
+        """A site's connection is gone; whether that is news."""
+        state = self._sites[site]
+        if state.left is not None:
+            return False
+        state.ready = False
+        return True
+
+    def left(self, site: str, reason: m.LeaveReason) -> None:
+        """A site has gone, or was sent away."""
+        state = self._sites[site]
+        state.ready, state.left = False, reason
+
+    def is_ready(self, site: str) -> bool:
+        """Whether a site has joined and is there."""
+        return self._sites[site].ready
+
+    def has_left(self, site: str) -> bool:
+        """Whether a site has gone and will not come back by itself."""
+        return self._sites[site].left is not None
+
+    def metrics_of(self, site: str) -> dict[str, int]:
+        """What a site said of its metrics when it joined."""
+        return self._sites[site].metrics
+
+    @property
+    def ready(self) -> list[str]:
+        """Sites that have joined and are there."""
+        return [site for site, state in self._sites.items() if state.ready]
+
+    @property
+    def drawable(self) -> list[str]:
+        """Sites that a cohort can be drawn from."""
+        return [site for site, state in self._sites.items() if state.ready and not state.rounds_out]
+
+    @property
+    def missing(self) -> list[str]:
+        """Sites that may still come, and would be drawn."""
+        return [s for s, state in self._sites.items() if not (state.ready or state.left or state.rounds_out)]
+
+    def gone(self, reasons: Set[str]) -> dict[str, m.LeaveReason]:
+        """Sites that have left for one of these reasons."""
+        return {site: state.left for site, state in self._sites.items() if state.left and state.left in reasons}
+
+    # Conduct
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Sites that are left out for now, and why."""
+        return {site: state.why_out for site, state in self._sites.items() if state.rounds_out}
+
+    @property
+    def absences(self) -> str:
+        """Who is not drawn for what reason, to be added to a message; empty where all are."""
+        gone = [f"; {site} left ({state.left})" for site, state in self._sites.items() if state.left]
+        out = [
+            f"; {site} is left out of the next {self._sites[site].rounds_out} rounds ({why})"
+            for site, why in self.left_out.items()
+        ]
+        return "".join([*gone, *out])
+
+    def complain(self, accuser: str, accused: str) -> None:
+        """A site says that another's sealed shares do not open. A stranger's or one's own name says nothing."""
+        if accused not in self._sites or accused == accuser:
+            return
+        self._sites[accuser].disputed_with.add(accused)
+        self._sites[accused].disputed_with.add(accuser)
+        self._complaints.append((accuser, accused))
+
+    def settle(
+        self, round: int, caught: Mapping[str, str], faults: Mapping[str, str], fewest: int, last: bool
+    ) -> list[Action]:
+        """An attempt is over: leave out who harmed it.
+
+        Args:
+            round: the next round to be completed.
+            caught: sites that were caught, and by what.
+            faults: sites that were at fault, and in what.
+            fewest: sites that a round cannot do without.
+            last: the coordinator would give up now, so one fault is enough.
+
+        Returns:
+            A record for each site that is left out from now on.
+        """
+        blamed = {**caught, **self._disputes()}
+        others = {site: why for site, why in faults.items() if site not in blamed}
+        for site in others:
+            known = self._sites[site].faults
+            known[:] = [when for when in known if self._completed - when < REMEMBERED_ROUNDS] + [self._completed]
+        innocent = set(self.drawable) - blamed.keys()
+        # Where everybody is at fault it is not their fault: the coordinator's line was down, say.
+        spare = len(innocent) - fewest if innocent - others.keys() else -1
+        for site in sorted(others, key=lambda one: -len(self._sites[one].faults)):
+            count, state = len(self._sites[site].faults), self._sites[site]
+            if state.rounds_out or not (last or count >= self._max_faults):
+                continue
+            if spare < state.ready:
+                continue
+            spare -= state.ready
+            blamed[site] = f"{others[site]}, fault {count} within {REMEMBERED_ROUNDS} rounds (plan.max_faults)"
+        return [self._leave_out(site, why, round) for site, why in blamed.items() if not self._sites[site].rounds_out]
+
+    def completed(self) -> list[Action]:
+        """A round is completed: who has been left out of enough of them may be drawn again."""
+        self._completed += 1
+        actions: list[Action] = []
+        for site, state in self._sites.items():
+            if state.rounds_out:
+                state.rounds_out -= 1
+                if not state.rounds_out:
+                    actions.append(Record("site_readmitted", {"site": site}))
+        return actions
+
+    def _disputes(self) -> dict[str, str]:
+        complaints, self._complaints = self._complaints, []
+        blamed: dict[str, str] = {}
+        for accuser, accused in complaints:
+            by_accuser, with_accused = (len(self._sites[site].disputed_with) for site in (accuser, accused))
+            if by_accuser > with_accused:
+                blamed[accuser] = f"it says of {by_accuser} sites that their sealed shares do not open"
+            else:
+                blamed[accused] = f"its sealed shares do not open, say {with_accused} sites"
+        return blamed
+
+    def _leave_out(self, site: str, why: str, round: int) -> Record:
+        state = self._sites[site]
+        state.rounds_out = ROUNDS_OUT << min(state.times_out, 10)
+        state.times_out += 1
+        state.why_out = why
+        state.faults, state.disputed_with = [], set()
+        return Record("site_excluded", {"site": site, "reason": why, "until": round + state.rounds_out})
