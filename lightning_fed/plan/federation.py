@@ -20,6 +20,9 @@ from lightning_fed.plan.privacy import Privacy
 from lightning_fed.plan.soundness import check_composition
 from lightning_fed.plan.training import LocalTraining
 
+MAX_PLAN_BYTES = 1 << 18
+"""Most bytes of a plan that a site reads: room for thousands of metrics' names."""
+
 
 @dataclass(frozen=True)
 class FederationPlan:
@@ -105,11 +108,15 @@ class FederationPlan:
             PlanError: not a plan, or a plan with a setting this version does not know. Ignoring an unknown setting
                 could mean training with less protection than agreed, so it is refused.
         """
+        if len(data) > MAX_PLAN_BYTES:
+            raise PlanError(f"the coordinator's plan has {len(data)} bytes, above the limit of {MAX_PLAN_BYTES}.")
         try:
             plan = msgspec.json.decode(data, type=cls)
-        except msgspec.MsgspecError as error:
+            canonical = plan.to_bytes()
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            # JSON is decoded by recursion, which Python bounds; a plan has no depth of its own that could be checked.
             raise PlanError(f"the coordinator's plan cannot be read: {error}. Is its version newer?") from error
-        if plan.to_bytes() != data:
+        if canonical != data:
             raise PlanError(
                 "the coordinator's plan has settings that this version of lightning_fed does not know. "
                 "Install the coordinator's version at this site."
