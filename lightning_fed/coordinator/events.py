@@ -2,6 +2,8 @@
 
 import errno
 import os
+import time
+from collections import defaultdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,36 @@ from lightning_fed.errors import StoreError
 
 _ENDS = ("round_finished", "round_skipped", "round_recovered")
 
+LINES, LINES_A_SECOND = 50.0, 0.2
+"""Lines about one site that are written at once, and how fast more may follow while no round begins."""
+
+
+class _Lines:
+    """What may still be written about one site, and what was not since the last line."""
+
+    def __init__(self) -> None:
+        self.left = LINES
+        self.at = time.monotonic()
+        self.omitted = 0
+
+    def take(self) -> bool:
+        now = time.monotonic()
+        self.left = min(self.left + (now - self.at) * LINES_A_SECOND, LINES)
+        self.at = now
+        if self.left < 1.0:
+            self.omitted += 1
+            return False
+        self.left -= 1.0
+        return True
+
 
 class EventLog:
     """Appends events to ``events.jsonl`` in the store's folder.
 
     Holds names of sites, rounds, sizes and the plan's metrics; nothing else ever reaches the coordinator.
+
+    A site can bring about events as fast as it can speak. Beyond some about the same site they are not written; the
+    next line about it says how many, as ``omitted``. A round that begins lets it start anew.
 
     Args:
         folder: the store's folder.
@@ -32,14 +59,28 @@ class EventLog:
         if self._path.stat().st_size and not self._ends_with_newline():
             # The line that a crash cut short stays, closed, and does not swallow the next one.
             self._file.write(b"\n")
+        self._lines: defaultdict[str, _Lines] = defaultdict(_Lines)
         self.newest_round = max(map(_ended_round, self._path.read_bytes().splitlines()), default=0)
 
-    def write(self, event: str, data: dict[str, Any]) -> None:
+    def write(self, event: str, data: dict[str, Any]) -> bool:
         """Append one event with the time in UTC.
+
+        Returns:
+            False if it is about a site of which too much was written already.
 
         Raises:
             StoreError: the disk is full.
         """
+        if event == "round_started":
+            for of_site in self._lines.values():
+                of_site.left = LINES
+        if "site" in data:
+            lines = self._lines[data["site"]]
+            if not lines.take():
+                return False
+            if lines.omitted:
+                data = {**data, "omitted": lines.omitted}
+                lines.omitted = 0
         entry = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **data}
         line = msgspec.json.encode(entry) + b"\n"
         try:
@@ -49,6 +90,7 @@ class EventLog:
             raise StoreError(
                 f"{self._path.name} cannot be written: {error.strerror}. Make room, then start again."
             ) from error
+        return True
 
     def close(self) -> None:
         """Flush to the disk and close."""

@@ -175,6 +175,8 @@ class Coordinator:
                     self._record(event, data)
 
     def _record(self, event: str, data: dict[str, Any]) -> None:
+        if event.startswith("round_"):
+            self._hub.renew()
         if event == "round_started":
             self._round_began = time.monotonic()
             self._hub.traffic = Traffic()
@@ -182,8 +184,8 @@ class Coordinator:
             traffic = self._hub.traffic
             seconds = round(time.monotonic() - self._round_began, 4)
             data = {**data, "seconds": seconds, "bytes_up": traffic.up, "bytes_down": traffic.down}
-        self._events.write(event, data)
-        _log.info("%s %s", event, data)
+        if self._events.write(event, data):
+            _log.info("%s %s", event, data)
 
 
 def _ledger_of(plan: FederationPlan, folder: Path) -> Ledger | None:

@@ -105,6 +105,7 @@ class CoordinatorSession:
         self._attempt = starts * _ATTEMPTS_A_START
         self._failures = self._skips = 0
         self._opened_before = False
+        self._withdrew: set[str] = set()
         self._gathered = False
         self._paused = False
         self._metrics = MetricReports(plan, run, sites)
@@ -251,7 +252,7 @@ class CoordinatorSession:
 
     def _admitted(self, site: str) -> list[Action]:
         return [
-            Send(site, m.Joined(len(self._handout.frozen))),
+            Send(site, self._handout.joined(site)),
             Send(site, self._handout.announcement(site)),
         ]
 
@@ -281,6 +282,7 @@ class CoordinatorSession:
         size = min(self.plan.cohort_size or len(ready), len(ready))
         cohort = frozenset(self._draw.sample(ready, size))
         self._collection = self._new_collection(self.model, cohort)
+        self._withdrew.clear()
         started = {"round": self._collection.round, "attempt": self._failures + 1, "cohort": sorted(cohort)}
         return [
             *self._charge(self._collection, "distributed"),
@@ -328,10 +330,12 @@ class CoordinatorSession:
             return []
         # Without masks nothing was opened, whatever a site says.
         self._opened_before |= message.opened and isinstance(collection, MaskedCollection)
-        record = Record(
-            "update_refused", {"round": message.round, "site": site, "reason": message.reason[: m.MAX_REASON]}
-        )
-        return self._after_collection([record, *collection.drop(site)])
+        record: list[Action] = []
+        if site not in self._withdrew:
+            self._withdrew.add(site)
+            data = {"round": message.round, "site": site, "reason": message.reason[: m.MAX_REASON]}
+            record = [Record("update_refused", data)]
+        return self._after_collection([*record, *collection.drop(site)])
 
     def _complete(self) -> list[Action]:
         collection, self._collection = self._collection, None
