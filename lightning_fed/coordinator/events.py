@@ -55,7 +55,13 @@ class EventLog:
     def __init__(self, folder: Path) -> None:
         self._path = folder / "events.jsonl"
         # Unbuffered: what a full disk did not take must not be tried again, and fail again, when the file is closed.
-        self._file = self._path.open("ab", buffering=0)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            self._file = os.fdopen(os.open(self._path, flags, 0o666), "ab", buffering=0)
+        except OSError as error:
+            raise StoreError(
+                f"{self._path} cannot be opened: {error.strerror}. Remove it if it is a link, or mend its permissions."
+            ) from error
         if self._path.stat().st_size and not self._ends_with_newline():
             # The line that a crash cut short stays, closed, and does not swallow the next one.
             self._file.write(b"\n")

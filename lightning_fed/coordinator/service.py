@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule
 
 from lightning_fed.coordinator.events import EventLog
 from lightning_fed.coordinator.store import Store
-from lightning_fed.errors import FederationError, IdentityError, ModelMismatchError, ProtocolError
+from lightning_fed.errors import FederationError, IdentityError, ModelMismatchError, ProtocolError, printable
 from lightning_fed.plan import FederationPlan
 from lightning_fed.privacy.history import Release
 from lightning_fed.privacy.layers import replace_layers
@@ -146,7 +146,7 @@ class Coordinator:
             if isinstance(message, m.Leave):
                 self._hub.forget(site)
         except (ProtocolError, ModelMismatchError, IdentityError) as error:
-            reason = str(error)[: m.MAX_REASON]
+            reason = printable(str(error)[: m.MAX_REASON])
             self._hub.send(site, m.Refused(_KINDS[type(error)], reason))
             self._hub.forget(site)
             self._perform(self._session.refused(site, reason))

@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import math
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,14 +70,16 @@ class Ledger:
             budgets: what may be spent, by unit (``example``, ``site``).
 
         Raises:
-            LedgerError: the file is in use, cannot be opened, was edited, or belongs to another federation or site.
+            LedgerError: the file is in use, cannot be opened, can be written by others, was edited, or belongs to
+                another federation or site.
         """
         path = Path(path)
         fd = -1
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _refuse_loose(fd, path)
             _sync_folder(path.parent)
             history = parse_history(os.pread(fd, os.fstat(fd).st_size, 0), path.name, federation, site)
         except BlockingIOError as error:
@@ -244,6 +247,15 @@ def _curve(mechanisms: list[Mechanism], unit: str) -> NDArray[np.float64]:
         if mechanism.unit == unit:
             total += mechanism.rdp(ORDERS)
     return total
+
+
+def _refuse_loose(fd: int, path: Path) -> None:
+    mode = stat.S_IMODE(os.fstat(fd).st_mode)
+    if mode & 0o022:
+        raise LedgerError(
+            f"others can write to the privacy ledger {path.name} (mode {mode:04o}), so what it says was spent need not "
+            f"be true. Compare it with the backup, then run: chmod 600 {path}"
+        )
 
 
 def _sync_folder(folder: Path) -> None:

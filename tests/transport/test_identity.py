@@ -2,6 +2,7 @@
 
 import os
 import stat
+import time
 import traceback
 
 import msgspec
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from lightning_fed.errors import IdentityError
 from lightning_fed.transport.identity import (
     Roster,
+    _SecretFile,
     load_card,
     load_identity,
     new_identity,
@@ -176,3 +178,35 @@ def test_fingerprint_differs_when_any_part_of_the_card_does():
     }
     assert len(variants) == 4
     assert all(len(text.split()) == 4 for text in variants)
+
+
+def test_nothing_that_holds_a_secret_key_shows_it_in_its_text_form(tmp_path):
+    identity = new_identity("north")
+    secret, _ = write_identity(identity, tmp_path)
+    keys = identity.curve_secret.decode(), identity.signing_key.private_bytes_raw().hex()
+    content = msgspec.yaml.decode(secret.read_bytes(), type=_SecretFile)
+    assert all(key in secret.read_text() for key in keys)
+    for held in (content, identity, [content], {"identity": identity}):
+        for shown in (repr(held), str(held), f"{held}"):
+            assert not any(key in shown for key in keys)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[" * 100_000,
+        "a: " * 100_000,
+        "name: &a x\ncurve: *a\nsigning: *a\n",
+        "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\n<<: [*c, *c]\n",
+        "name: x\n" + "#" * (2 << 20),
+        "{" * 50 + "}" * 50,
+    ],
+    ids=["lists", "maps", "aliases", "laughs", "long", "flow"],
+)
+def test_a_card_that_is_nested_long_or_refers_to_itself_is_refused(tmp_path, content):
+    card = tmp_path / "north.pub"
+    card.write_text(content)
+    began = time.process_time()
+    with pytest.raises(IdentityError, match="no public card"):
+        load_card(card)
+    assert time.process_time() - began < 2.0

@@ -26,6 +26,7 @@ from lightning_fed.errors import (
     ProtocolError,
     QuorumLostError,
     UpdateRefusedError,
+    printable,
 )
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
@@ -333,7 +334,7 @@ class CoordinatorSession:
         record: list[Action] = []
         if site not in self._withdrew:
             self._withdrew.add(site)
-            data = {"round": message.round, "site": site, "reason": message.reason[: m.MAX_REASON]}
+            data = {"round": message.round, "site": site, "reason": printable(message.reason[: m.MAX_REASON])}
             record = [Record("update_refused", data)]
         return self._after_collection([*record, *collection.drop(site)])
 
