@@ -24,8 +24,21 @@ __all__ = [
 ]
 
 
+def printable(text: str) -> str:
+    """One line that does nothing to a terminal: what cannot be printed is spelt out.
+
+    Text of another member could otherwise clear the screen, hide what follows, or look like a line of its own.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 class FederationError(Exception):
-    """Base of all errors raised by ``lightning_fed``."""
+    """Base of all errors raised by ``lightning_fed``; its text can be printed, whoever sent what is quoted in it."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(_lines(text) if isinstance(text, str) else text for text in arguments))
 
 
 class PlanError(FederationError):
@@ -98,6 +111,10 @@ class LedgerError(FederationError):
 
 class ConfigError(FederationError):
     """A configuration contradicts itself, or the run it is for."""
+
+
+def _lines(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def did_you_mean(unknown: str, known: Iterable[str]) -> str:

@@ -1,6 +1,7 @@
 """Files that are there whole or not at all."""
 
 import os
+import secrets
 from pathlib import Path
 
 from lightning_fed.errors import StoreError
@@ -17,9 +18,10 @@ def write_whole(path: Path, data: bytes | memoryview, *, private: bool = False) 
     Raises:
         StoreError: the disk is full or the folder cannot be written; nothing is left behind and an older file stays.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # A name that nobody can know before, and a file that was not there: nobody can plant a link in its place.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with os.fdopen(os.open(temporary, flags, 0o600 if private else 0o666), "wb") as file:
             file.write(data)
             file.flush()

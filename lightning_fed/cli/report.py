@@ -1,18 +1,22 @@
 """``lightning-fed report``: what happened in a run, and what was spent of a privacy budget."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lightning_fed.cli.parser import NamesNearest
 from lightning_fed.coordinator.service import LEDGER
 from lightning_fed.coordinator.store import read_run
+from lightning_fed.errors import printable
 from lightning_fed.plan import FederationPlan
 from lightning_fed.privacy.history import History, read_history
 from lightning_fed.privacy.ledger_lines import Adopted, Charged
 from lightning_fed.privacy.ledger_rows import LedgerRow, ledger_rows
+from lightning_fed.simulation.display import plain_console
 from lightning_fed.simulation.progress import EventTail, Progress, line_of
 from lightning_fed.simulation.tables import rounds_table
 
@@ -41,9 +45,7 @@ def run(arguments: Sequence[str]) -> int:
         FederationError: a path is neither a coordinator's store nor a privacy ledger, or a ledger was edited.
     """
     config = _parser().parse_args(list(arguments[1:]))
-    console = Console(soft_wrap=True)
-    if not console.is_terminal:
-        console.width = _FILE_WIDTH
+    console = plain_console(None if sys.stdout.isatty() else _FILE_WIDTH)
     for path in config.paths:
         if path.is_dir():
             _report_run(path, console)
@@ -54,20 +56,25 @@ def run(arguments: Sequence[str]) -> int:
 
 def _report_run(folder: Path, console: Console) -> None:
     name, plan = read_run(folder)
-    console.print(f"run {name} of federation {plan.name!r}, plan {plan.hash}")
+    _say(console, f"run {name} of federation {plan.name!r}, plan {plan.hash}")
     for line in _terms(plan):
-        console.print(f"  {line}")
+        _say(console, f"  {line}")
     events = EventTail(folder / "events.jsonl").new()
     progress = Progress(sorted({event["site"] for event in events if event.get("event") == "site_joined"}))
     for event in events:
         progress.take(event)
-    console.print(rounds_table(progress.rounds.values(), plan.metrics, len(progress.sites)))
-    console.print(f"status: {progress.status}")
+    console.print(rounds_table(progress.rounds.values(), plan.metrics, len(progress.sites)), soft_wrap=True)
+    _say(console, f"status: {progress.status}")
     notable = [event for event in events if event.get("event") in _WORTH_A_LINE]
     for event in notable:
-        console.print(f"  {event.get('time')} {line_of(event) or event}")
+        _say(console, f"  {event.get('time')} {line_of(event) or event}")
     if (folder / LEDGER).exists():
         _report_ledger(folder / LEDGER, console)
+
+
+def _say(console: Console, line: str) -> None:
+    # A store and a ledger quote what others sent, and may come from others themselves.
+    console.print(Text(printable(line)), soft_wrap=True)
 
 
 def _terms(plan: FederationPlan) -> list[str]:
@@ -91,11 +98,11 @@ def _report_ledger(path: Path, console: Console) -> None:
     rows = ledger_rows(history)
     charged = [entry for entry in history.entries if isinstance(entry, Charged)]
     owners = sorted({(entry.federation, entry.site) for entry in charged})
-    console.print(
-        f"privacy ledger {path.name} of {', '.join(f'{site} in {name}' for name, site in owners) or 'nobody'}"
+    _say(
+        console, f"privacy ledger {path.name} of {', '.join(f'{site} in {name}' for name, site in owners) or 'nobody'}"
     )
-    console.print(f"data: {', '.join(sorted({entry.data_set for entry in charged} - {''})) or 'not named'}")
-    console.print(_ledger_table(rows))
+    _say(console, f"data: {', '.join(sorted({entry.data_set for entry in charged} - {''})) or 'not named'}")
+    console.print(_ledger_table(rows), soft_wrap=True)
     for unit in sorted({row.unit for row in rows}):
         last = [row for row in rows if row.unit == unit][-1]
         member = (
@@ -103,16 +110,16 @@ def _report_ledger(path: Path, console: Console) -> None:
             if last.member_epsilon > last.unit_epsilon
             else ""
         )
-        console.print(
-            f"{unit} level: epsilon {last.unit_epsilon:.4g} at delta {last.delta:g} after all releases{member}"
+        _say(
+            console, f"{unit} level: epsilon {last.unit_epsilon:.4g} at delta {last.delta:g} after all releases{member}"
         )
-    console.print(
-        "Units are different promises and are never added. A patient at two sites is covered by both ledgers."
+    _say(
+        console, "Units are different promises and are never added. A patient at two sites is covered by both ledgers."
     )
-    console.print(_formats(history))
-    console.print(f"last hash: {history.head}")
+    _say(console, _formats(history))
+    _say(console, f"last hash: {history.head}")
     signer = f"signed by the Ed25519 key {history.signer}" if history.signer else "not signed"
-    console.print(f"{signer}; compare: lightning-fed keys show")
+    _say(console, f"{signer}; compare: lightning-fed keys show")
 
 
 def _formats(history: History) -> str:
@@ -144,11 +151,11 @@ def _ledger_table(rows: Sequence[LedgerRow]) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
-            row.run[:8] or "(torn)",
+            printable(row.run[:8]) or "(torn)",
             str(row.round),
             str(row.attempt),
             row.unit,
-            row.mechanism,
+            printable(row.mechanism),
             f"{row.delta:g}",
             *(
                 f"{value:.4g}"

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule
 
 from lightning_fed.coordinator.events import EventLog
 from lightning_fed.coordinator.store import Store
-from lightning_fed.errors import FederationError, IdentityError, ModelMismatchError, ProtocolError
+from lightning_fed.errors import FederationError, IdentityError, ModelMismatchError, ProtocolError, printable
 from lightning_fed.plan import FederationPlan
 from lightning_fed.privacy.layers import replace_layers
 from lightning_fed.privacy.ledger import Budget, Ledger, Owner
@@ -153,7 +153,7 @@ class Coordinator:
             if isinstance(message, m.Leave):
                 self._hub.forget(site)
         except (ProtocolError, ModelMismatchError, IdentityError) as error:
-            reason = str(error)[: m.MAX_REASON]
+            reason = printable(str(error)[: m.MAX_REASON])
             kind = next(name for known, name in _KINDS.items() if isinstance(error, known))
             self._hub.send(site, m.Refused(kind, reason))
             self._hub.forget(site)
@@ -183,6 +183,8 @@ class Coordinator:
                     self._record(event, data)
 
     def _record(self, event: str, data: dict[str, Any]) -> None:
+        if event.startswith("round_"):
+            self._hub.renew()
         if event == "round_started":
             self._round_began = time.monotonic()
             self._hub.traffic = Traffic()
@@ -190,8 +192,8 @@ class Coordinator:
             traffic = self._hub.traffic
             seconds = round(time.monotonic() - self._round_began, 4)
             data = {**data, "seconds": seconds, "bytes_up": traffic.up, "bytes_down": traffic.down}
-        self._events.write(event, data)
-        _log.info("%s %s", event, data)
+        if self._events.write(event, data):
+            _log.info("%s %s", event, data)
 
 
 def _ledger_of(plan: FederationPlan, folder: Path, identity: Identity) -> Ledger | None:

@@ -9,6 +9,7 @@ state of the federation: there is no second record that could disagree with it.
 import dataclasses
 import fcntl
 import io
+import os
 import secrets
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -63,7 +64,15 @@ class Store:
             self._models.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"the store {folder} cannot be made: {error.strerror}. Choose another folder.") from error
-        self._lock = (folder / ".lock").open("w")
+        try:
+            # Not through a link, and nothing is cut short that somebody may have put there.
+            lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreError(
+                f"the store {folder} cannot be locked: {error.strerror} ({folder / '.lock'}). Remove that file if it "
+                "is a link, or mend its permissions."
+            ) from error
+        self._lock = os.fdopen(lock, "w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -58,6 +58,7 @@ class MaskingCoordinator:
         self._bits = bits
         self._sum: streams.RingVector = np.zeros(size, dtype=streams.word_dtype(bits))
         self._advertised: dict[str, m.Advertise] = {}
+        self._keys: set[bytes] = set()
         self._cohort: KeyedCohort | None = None
         self._sealed: dict[str, dict[str, bytes]] = {}
         self._masked: dict[str, bytes] = {}
@@ -209,12 +210,13 @@ class MaskingCoordinator:
         check_advertisement(message, self.context, self._roster)
         for key in (message.sharing_key, message.mask_key):
             keys.agree(self._probe, key, site)  # refuses low-order points before any site has to
-        taken = {key for other in self._advertised.values() for key in (other.sharing_key, other.mask_key)}
-        if message.sharing_key == message.mask_key or taken & {message.sharing_key, message.mask_key}:
+        pair = {message.sharing_key, message.mask_key}
+        if len(pair) < 2 or self._keys & pair:
             raise ProtocolError(
                 f"site {site!r} advertised a key twice or one that another site has. They were refused."
             )
         self._advertised[site] = message
+        self._keys |= pair
 
     def _receive_shares(self, site: str, message: m.Shares) -> None:
         if message.sealed.keys() != set(self._keyed().graph.neighbours(site)):

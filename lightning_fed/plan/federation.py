@@ -25,6 +25,9 @@ from lightning_fed.plan.training import LocalTraining
 LARGEST_EXAMPLES = 1 << 40
 """Most examples of a site: keeps the weighted sum far from float64's end."""
 
+MAX_PLAN_BYTES = 1 << 18
+"""Most bytes of a plan that a site reads: room for thousands of metrics' names."""
+
 
 @dataclass(frozen=True)
 class FederationPlan:
@@ -132,6 +135,8 @@ class FederationPlan:
                 could mean training with less protection than agreed, so it is refused.
             PlanRefusedError: it names a class that ``foreign`` does not hold.
         """
+        if len(data) > MAX_PLAN_BYTES:
+            raise PlanError(f"the coordinator's plan has {len(data)} bytes, above the limit of {MAX_PLAN_BYTES}.")
         try:
             barred = sorted(set(class_paths(msgspec.json.decode(data))) - set(foreign))
             if barred:
@@ -141,9 +146,11 @@ class FederationPlan:
                     "policy (foreign_classes); or have the plan use a built-in algorithm."
                 )
             plan = msgspec.json.decode(data, type=cls)
-        except msgspec.MsgspecError as error:
+            canonical = plan.to_bytes()
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            # JSON is decoded by recursion, which Python bounds; a plan has no depth of its own that could be checked.
             raise PlanError(f"the coordinator's plan cannot be read: {error}. Is its version newer?") from error
-        if plan.to_bytes() != data:
+        if canonical != data:
             raise PlanError(
                 "the coordinator's plan has settings that this version of lightning_fed does not know. "
                 "Install the coordinator's version at this site."

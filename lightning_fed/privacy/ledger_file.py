@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import stat
 from pathlib import Path
 
 from lightning_fed.errors import LedgerError
@@ -17,7 +18,7 @@ class LedgerFile:
         name: the file's name, for messages.
 
     Raises:
-        LedgerError: it is in use, or cannot be opened.
+        LedgerError: it is in use, cannot be opened, or can be written by others.
     """
 
     def __init__(self, path: Path) -> None:
@@ -26,9 +27,13 @@ class LedgerFile:
         self._failed = False
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _refuse_loose(self._fd, path)
             _sync_folder(path.parent)
+        except LedgerError:
+            self.close()
+            raise
         except BlockingIOError as error:
             self.close()
             raise LedgerError(
@@ -73,6 +78,15 @@ class LedgerFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _refuse_loose(fd: int, path: Path) -> None:
+    mode = stat.S_IMODE(os.fstat(fd).st_mode)
+    if mode & 0o022:
+        raise LedgerError(
+            f"others can write to the privacy ledger {path.name} (mode {mode:04o}), so what it says was spent need not "
+            f"be true. Compare it with the backup, then run: chmod 600 {path}"
+        )
 
 
 def _sync_folder(folder: Path) -> None:

@@ -149,6 +149,11 @@ class Masking(Message, frozen=True):
     data: bytes
     payload: bytes = b""
 
+    def __repr__(self) -> str:
+        # Seeds and shares may be in it, which a log that prints messages must not show.
+        header = f"purpose={self.purpose!r}, round={self.round}, attempt={self.attempt}"
+        return f"Masking({header}, data of {len(self.data)} bytes, payload of {len(self.payload)} bytes)"
+
 
 class Fetch(Message, frozen=True):
     """Site: send ``count`` chunks of a stream, from chunk ``first`` on."""

@@ -8,9 +8,19 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.text import Text
 
+from lightning_fed.errors import printable
 from lightning_fed.simulation.processes import Child, how_it_ended
 from lightning_fed.simulation.progress import Event, Progress, line_of
 from lightning_fed.simulation.tables import live_view
+
+
+def plain_console(width: int | None) -> Console:
+    """A console that prints what it is given: brackets and colons in a site's words are no mark-up.
+
+    Args:
+        width: columns; those of the terminal when None.
+    """
+    return Console(width=width, highlight=False, markup=False, emoji=False)
 
 
 class Display:
@@ -23,7 +33,7 @@ class Display:
 
     def __init__(self, metrics: list[str], console: Console | None = None) -> None:
         # A file or a pipe has no width to fit tables and logs into.
-        self.console = console or Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+        self.console = console or plain_console(None if sys.stdout.isatty() else 120)
         self._metrics = metrics
         self._live: Live | None = None
 
@@ -58,5 +68,6 @@ class Display:
 
     def failed(self, child: Child) -> None:
         """Show how a process ended and the end of its log."""
-        words = how_it_ended(child.exit_code or 0)
-        self.console.print(Panel(Text(child.tail()), title=f"{child.name} {words}", subtitle=str(child.log)))
+        title = Text(f"{child.name} {how_it_ended(child.exit_code or 0)}")
+        tail = "\n".join(map(printable, child.tail().split("\n")))
+        self.console.print(Panel(Text(tail), title=title, subtitle=Text(str(child.log))))

@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 from rich.filesize import decimal
 
+from lightning_fed.errors import printable
+
 Event = dict[str, Any]
 
 
@@ -159,6 +161,18 @@ def line_of(event: Event) -> str | None:
 
 def _event(line: bytes) -> Event | None:
     try:
-        return msgspec.json.decode(line, type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+        event = msgspec.json.decode(line, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
+    return {printable(key): _printable(value) for key, value in event.items()}
+
+
+def _printable(value: Any) -> Any:
+    # The log quotes sites, and what they say must not reach a terminal as they said it.
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, list):
+        return [_printable(each) for each in value]
+    if isinstance(value, dict):
+        return {printable(key): _printable(each) for key, each in value.items()}
+    return value

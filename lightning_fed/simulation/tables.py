@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 from rich.filesize import decimal
 from rich.table import Table
 
+from lightning_fed.errors import printable
 from lightning_fed.simulation.progress import Progress, Round
 from lightning_fed.simulation.results import Comparison
 
@@ -15,7 +16,7 @@ _LATEST = 10
 def rounds_table(rounds: Iterable[Round], metrics: Sequence[str], sites: int) -> Table:
     """One row a round: participants, seconds, bytes up and down, and each of the plan's metrics."""
     table = Table(title="rounds", title_justify="left")
-    for column in ("round", "sites", "seconds", "up", "down", *metrics):
+    for column in ("round", "sites", "seconds", "up", "down", *map(printable, metrics)):
         table.add_column(column, justify="right", no_wrap=True)
     for round in rounds:
         table.add_row(*row_of(round, metrics, sites))

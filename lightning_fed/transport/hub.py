@@ -1,7 +1,8 @@
 """The coordinator's socket: who is connected, and what they say."""
 
+import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import zmq
@@ -9,8 +10,10 @@ from zmq.auth.thread import ThreadAuthenticator
 
 from lightning_fed.errors import ConnectionLostError, ProtocolError
 from lightning_fed.protocol import messages as m
+from lightning_fed.transport.allowance import MESSAGES, PAUSE_S, Allowance
 from lightning_fed.transport.identity import Identity, Roster
-from lightning_fed.transport.sockets import frames_of, message_and_chunk, prepare
+from lightning_fed.transport.inflow import Inflow, Peer, cut
+from lightning_fed.transport.sockets import MOST_UNREAD, MOST_UNSENT, frames_of, message_and_chunk, prepare
 
 _MOST_A_TURN = 256
 """Messages taken before timers get their turn, however fast sites send."""
@@ -39,6 +42,9 @@ class Hub:
 
     A site is known by its key alone: whatever a peer says, it speaks for the site that the roster binds its key to.
 
+    A site that sends more than any round needs, or does not read what it asked for, is handed out as a
+    ``ProtocolError`` by its name; one that fills the memory with what cannot be read yet loses its connection.
+
     Args:
         address: where to listen, like ``tcp://*:5790``; port 0 takes a free one.
         identity: the coordinator's keys.
@@ -60,12 +66,19 @@ class Hub:
         self._authenticator.configure_curve_callback(domain="*", credentials_provider=_AllowList(roster))
         self._socket = self._context.socket(zmq.ROUTER)
         prepare(self._socket)
+        # Mandatory: the socket says so when a site is gone or does not read, and drops nothing.
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._socket.setsockopt(zmq.SNDHWM, MOST_UNSENT)
+        self._inflow = Inflow(self._socket, MOST_UNREAD, len(roster.sites))
         self._socket.curve_server = True
         self._socket.curve_secretkey = identity.curve_secret
         self._socket.curve_publickey = identity.curve_public
         self._routes: dict[str, bytes] = {}
         self._processes: dict[str, str] = {}
+        self._peers: dict[str, Peer | None] = {}
+        self._allowances: dict[str, Allowance] = {}
+        self._overdrawn: set[str] = set()
+        self._unread: list[str] = []
         self.traffic = Traffic()
         try:
             self._socket.bind(address)
@@ -83,6 +96,8 @@ class Hub:
         Args:
             timeout_s: seconds to wait for the first one.
         """
+        yield from self._faults()
+        self._inflow.turn()
         if not self._socket.poll(max(0, int(timeout_s * 1000))):
             return
         for _ in range(_MOST_A_TURN):
@@ -90,21 +105,61 @@ class Hub:
                 route, *frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
-            self.traffic.up += sum(len(frame) for frame in frames)
+            nbytes = sum(len(frame) for frame in frames)
+            self.traffic.up += nbytes
+            if not frames:
+                continue
+            fd = int(frames[0].get(zmq.SRCFD))
+            self._inflow.read(fd, len(frames), nbytes)
             # The authenticator puts the key that passed the handshake here; a peer has no say in it.
-            site = self._roster.site_of(str(frames[0].get("User-Id")).encode()) if frames else None
+            site = self._roster.site_of(str(frames[0].get("User-Id")).encode())
             if site is None:
                 continue
             message: m.FromSite | ProtocolError
+            chunk: memoryview | None
             try:
+                if not self._may_send(site, frames):
+                    continue
                 data, chunk = message_and_chunk(frames)
                 message = m.decode_from_site(data)
             except ProtocolError as error:
                 message, chunk = error, None
-            if self._belongs(site, route.bytes, message):
+            if self._belongs(site, route.bytes, fd, message):
                 yield site, message, chunk
+            yield from self._faults()
 
-    def _belongs(self, site: str, route: bytes, message: m.FromSite | ProtocolError) -> bool:
+    def _may_send(self, site: str, frames: Sequence[zmq.Frame]) -> bool:
+        """Whether a message is within the site's allowance.
+
+        Raises:
+            ProtocolError: it is the first that is not; those that follow are passed over.
+        """
+        now = time.monotonic()
+        allowance = self._allowances.setdefault(site, Allowance(now))
+        if allowance.take(now, len(frames[0]), len(frames) == 2):
+            self._overdrawn.discard(site)
+            return True
+        if site in self._overdrawn:
+            return False
+        self._overdrawn.add(site)
+        raise ProtocolError(
+            f"site {site!r} sent more messages than any round needs (over {MESSAGES:.0f}). Nothing more of it is read "
+            f"for {PAUSE_S:.0f} s. End that site, and look what runs there."
+        )
+
+    def _faults(self) -> Iterator[tuple[str, ProtocolError, None]]:
+        """Sites that do not read, once each."""
+        sites, self._unread = self._unread, []
+        for site in sites:
+            reason = f"site {site!r} does not read what it was sent: {MOST_UNSENT} messages wait for it."
+            yield site, ProtocolError(reason), None
+
+    def renew(self) -> None:
+        """A round began or ended: every site may send as much as at the beginning."""
+        for allowance in self._allowances.values():
+            allowance.renew()
+
+    def _belongs(self, site: str, route: bytes, fd: int, message: m.FromSite | ProtocolError) -> bool:
         """Whether a message comes over the site's current connection; a Hello makes its own the current one."""
         if not isinstance(message, m.Hello):
             return self._routes.get(site) == route
@@ -114,15 +169,36 @@ class Hub:
                 f"a process of site {site!r} is connected already. End it first, or give the second one an identity "
                 "and a name of its own."
             )
-            self._send(route, [m.encode(m.Refused("IdentityError", reason))])
+            with contextlib.suppress(zmq.Again):
+                self._send(route, [m.encode(m.Refused("IdentityError", reason))])
             return False
+        if self._routes.get(site) != route:
+            self._cut(site)
+            self._peers[site] = self._inflow.becomes_current(fd)
         self._routes[site], self._processes[site] = route, message.process
         return True
 
+    def _cut(self, site: str) -> None:
+        """End the connection that was the site's, and free what waits on it."""
+        peer = self._peers.pop(site, None)
+        if peer:
+            cut(peer)
+
     def send(self, site: str, message: m.FromCoordinator, chunk: memoryview | None = None) -> bool:
-        """Send to a site; False if it is not connected."""
+        """Send to a site; False if it is not connected, or does not read."""
         route = self._routes.get(site)
-        return route is not None and self._send(route, frames_of(message, chunk))
+        if route is None:
+            return False
+        if isinstance(message, m.Credit):
+            self._allowances[site].grant(message.count)
+        try:
+            return self._send(route, frames_of(message, chunk))
+        except zmq.Again:
+            # What it missed it could not go on without, so it has to connect anew, and what waits for it is freed.
+            self.forget(site)
+            self._unread.append(site)
+            self._cut(site)
+            return False
 
     def reachable(self, site: str) -> bool:
         """Whether the site's connection is up, found out by sending to it."""
@@ -139,7 +215,7 @@ class Hub:
 
     def _send(self, route: bytes, frames: list[bytes | memoryview]) -> bool:
         try:
-            self._socket.send_multipart([route, *frames], copy=len(frames) == 1)
+            self._socket.send_multipart([route, *frames], zmq.NOBLOCK, copy=len(frames) == 1)
         except zmq.ZMQError as error:
             if error.errno == zmq.EHOSTUNREACH:
                 return False
@@ -160,6 +236,7 @@ class Hub:
 
     def close(self, linger_s: float = 2.0) -> None:
         """Let the last messages out and close."""
+        self._inflow.close()
         self._socket.close(linger=int(linger_s * 1000))
         self._authenticator.stop()
         self._context.term()

@@ -14,20 +14,28 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
+import yaml
 import zmq
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from zmq.utils import z85
 
 from lightning_fed.errors import IdentityError
+from lightning_fed.files import write_whole
 
 LONGEST_NAME = 64
 _KEY_BYTES = 32
+
+_LONGEST_FILE, _DEEPEST_FILE = 1 << 20, 4
+"""Bytes of a file, a roster of 4,096 sites; and its levels, of which a roster has three."""
 
 
 class _SecretFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     curve_secret: str
     signing_secret: str
+
+    def __repr__(self) -> str:
+        return f"_SecretFile(name={self.name!r})"
 
 
 class _CardFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -142,13 +150,15 @@ class Roster:
         return cls.of(_card(content.coordinator), [_card(site) for site in content.sites])
 
     def write(self, path: str | Path) -> None:
-        """Write the roster as YAML, replacing an older one."""
+        """Write the roster as YAML, replacing an older one.
+
+        Raises:
+            StoreError: it cannot be written; an older one stays.
+        """
         content = _RosterFile(_card_file(self.coordinator), [_card_file(card) for card in self.sites.values()])
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_bytes(msgspec.yaml.encode(content))
-        temporary.replace(path)
+        write_whole(path, msgspec.yaml.encode(content))
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -271,14 +281,32 @@ def _write_new(path: Path, data: bytes, mode: int) -> None:
 
 def _read(path: Path, kind: type[_T], what: str, advice: str) -> _T:
     try:
-        return msgspec.yaml.decode(path.read_bytes(), type=kind)
+        data = path.read_bytes()
+        _check_yaml(data)
+        return msgspec.yaml.decode(data, type=kind)
     except FileNotFoundError as error:
         raise IdentityError(f"the {what} {path} does not exist. {advice}") from error
     except OSError as error:
         raise IdentityError(f"the {what} {path} cannot be read: {error.strerror}. Check its permissions.") from error
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, yaml.YAMLError, UnicodeDecodeError, ValueError):
         # The cause is left out: without libyaml a YAML error quotes the line, and that can be a line with a secret key.
         raise IdentityError(f"{path} is no {what}. {advice}") from None
+
+
+def _check_yaml(data: bytes) -> None:
+    """Refuse what no key file, card or roster holds before objects are made of it: cards come from others.
+
+    Raises:
+        ValueError: it is too long, nested, or refers to parts of itself, which can stand for any number of objects.
+        YAMLError: it is no YAML.
+    """
+    if len(data) > _LONGEST_FILE:
+        raise ValueError("too long")
+    depth = 0
+    for event in yaml.parse(data, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST_FILE or isinstance(event, yaml.AliasEvent):
+            raise ValueError("nested")
 
 
 def _check_name(name: str) -> None:

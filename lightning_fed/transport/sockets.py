@@ -14,6 +14,12 @@ HEARTBEAT_MS = 5_000
 SILENCE_MS = 20_000
 """A connection on which nothing was heard for so long is given up: a pulled cable sends no goodbye."""
 
+MOST_UNSENT = 8 * WINDOW
+"""Messages that wait to be sent to one peer: three streams within their windows, and as many small messages."""
+
+MOST_UNREAD = 2 * (WINDOW * CHUNK_BYTES + MAX_MESSAGE_BYTES)
+"""Bytes that wait to be read from one peer: one stream within its window and a long message, and as much again."""
+
 
 def prepare(socket: "zmq.Socket[bytes]") -> None:
     """Set bounds and heartbeats."""
@@ -22,7 +28,7 @@ def prepare(socket: "zmq.Socket[bytes]") -> None:
     socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, SILENCE_MS)
     socket.setsockopt(zmq.HEARTBEAT_TTL, SILENCE_MS)
-    # What is sent is bounded by the protocol's credit; a high-water mark would drop messages at the ROUTER instead.
+    # What a site sends is bounded by the credit it was given; it must not wait in the middle of sending.
     socket.setsockopt(zmq.SNDHWM, 0)
     # What a peer sends beyond its credit waits at the peer and not in this memory.
     socket.setsockopt(zmq.RCVHWM, 4 * WINDOW)

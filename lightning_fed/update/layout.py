@@ -6,11 +6,14 @@ joins: frozen parameters, so that all sites share one backbone. Never exchanged:
 counts once, under the first.
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
+from typing import Annotated
 
 import msgspec
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 
 from lightning_fed.errors import FederationError, ModelMismatchError, UpdateRefusedError
@@ -20,6 +23,14 @@ from lightning_fed.update.vectors import LARGEST_CHANGE
 LARGEST_MODEL = 1 << 31
 """Most values of a model: bounds what a layout can make the coordinator allocate."""
 
+MAX_TENSORS = 1 << 14
+"""Most tensors of each kind that a layout has room for."""
+
+Name = Annotated[str, Meta(max_length=512)]
+Length = Annotated[int, Meta(ge=0, le=LARGEST_MODEL)]
+
+_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
+
 
 class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
     """Name, shape and dtype (as in ``torch.float32``, without ``torch.``) of one tensor.
@@ -27,9 +38,9 @@ class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
     ``buffer`` marks what no gradient moves, such as BatchNorm's running statistics.
     """
 
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
+    name: Name
+    shape: Annotated[tuple[Length, ...], Meta(max_length=64)]
+    dtype: Annotated[str, Meta(max_length=32)]
     buffer: bool = False
 
     @property
@@ -48,10 +59,10 @@ class Layout(msgspec.Struct, frozen=True):
     and part of neither; sites may differ there.
     """
 
-    exchanged: tuple[TensorSpec, ...]
-    frozen: tuple[TensorSpec, ...] = ()
-    tied: tuple[tuple[str, str], ...] = ()
-    personal: tuple[str, ...] = ()
+    exchanged: Annotated[tuple[TensorSpec, ...], Meta(max_length=MAX_TENSORS)]
+    frozen: Annotated[tuple[TensorSpec, ...], Meta(max_length=MAX_TENSORS)] = ()
+    tied: Annotated[tuple[tuple[Name, Name], ...], Meta(max_length=MAX_TENSORS)] = ()
+    personal: Annotated[tuple[Name, ...], Meta(max_length=MAX_TENSORS)] = ()
 
     @property
     def size(self) -> int:
@@ -142,10 +153,9 @@ def check_sound(layout: Layout) -> None:
     names = [spec.name for spec in specs] + [name for name, _ in layout.tied] + [*layout.personal]
     if len(set(names)) != len(names) or not {first for _, first in layout.tied} <= {spec.name for spec in specs}:
         raise ModelMismatchError("the model's layout names a tensor twice, or ties one to a tensor that is not there.")
-    for spec in specs:
-        dtype = getattr(torch, spec.dtype, None)
-        frozen = spec in layout.frozen
-        exchangeable = isinstance(dtype, torch.dtype) and (dtype.is_floating_point or frozen)
+    for index, spec in enumerate(specs):
+        dtype, frozen = _DTYPES.get(spec.dtype), index >= len(layout.exchanged)
+        exchangeable = dtype is not None and (dtype.is_floating_point or frozen)
         if not exchangeable or (frozen and spec.buffer) or min(spec.shape, default=0) < 0:
             raise ModelMismatchError(f"the model's layout holds an impossible tensor: {spec}.")
     values = sum(spec.size for spec in specs)
@@ -173,11 +183,13 @@ def check_same_layout(expected: Layout, got: Layout, site: str) -> None:
                     f"{b or 'missing'} at the site and {a or 'missing'} in the federation. "
                     "Give the site the same LightningModule with the same arguments."
                 )
-    if expected.tied != got.tied:
-        raise ModelMismatchError(
-            f"site {site!r} ties other weights together than the federation: {list(got.tied)} at the site and "
-            f"{list(expected.tied)} in the federation. Give the site the same LightningModule with the same arguments."
-        )
+    for ours, theirs in itertools.zip_longest(expected.tied, got.tied):
+        if ours != theirs:
+            raise ModelMismatchError(
+                f"site {site!r} ties other weights together than the federation: {theirs or 'no further ones'} at the "
+                f"site and {ours or 'no further ones'} in the federation. Give the site the same LightningModule with "
+                "the same arguments."
+            )
 
 
 def flatten(tensors: Iterable[Tensor]) -> Tensor:

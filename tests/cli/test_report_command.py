@@ -80,3 +80,32 @@ def test_what_is_no_run_and_no_sound_ledger_is_one_line_and_exit_code_1(run, tmp
     assert {"missing": "cannot be read", "empty folder": "not a coordinator's store", "edited": "was edited"}[what] in (
         captured.err
     )
+
+
+HOSTILE = "[/nope] [bold red]x[/] :skull: \x1b[2J\x1b]0;owned\x07 \x9b31m \u202e\r\nstatus: finished"
+
+
+def test_what_a_site_said_reaches_the_terminal_as_text(tmp_path, capsys):
+    Store(tmp_path, FederationPlan(), {}).close()
+    events = EventLog(tmp_path)
+    events.write("site_joined", {"site": "north"})
+    events.write("update_refused", {"round": 1, "site": "north", "reason": HOSTILE})
+    events.write("site_refused", {"site": "north", "reason": HOSTILE})
+    events.write("round_failed", {"round": 1, "attempt": 1, "reason": HOSTILE})
+    events.close()
+    assert main(["report", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert all(line.isprintable() for line in out.split("\n"))
+    assert out.count("[/nope] [bold red]x[/] :skull: \\x1b[2J") == 4
+    assert not any(line.startswith("status: finished") for line in out.split("\n"))
+
+
+def test_a_ledger_of_another_site_reaches_the_terminal_as_text(tmp_path, capsys):
+    ledger = tmp_path / "north.jsonl"
+    with Ledger.open(ledger, "[/nope]", "\x1b[2Jnorth", {"example": Budget(1e-5)}) as open_ledger:
+        open_ledger.charge(Release("[red]\x1b", "hash", 1, 1, DpSgd(0.1, 1.0, 30)))
+    assert main(["report", str(ledger)]) == 0
+    out = capsys.readouterr().out
+    assert all(line.isprintable() for line in out.split("\n"))
+    assert "\\x1b[2Jnorth in [/nope]" in out
+    assert "[red]\\x1b" in out

@@ -44,3 +44,20 @@ def test_a_round_whose_model_is_stored_and_of_which_nothing_is_written_is_in_the
             Coordinator(plan, address="tcp://127.0.0.1:0", identity=coordinator, roster=roster, store=tmp_path).run()
     lines = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert [line["round"] for line in lines if line["event"] == "round_recovered"] == [1]
+
+
+def test_what_one_site_brings_about_again_and_again_does_not_fill_the_log(tmp_path):
+    log = EventLog(tmp_path)
+    for _ in range(100_000):
+        log.write("site_joined", {"site": "north"})
+    log.write("site_joined", {"site": "south"})
+    assert (tmp_path / "events.jsonl").stat().st_size < 10_000
+    log.write("round_started", {"round": 1, "attempt": 1})
+    log.write("update_accepted", {"round": 1, "site": "north"})
+    log.write("update_accepted", {"round": 1, "site": "north"})
+    log.close()
+    lines = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in lines if line.get("site") == "south"] == ["site_joined"]
+    assert sum(line.get("site") == "north" for line in lines) < 100
+    assert 99_900 < lines[-2]["omitted"] < 100_000
+    assert "omitted" not in lines[-1]

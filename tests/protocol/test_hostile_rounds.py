@@ -367,3 +367,28 @@ def test_a_round_beyond_those_that_the_site_agreed_to_is_refused():
     assert len(w.saved) == 2
     with pytest.raises(ProtocolError, match="2 rounds"):
         w.sites["site-0"].receive(m.Begin(3, 99, (64.0,), w.coordinator._handout.digest))
+
+
+def test_a_reason_that_a_site_gives_is_written_down_as_one_printable_line():
+    w = Wire(FederationPlan(rounds=2, quorum=3, gather_s=1.0, masking=Masking("off")), NAMES, 5, model_of_size(5))
+    for name in NAMES:
+        w.connect(name)
+    hold_back(w, "site-2")
+    w.settle()
+    w.perform(w.coordinator.receive("site-2", m.Withdraw(1, "a\x1b[2J\nround 1 done")))
+    assert w.events("update_refused")[0]["reason"] == "a\\x1b[2J\\nround 1 done"
+
+
+def test_a_reason_that_a_coordinator_gives_is_shown_as_one_printable_line():
+    w = Wire(FederationPlan(quorum=2), NAMES, 5, model_of_size(5))
+    site = w.connect("site-0")
+    site.receive(m.Rejected(1, "a\x1b[2J\nb" * 1000))
+    assert site.rejected.startswith("a\\x1b[2J\\nb")
+    assert len(site.rejected) < 2000
+    with pytest.raises(ProtocolError) as error:
+        site.receive(m.Refused("ProtocolError", "a\x1b[2J\nb" * 1000))
+    assert str(error.value).isprintable()
+
+
+def test_a_masking_step_does_not_show_its_content_in_its_text_form():
+    assert "secret" not in repr(m.Masking("update", 1, 1, b"secret", b"secret"))

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import stat
+import time
 import traceback
 
 import msgspec
@@ -15,6 +16,7 @@ from zmq.utils import z85
 from lightning_fed.errors import IdentityError
 from lightning_fed.transport.identity import (
     Roster,
+    _SecretFile,
     load_card,
     load_identity,
     new_identity,
@@ -184,3 +186,35 @@ def test_fingerprint_is_the_whole_sha_256_of_name_and_keys_in_groups_that_can_be
     content = b"north\0" + z85.decode(card.curve_public) + b"\0" + card.signing_public
     assert card.fingerprint.replace(" ", "") == hashlib.sha256(content).hexdigest()
     assert [[len(group) for group in line.split(" ")] for line in card.fingerprint.split("  ")] == [[4] * 4] * 4
+
+
+def test_nothing_that_holds_a_secret_key_shows_it_in_its_text_form(tmp_path):
+    identity = new_identity("north")
+    secret, _ = write_identity(identity, tmp_path)
+    keys = identity.curve_secret.decode(), identity.signing_key.private_bytes_raw().hex()
+    content = msgspec.yaml.decode(secret.read_bytes(), type=_SecretFile)
+    assert all(key in secret.read_text() for key in keys)
+    for held in (content, identity, [content], {"identity": identity}):
+        for shown in (repr(held), str(held), f"{held}"):
+            assert not any(key in shown for key in keys)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[" * 100_000,
+        "a: " * 100_000,
+        "name: &a x\ncurve: *a\nsigning: *a\n",
+        "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\n<<: [*c, *c]\n",
+        "name: x\n" + "#" * (2 << 20),
+        "{" * 50 + "}" * 50,
+    ],
+    ids=["lists", "maps", "aliases", "laughs", "long", "flow"],
+)
+def test_a_card_that_is_nested_long_or_refers_to_itself_is_refused(tmp_path, content):
+    card = tmp_path / "north.pub"
+    card.write_text(content)
+    began = time.process_time()
+    with pytest.raises(IdentityError, match="no public card"):
+        load_card(card)
+    assert time.process_time() - began < 2.0

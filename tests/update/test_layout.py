@@ -1,3 +1,5 @@
+import time
+
 import msgspec
 import pytest
 import torch
@@ -6,6 +8,7 @@ from torch import nn
 from lightning_fed.errors import FederationError, ModelMismatchError, UpdateRefusedError
 from lightning_fed.update.global_model import GlobalModel, state_bytes
 from lightning_fed.update.layout import (
+    MAX_TENSORS,
     Layout,
     TensorSpec,
     check_same_layout,
@@ -189,3 +192,29 @@ def test_an_update_with_an_absurd_value_is_refused_by_the_tensors_name(value, re
 def test_the_largest_change_itself_may_be_sent():
     layout = layout_of(Network())
     check_update(torch.full((layout.size,), -LARGEST_CHANGE), layout)
+
+
+def test_a_layout_of_most_tensors_is_checked_in_no_time():
+    kinds = [
+        tuple(TensorSpec(f"{kind}.{index}", (8, 8), "float32") for index in range(MAX_TENSORS))
+        for kind in ("exchanged", "frozen")
+    ]
+    began = time.process_time()
+    check_sound(Layout(*kinds))
+    # One by one against all frozen ones took 19 seconds for 20,000 of each.
+    assert time.process_time() - began < 2.0
+
+
+@pytest.mark.parametrize("dtype", ["_dynamo", "nn", "Tensor", "float", "complex64"])
+def test_a_type_that_no_exchanged_tensor_has_is_refused_and_not_looked_up(dtype):
+    with pytest.raises(ModelMismatchError, match="impossible tensor"):
+        check_sound(Layout((TensorSpec("a", (1,), dtype),)))
+
+
+def test_of_thousands_of_tied_weights_the_first_that_differs_is_named():
+    spec = (TensorSpec("a", (1,), "float32"),)
+    ours = Layout(spec, (), tuple((f"name-{index}", "a") for index in range(MAX_TENSORS)))
+    theirs = Layout(spec, (), ours.tied[:5000])
+    with pytest.raises(ModelMismatchError, match="name-5000") as error:
+        check_same_layout(ours, theirs, "north")
+    assert len(str(error.value)) < 300

@@ -165,8 +165,8 @@ class Collection:
         return [*actions, Wake(DEADLINE, VALUES_S)] if actions else []
 
     def expired(self, timer: str) -> list[Action]:
-        """No step of a round without masks has a timer."""
-        return []
+        """A timer of the uploads ran out."""
+        return self._uploads.expired() if timer == self._uploads.timer else []
 
     def result(self) -> RoundResult:
         """The result.

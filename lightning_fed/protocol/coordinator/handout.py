@@ -25,8 +25,14 @@ class Handout:
         self._sparse = sparse
         self._delta = b""
         self._digest = b""
+        self._next: dict[str, dict[m.Stream, int]] = {}
         self.frozen = model.frozen_bytes()
         self._fixed = fixed_digest(model.layout, self.frozen)
+
+    def joined(self, site: str, ledger_head: bytes) -> m.Joined:
+        """The message that lets a site in; it may fetch everything, whatever it fetched over an earlier connection."""
+        self._next[site] = {}
+        return m.Joined(len(self.frozen), ledger_head)
 
     def replace(self, model: GlobalModel) -> None:
         """Hand out a newer model from now on."""
@@ -46,6 +52,8 @@ class Handout:
     def announcement(self, site: str) -> m.Model:
         """The message that tells a site of the model."""
         model = self._model
+        sent = self._next.setdefault(site, {})
+        self._next[site] = {"frozen": sent["frozen"]} if "frozen" in sent else {}
         counted = model.counted.get(site, 0)
         return m.Model(model.version, 4 * model.layout.size, len(self._delta), model.control is not None, counted)
 
@@ -53,7 +61,7 @@ class Handout:
         """The pieces that a site asked for; none of a model that was replaced meanwhile.
 
         Raises:
-            ProtocolError: too many at once, or beyond the end.
+            ProtocolError: too many at once, beyond the end, or not the next ones: each is sent once, in order.
         """
         if not 0 < fetch.count <= m.WINDOW:
             raise ProtocolError(f"site {site!r} asked for {fetch.count} chunks at once; the limit is {m.WINDOW}.")
@@ -62,6 +70,13 @@ class Handout:
             return []
         if not 0 <= fetch.first <= fetch.first + fetch.count <= chunk_count(len(data)):
             raise ProtocolError(f"site {site!r} asked for chunks beyond the end of {fetch.stream}.")
+        sent = self._next.setdefault(site, {})
+        if fetch.first != sent.get(fetch.stream, 0):
+            raise ProtocolError(
+                f"site {site!r} asked for chunk {fetch.first} of {fetch.stream} {fetch.version}, and chunk "
+                f"{sent.get(fetch.stream, 0)} is the next one: each is sent once."
+            )
+        sent[fetch.stream] = fetch.first + fetch.count
         return [
             Send(site, m.Chunk(fetch.stream, fetch.version, index), chunk_of(data, index))
             for index in range(fetch.first, fetch.first + fetch.count)

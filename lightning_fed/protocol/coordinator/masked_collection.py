@@ -102,6 +102,10 @@ class MaskedUploads(MaskedSum):
         words = unpack(data, self._bits, self._length)
         return [*self.add(site, self._signed[site], words), *self._uploads.start()], True
 
+    def uploads_expired(self, timer: str) -> list[Action]:
+        """A timer of the uploads ran out, if it is this sum's."""
+        return self._uploads.expired() if timer == self._uploads.timer else []
+
     @property
     def queued(self) -> set[str]:
         """See ``MaskedSum.queued``."""
@@ -262,8 +266,10 @@ class MaskedCollection:
         return self._after(self._update.close())
 
     def expired(self, timer: str) -> list[Action]:
-        """A timer of a step ran out."""
-        return self._after([action for each in self._sums if each.timer == timer for action in each.expired()])
+        """A timer of a step or of the uploads ran out."""
+        steps = [action for each in self._sums if each.timer == timer for action in each.expired()]
+        uploads = [action for each in self._sums for action in each.uploads_expired(timer)]
+        return self._after([*steps, *uploads])
 
     def result(self) -> RoundResult:
         """The result, once everything has come."""

@@ -25,6 +25,7 @@ from lightning_fed.errors import (
     ProtocolError,
     QuorumLostError,
     UpdateRefusedError,
+    printable,
 )
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
@@ -96,6 +97,7 @@ class CoordinatorSession:
         self._collection: Collection | MaskedCollection | None = None
         self._signing_keys = dict(sites)
         self._attempts = Attempts(plan, self._attendance, starts)
+        self._withdrew: set[str] = set()
         self._gathered = False
         self._paused = False
         self._metrics = MetricReports(plan, run, sites)
@@ -243,7 +245,7 @@ class CoordinatorSession:
 
     def _admitted(self, site: str) -> list[Action]:
         return [
-            Send(site, m.Joined(len(self._handout.frozen), self._ledger_heads.at_join(site))),
+            Send(site, self._handout.joined(site, self._ledger_heads.at_join(site))),
             Send(site, self._handout.announcement(site)),
         ]
 
@@ -269,6 +271,7 @@ class CoordinatorSession:
         size = min(self.plan.cohort_size or len(ready), len(ready))
         cohort = frozenset(self._draw.sample(ready, size))
         self._collection = self._new_collection(self.model, cohort)
+        self._withdrew.clear()
         started = {"round": self._collection.round, "attempt": self._attempts.tries + 1, "cohort": sorted(cohort)}
         return [
             *self._charge(self._collection, "distributed"),
@@ -318,10 +321,12 @@ class CoordinatorSession:
         if isinstance(collection, MaskedCollection):
             # Without masks nothing was opened and nothing sealed, whatever a site says.
             self._attempts.withdrawn(site, message, collection.cohort)
-        record = Record(
-            "update_refused", {"round": message.round, "site": site, "reason": message.reason[: m.MAX_REASON]}
-        )
-        return self._after_collection([record, *collection.drop(site)])
+        record: list[Action] = []
+        if site not in self._withdrew:
+            self._withdrew.add(site)
+            data = {"round": message.round, "site": site, "reason": printable(message.reason[: m.MAX_REASON])}
+            record = [Record("update_refused", data)]
+        return self._after_collection([*record, *collection.drop(site)])
 
     def _complete(self) -> list[Action]:
         collection, self._collection = self._collection, None

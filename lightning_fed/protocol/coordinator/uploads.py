@@ -4,11 +4,14 @@ from collections import deque
 
 from lightning_fed.errors import ProtocolError
 from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.coordinator.actions import Action, Send
+from lightning_fed.protocol.coordinator.actions import Action, Send, Wake
 from lightning_fed.protocol.streams import Assembly, chunk_count
 
 UPLOADS_AT_ONCE = 4
 """Uploads in flight; the others wait for their turn, so that memory does not grow with the number of sites."""
+
+SLOT_S, SLOT_CHUNKS = 30.0, 4
+"""An upload keeps its turn while so many chunks come in that time, which is a megabit a second."""
 
 
 class Upload:
@@ -18,6 +21,8 @@ class Upload:
         self.stream: m.Stream = stream
         self.version = version
         self.assembly = Assembly(nbytes)
+        self.seen: int | None = None
+        """Chunks that had come when it was looked last."""
         self._credit = 0
 
     def first_credit(self) -> m.Credit:
@@ -46,6 +51,9 @@ class Upload:
 class Uploads:
     """The cohort's uploads: a few at a time, the others in a queue.
 
+    One that hardly moves while others wait goes on, but makes room: a site that takes a turn and sends nothing must not
+    keep the others from sending. Memory is then taken by what such a site has sent.
+
     Args:
         stream: what is uploaded.
         version: of the stream.
@@ -59,6 +67,8 @@ class Uploads:
         self._sizes = (most if fewest is None else fewest, most)
         self._offered: dict[str, int] = {}
         self._running: dict[str, Upload] = {}
+        self._slow: set[str] = set()
+        self._timed = False
         self._queue: deque[str] = deque()
 
     def offer(self, site: str, offer: m.Offer) -> list[Action]:
@@ -73,7 +83,7 @@ class Uploads:
                 f"an {self._stream} of {offer.nbytes} bytes was offered; this model's has {fewest} to {most}."
             )
         self._offered[site] = offer.nbytes
-        self._running.pop(site, None)
+        self._end(site)
         if site not in self._queue:
             self._queue.append(site)
         return self.start()
@@ -90,7 +100,7 @@ class Uploads:
         credit = upload.add(chunk, payload)
         if not upload.assembly.complete:
             return [Send(site, credit)] if credit else [], None
-        del self._running[site]
+        self._end(site)
         return [], upload.assembly.data
 
     @property
@@ -102,14 +112,38 @@ class Uploads:
         """Forget a site's upload."""
         if site in self._queue:
             self._queue.remove(site)
-        self._running.pop(site, None)
+        self._end(site)
+        return self.start()
+
+    @property
+    def timer(self) -> str:
+        """The timer to wake the uploads with."""
+        return f"uploads of {self._stream}"
+
+    def expired(self) -> list[Action]:
+        """The timer ran out: what has hardly moved since makes room."""
+        if not self._timed:
+            return []  # of uploads before these
+        self._timed = False
+        for site, upload in self._running.items():
+            if upload.seen is not None and upload.assembly.received - upload.seen < SLOT_CHUNKS:
+                self._slow.add(site)
         return self.start()
 
     def start(self) -> list[Action]:
         """Let waiting sites begin, as far as there is room."""
         actions: list[Action] = []
-        while self._queue and len(self._running) < UPLOADS_AT_ONCE:
+        while self._queue and len(self._running) - len(self._slow) < UPLOADS_AT_ONCE:
             site = self._queue.popleft()
             upload = self._running[site] = Upload(self._stream, self._version, self._offered[site])
             actions.append(Send(site, upload.first_credit()))
+        if self._queue and not self._timed:
+            self._timed = True
+            for upload in self._running.values():
+                upload.seen = upload.assembly.received
+            actions.append(Wake(self.timer, SLOT_S))
         return actions
+
+    def _end(self, site: str) -> None:
+        self._running.pop(site, None)
+        self._slow.discard(site)

@@ -29,6 +29,7 @@ from lightning_fed.errors import (
     QuorumLostError,
     StoreError,
     UpdateRefusedError,
+    printable,
 )
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
@@ -192,14 +193,14 @@ class SiteSession:
             case m.Credit(stream, version, count):
                 return self._credited(stream, version, count)
             case m.Rejected(_, reason):
-                self.rejected = reason
+                self.rejected = printable(reason[: m.MAX_REASON])
                 return []
             case m.Finished(version):
                 self.finished = version
                 return []
             case m.Refused(kind, reason):
                 error: type[FederationError] = getattr(errors, kind)
-                raise error(reason)
+                raise error(printable(reason[: m.MAX_REASON]))
             case m.Farewell():
                 self.leaving = False
                 return []
