@@ -8,7 +8,7 @@ where the coordinator never sees a single update. A ``RobustRule`` compares sing
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -80,6 +80,19 @@ class Weighting(Protocol):
         """
         ...
 
+    def mean_update(self, total: Tensor, sums: Mapping[str, float]) -> Tensor:
+        """The combined update, flat float32, shape ``(P,)``, from the summed contributions (float32 or float64).
+
+        Raises:
+            UpdateRefusedError: a sum that is divided by is not positive.
+        """
+        ...
+
+
+@runtime_checkable
+class ChecksSums(Protocol):
+    """A ``Weighting`` that knows which sums honest sites can give; each of ours does."""
+
     def check_sums(self, sums: Mapping[str, float], sites: int, max_examples: int) -> None:
         """Accept summed numbers as what so many honest sites can give, or raise.
 
@@ -92,14 +105,6 @@ class Weighting(Protocol):
 
         Raises:
             UpdateRefusedError: they cannot have summed to that.
-        """
-        ...
-
-    def mean_update(self, total: Tensor, sums: Mapping[str, float]) -> Tensor:
-        """The combined update, flat float32, shape ``(P,)``, from the summed contributions (float32 or float64).
-
-        Raises:
-            UpdateRefusedError: a sum that is divided by is not positive.
         """
         ...
 

@@ -87,7 +87,7 @@ class NormalisedMean:
         return weighted, sums | {"examples_progress": report.examples * progress}
 
     def check_sums(self, sums: Mapping[str, float], sites: int, max_examples: int) -> None:
-        """See ``Weighting.check_sums``; one step is the least progress of an example, and each step needs one."""
+        """See ``ChecksSums.check_sums``; one step is the least progress of an example, and each step needs one."""
         ByExamples().check_sums(sums, sites, max_examples)
         examples = sums["examples"]
         most = examples * local_progress(LARGEST_STEPS, self._momentum)

@@ -95,7 +95,7 @@ class FairMean:
         return update * weight, {"fairness_weight": weight, "fairness_divisor": divisor}
 
     def check_sums(self, sums: Mapping[str, float], sites: int, max_examples: int) -> None:
-        """See ``Weighting.check_sums``; of each site alone, the divisor is its weight at least."""
+        """See ``ChecksSums.check_sums``; of each site alone, the divisor is its weight at least."""
         weight, divisor = sums["fairness_weight"], sums["fairness_divisor"]
         check_between("fairness_weight", weight, 0.0, sites * math.exp(LARGEST_LOG_WEIGHT), sites, "plan.algorithm.q")
         check_between("fairness_divisor", divisor, weight * (1 - 1e-6), math.inf, sites, "its weights")

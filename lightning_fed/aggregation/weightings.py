@@ -55,7 +55,7 @@ class ByExamples:
         return update * float(report.examples), {"examples": float(report.examples)}
 
     def check_sums(self, sums: Mapping[str, float], sites: int, max_examples: int) -> None:
-        """See ``Weighting.check_sums``."""
+        """See ``ChecksSums.check_sums``."""
         check_between("examples", sums["examples"], sites, sites * max_examples, sites, "plan.max_examples each")
         if not sums["examples"].is_integer():
             raise UpdateRefusedError(f"{sites} sites cannot have {sums['examples']} examples: it is no whole number.")
@@ -78,7 +78,7 @@ class Uniform:
         return update.clone(), {"sites": 1.0}
 
     def check_sums(self, sums: Mapping[str, float], sites: int, max_examples: int) -> None:
-        """See ``Weighting.check_sums``."""
+        """See ``ChecksSums.check_sums``."""
         check_between("sites", sums["sites"], sites, sites, sites, "1 each")
 
     def mean_update(self, total: Tensor, sums: Mapping[str, float]) -> Tensor:

@@ -59,7 +59,7 @@ class Attendance:
     def __init__(self, sites: Iterable[str], max_faults: int) -> None:
         self._sites = {site: _Site() for site in sorted(sites)}
         self._max_faults = max_faults
-        self._complaints: list[tuple[str, str]] = []
+        self._complaints: dict[tuple[str, str], None] = {}
         self._completed = 0
 
     def __len__(self) -> int:
@@ -146,7 +146,7 @@ class Attendance:
             return
         self._sites[accuser].disputed_with.add(accused)
         self._sites[accused].disputed_with.add(accuser)
-        self._complaints.append((accuser, accused))
+        self._complaints[accuser, accused] = None  # once, however often it is said
 
     def settle(
         self, round: int, caught: Mapping[str, str], faults: Mapping[str, str], fewest: int, last: bool
@@ -193,7 +193,7 @@ class Attendance:
         return actions
 
     def _disputes(self) -> dict[str, str]:
-        complaints, self._complaints = self._complaints, []
+        complaints, self._complaints = self._complaints, {}
         blamed: dict[str, str] = {}
         for accuser, accused in complaints:
             by_accuser, with_accused = (len(self._sites[site].disputed_with) for site in (accuser, accused))
