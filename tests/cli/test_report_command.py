@@ -102,7 +102,7 @@ def test_what_a_site_said_reaches_the_terminal_as_text(tmp_path, capsys):
 
 def test_a_ledger_of_another_site_reaches_the_terminal_as_text(tmp_path, capsys):
     ledger = tmp_path / "north.jsonl"
-    with Ledger.open(ledger, "[/nope]", "\x1b[2Jnorth", {"example": Budget(1e-5)}) as open_ledger:
+    with Ledger.open(ledger, Owner("\x1b[2Jnorth", KEY), "[/nope]", {"example": Budget(1e-5)}) as open_ledger:
         open_ledger.charge(Release("[red]\x1b", "hash", 1, 1, DpSgd(0.1, 1.0, 30)))
     assert main(["report", str(ledger)]) == 0
     out = capsys.readouterr().out

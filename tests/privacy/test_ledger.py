@@ -353,16 +353,16 @@ def test_sigkill_at_any_instant_of_a_release_never_lets_the_ledger_under_count(t
 @pytest.mark.parametrize("mode", [0o666, 0o620, 0o602])
 def test_a_ledger_that_others_can_write_is_refused_with_the_command_that_mends_it(tmp_path, mode):
     path = tmp_path / "north.jsonl"
-    Ledger.open(path, "wrists", "north", {"example": Budget(1e-5)}).close()
+    Ledger.open(path, OWNER, "wrists", {"example": Budget(1e-5)}).close()
     path.chmod(mode)
     with pytest.raises(LedgerError, match=f"chmod 600 {path}"):
-        Ledger.open(path, "wrists", "north", {"example": Budget(1e-5)})
+        Ledger.open(path, OWNER, "wrists", {"example": Budget(1e-5)})
     path.chmod(0o600)
-    Ledger.open(path, "wrists", "north", {"example": Budget(1e-5)}).close()
+    Ledger.open(path, OWNER, "wrists", {"example": Budget(1e-5)}).close()
 
 
 def test_a_ledger_is_not_opened_through_a_link(tmp_path):
     (tmp_path / "north.jsonl").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(LedgerError, match="cannot be opened"):
-        Ledger.open(tmp_path / "north.jsonl", "wrists", "north", {"example": Budget(1e-5)})
+        Ledger.open(tmp_path / "north.jsonl", OWNER, "wrists", {"example": Budget(1e-5)})
     assert not (tmp_path / "elsewhere").exists()

@@ -390,10 +390,10 @@ def measuring(kind=SignedSums, **plan):
 
 def ask_for_metrics(w, version, digest, cohort):
     coordinator = w.coordinator
-    coordinator._attempt += 1
+    coordinator._attempts.number += 1
     told = [{"confusion": 4} for _ in cohort]
     w.reported.clear()
-    w.perform(coordinator._metrics.begin(version, digest, coordinator._attempt, frozenset(cohort), told))
+    w.perform(coordinator._metrics.begin(version, digest, coordinator._attempts.number, frozenset(cohort), told))
     w.settle()
 
 

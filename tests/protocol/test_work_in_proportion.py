@@ -25,7 +25,7 @@ def indices(actions):
 
 def test_each_chunk_of_a_model_is_sent_once():
     one = handout()
-    one.joined("north")
+    one.joined("north", b"")
     assert indices(one.chunks("north", m.Fetch("model", 0, 0, 10))) == list(range(10))
     with pytest.raises(ProtocolError, match="chunk 10 is the next"):
         one.chunks("north", m.Fetch("model", 0, 0, 10))
@@ -36,9 +36,9 @@ def test_each_chunk_of_a_model_is_sent_once():
 
 def test_a_site_that_joins_again_and_one_that_is_told_of_a_newer_model_fetch_from_the_beginning():
     one = handout()
-    one.joined("north")
+    one.joined("north", b"")
     one.chunks("north", m.Fetch("model", 0, 0, 10))
-    one.joined("north")
+    one.joined("north", b"")
     one.chunks("north", m.Fetch("model", 0, 0, 10))
     one.replace(model_of_size(BIG, 1))
     assert one.chunks("north", m.Fetch("model", 0, 10, 6)) == [], "of the model before"
