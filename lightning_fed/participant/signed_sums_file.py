@@ -28,7 +28,7 @@ class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class SignedSumsFile:
     """One line for each survivor set that a site has signed, in all its runs; written and flushed before it signs.
 
-    A line is some 300 bytes of JSON and a checksum, and none is ever removed: a global model must not be summed again
+    A line is some 400 bytes of JSON and a checksum, and none is ever removed: a global model must not be summed again
     over other sites in years either. A last line that a crash tore was not signed, and is cut off.
 
     Args:
