@@ -36,7 +36,7 @@ class Child:
         variables = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         with log.open("ab") as output:
             self._from = output.tell()
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: S603 - this interpreter, and arguments that we made
                 [sys.executable, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
