@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed-for-development
 
-.PHONY: setup demo test lint bench
+.PHONY: setup demo test fuzz lint requirements bench
 
 setup: $(INSTALLED)
 
@@ -23,11 +23,23 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
+fuzz: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/protocol/fuzz.py --inputs 10000000
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python requirements/audit.py
+
+# What a deployment installs: the versions that the tests ran with here, and the hash of every file of each.
+requirements: $(INSTALLED)
+	$(BIN)/python -m pip freeze --exclude-editable | grep == > requirements/.tested.txt
+	$(BIN)/uv pip compile pyproject.toml --extra tables --constraint requirements/.tested.txt --universal \
+		--python-version 3.11 --generate-hashes --prerelease disallow --no-annotate --upgrade --quiet \
+		--custom-compile-command "make requirements" --output-file requirements/deploy.txt
+	rm requirements/.tested.txt
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/rounds.py --sites 4 --params 11200000

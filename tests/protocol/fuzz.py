@@ -25,6 +25,9 @@ SLOWEST_S = 2.0
 RENEWED_AFTER = 1000
 """Inputs into one federation at most, before another one is begun."""
 
+INPUTS_A_JOB = 100_000
+"""Inputs of one seed, after which the count is printed."""
+
 MOST_GROWTH = 64 << 20
 """Bytes by which a process may grow between a tenth of its inputs and the end."""
 
@@ -95,9 +98,16 @@ def _hangs(signum: int, frame: object) -> None:
     raise FuzzingError(f"an input takes longer than {10 * SLOWEST_S:.0f} s")
 
 
-def _process(job: tuple[int, int]) -> Outcome:
+_first: list[int] = []
+"""What this process took after its first job."""
+
+
+def _process(job: tuple[int, int]) -> tuple[Outcome, int]:
     torch.set_num_threads(1)
-    return fuzz(*job)
+    found = fuzz(*job)
+    resident = psutil.Process().memory_info().rss
+    _first.append(resident)
+    return found, resident - _first[0]
 
 
 def main() -> int:
@@ -107,23 +117,27 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=multiprocessing.cpu_count())
     parser.add_argument("--seed", type=int, default=secrets.randbits(32))
     options = parser.parse_args()
-    share = -(-options.inputs // options.processes)
     began = time.monotonic()
-    print(f"seed {options.seed}, {options.processes} processes, {share:,} inputs each", flush=True)
-    jobs = [(share, options.seed + index) for index in range(options.processes)]
-    with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
-        outcomes = pool.map(_process, jobs, chunksize=1)
+    print(f"seed {options.seed}, {options.processes} processes", flush=True)
+    jobs = [
+        (min(INPUTS_A_JOB, options.inputs - first), options.seed + first)
+        for first in range(0, options.inputs, INPUTS_A_JOB)
+    ]
     total: Counter[str] = Counter()
-    for outcome in outcomes:
-        total += outcome.inputs
+    slowest_s, growth = 0.0, 0
+    with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
+        for found, grown in pool.imap_unordered(_process, jobs):
+            total += found.inputs
+            slowest_s, growth = max(slowest_s, found.slowest_s), max(growth, grown, found.growth)
+            print(f"{total.total():>12,}  after {time.monotonic() - began:.0f} s", flush=True)
     for name, count in sorted(total.items()):
         print(f"{count:>12,}  {name}")
     print(f"{total.total():>12,}  inputs in {time.monotonic() - began:.0f} s, no error but the package's own")
-    slowest = max(outcome.slowest_s for outcome in outcomes)
-    growth = max(outcome.growth for outcome in outcomes)
     print(
-        f"slowest input {1000 * slowest:.0f} ms of processor time; memory grew by {growth / (1 << 20):.1f} MiB at most"
+        f"slowest input {1000 * slowest_s:.0f} ms of processor time; memory grew by {growth / (1 << 20):.1f} MiB at most"
     )
+    if growth > MOST_GROWTH:
+        raise FuzzingError(f"memory grew by {growth >> 20} MiB from job to job")
     return 0
 
 
