@@ -128,11 +128,15 @@ def test_a_sigma_without_a_guarantee_is_refused(sigma):
         DiscreteGaussianSampler(sigma)
 
 
-def test_noise_for_a_resnet18_is_drawn_within_half_a_second():
-    drawn = DiscreteGaussianSampler(30_000.0)
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        drawn.sample(11_200_000)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.5
+def test_noise_for_a_resnet18_takes_a_few_times_what_floating_point_noise_takes():
+    exact, floating = DiscreteGaussianSampler(30_000.0), np.random.default_rng(0)
+
+    def seconds(draw):
+        spent = []
+        for _ in range(3):
+            start = time.process_time()
+            draw(11_200_000)
+            spent.append(time.process_time() - start)
+        return min(spent)
+
+    assert seconds(exact.sample) < 6 * seconds(floating.standard_normal)
