@@ -134,9 +134,8 @@ def main() -> int:
         print(f"{count:>12,}  {name}")
     took = time.monotonic() - began
     print(f"{total.total():>12,}  inputs in {took:.0f} s, no error but the package's own")
-    print(
-        f"slowest input {1000 * slowest_s:.0f} ms of processor time; memory grew by {growth / (1 << 20):.1f} MiB at most"
-    )
+    slowest = f"slowest input {1000 * slowest_s:.0f} ms of processor time"
+    print(f"{slowest}; memory grew by {growth / (1 << 20):.1f} MiB at most")
     if growth > MOST_GROWTH:
         raise FuzzingError(f"memory grew by {growth >> 20} MiB from job to job")
     return 0
