@@ -22,7 +22,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_fed.callbacks.differential_privacy import DifferentialPrivacy
 from lightning_fed.errors import BudgetExhaustedError
-from lightning_fed.masking import Context, MaskingCoordinator, MaskingSite, Terms
+from lightning_fed.masking import Context, Terms
+from lightning_fed.masking.coordinator import MaskingCoordinator
+from lightning_fed.masking.site import MaskingSite
 from lightning_fed.privacy.accounting import dp_sgd_noise_multiplier, sample_rate_of
 from lightning_fed.radiology.canvas import fit_to_canvas
 from lightning_fed.radiology.synthetic import default_sites, patients

@@ -60,7 +60,7 @@ def read_foreign(block: Mapping[str, object], base: type[_T], setting: str) -> _
     here, asked = _version(kind, setting), block.get("version")
     if asked not in (None, here):
         raise PlanError(
-            f"plan.{setting}: the federation uses version {asked} of {path}, and {here} is installed here. Install "
+            f"plan.{setting}: the federation uses version {asked!r} of {path}, and {here!r} is installed here. Install "
             "the same version everywhere."
         )
     given = block.get("init_args") or {}
@@ -94,6 +94,14 @@ def read_settings(kind: type[_T], given: Mapping[str, object], setting: str, nam
         raise PlanError(f"plan.{setting} of {name!r} cannot be read: {error}. Change it in the plan.") from error
 
 
+def without_versions(settings: Any) -> Any:
+    """A plan's settings without the versions of foreign classes, which are found anew where they are read."""
+    if isinstance(settings, Mapping):
+        kept = {key: without_versions(value) for key, value in settings.items()}
+        return {key: value for key, value in kept.items() if key != "version"} if is_foreign(settings) else kept
+    return [without_versions(value) for value in settings] if isinstance(settings, list) else settings
+
+
 def foreign_block(one: Any, setting: str) -> dict[str, object]:
     """The block that names an instance's class and version, with every setting spelt out."""
     kind = type(one)
@@ -105,7 +113,7 @@ def foreign_block(one: Any, setting: str) -> dict[str, object]:
 def _imported(path: str, setting: str) -> Any:
     try:
         return resolve_name(path)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (Exception, SystemExit) as error:  # an import runs code of others, which may raise anything
         raise PlanError(
             f"plan.{setting}: {path} cannot be imported: {error}. Install its package here, or correct class_path."
         ) from error

@@ -57,7 +57,9 @@ def read_algorithm(block: Mapping[str, object]) -> Algorithm:
         PlanError: an unknown name or class, an unknown setting, or a value of the wrong type or out of its range.
     """
     if is_foreign(block):
-        return read_foreign(block, Algorithm, "algorithm")  # type: ignore[type-abstract]
+        foreign = read_foreign(block, Algorithm, "algorithm")  # type: ignore[type-abstract]
+        _check_parts(foreign)
+        return foreign
     name = block.get("name")
     kind = ALGORITHMS.get(name) if isinstance(name, str) else None
     if kind is None:
@@ -66,6 +68,23 @@ def read_algorithm(block: Mapping[str, object]) -> Algorithm:
             f"class of another package with class_path.{did_you_mean(str(name), ALGORITHMS)}"
         )
     return read_settings(kind, {key: value for key, value in block.items() if key != "name"}, "algorithm", str(name))
+
+
+def _check_parts(algorithm: Algorithm) -> None:
+    """Refuse an algorithm of another package that contradicts itself, while nothing has been trained yet."""
+    path = f"{type(algorithm).__module__}.{type(algorithm).__qualname__}"
+    if not isinstance(getattr(algorithm, "name", None), str):
+        raise PlanError(f'plan.algorithm: {path} has no name. Give the class one: name: ClassVar[str] = "mine".')
+    try:
+        combine = algorithm.build(1).combine
+    except Exception as error:  # code of others may raise anything
+        raise PlanError(f"plan.algorithm: {path} cannot be built for a model of one value: {error!r}.") from error
+    needed = ("aggregate",) if algorithm.needs_single_updates else ("contribution", "mean_update", "sums")
+    if missing := [name for name in needed if not hasattr(combine, name)]:
+        raise PlanError(
+            f"plan.algorithm: {path} says needs_single_updates = {algorithm.needs_single_updates}, and its combine, "
+            f"{type(combine).__name__}, has no {' and no '.join(missing)}. See docs/extending.md."
+        )
 
 
 def algorithm_block(algorithm: Algorithm) -> dict[str, object]:

@@ -1,8 +1,9 @@
 """``lightning-fed report``: what happened in a run, and what was spent of a privacy budget."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -12,7 +13,7 @@ from lightning_fed.cli.parser import NamesNearest
 from lightning_fed.coordinator.service import LEDGER
 from lightning_fed.coordinator.store import read_run
 from lightning_fed.errors import printable
-from lightning_fed.plan import FederationPlan
+from lightning_fed.plan.federation import hash_of
 from lightning_fed.privacy.history import History, read_history
 from lightning_fed.privacy.ledger_lines import Adopted, Charged
 from lightning_fed.privacy.ledger_rows import LedgerRow, ledger_rows
@@ -56,14 +57,15 @@ def run(arguments: Sequence[str]) -> int:
 
 def _report_run(folder: Path, console: Console) -> None:
     name, plan = read_run(folder)
-    _say(console, f"run {name} of federation {plan.name!r}, plan {plan.hash}")
+    _say(console, f"run {name} of federation {plan.get('name')!r}, plan {hash_of(plan)}")
     for line in _terms(plan):
         _say(console, f"  {line}")
     events = EventTail(folder / "events.jsonl").new()
     progress = Progress(sorted({event["site"] for event in events if event.get("event") == "site_joined"}))
     for event in events:
         progress.take(event)
-    console.print(rounds_table(progress.rounds.values(), plan.metrics, len(progress.sites)), soft_wrap=True)
+    metrics = [str(metric) for metric in plan.get("metrics", [])]
+    console.print(rounds_table(progress.rounds.values(), metrics, len(progress.sites)), soft_wrap=True)
     _say(console, f"status: {progress.status}")
     notable = [event for event in events if event.get("event") in _WORTH_A_LINE]
     for event in notable:
@@ -77,20 +79,25 @@ def _say(console: Console, line: str) -> None:
     console.print(Text(printable(line)), soft_wrap=True)
 
 
-def _terms(plan: FederationPlan) -> list[str]:
+def _terms(plan: Mapping[str, Any]) -> list[str]:
     """What of the plan a privacy officer asks first."""
-    masking, privacy, compression = plan.masking, plan.privacy, plan.compression
-    masked = "the coordinator learns only sums" if masking.mode == "required" else "the coordinator sees each update"
-    lines = [f"algorithm: {plan.algorithm}", f"masking: {masking.mode}, {masked} (quorum {plan.quorum})"]
-    if privacy.example:
-        lines.append(f"privacy of examples: {privacy.example}; each site's own ledger says what was spent")
-    if privacy.site:
-        lines.append(f"privacy of sites: {privacy.site}")
-    if not (privacy.example or privacy.site):
+    masking, privacy, compression = (plan.get(part) or {} for part in ("masking", "privacy", "compression"))
+    mode = masking.get("mode")
+    masked = "the coordinator learns only sums" if mode == "required" else "the coordinator sees each update"
+    lines = [f"algorithm: {plan.get('algorithm')}", f"masking: {mode}, {masked} (quorum {plan.get('quorum')})"]
+    if example := privacy.get("example"):
+        lines.append(f"privacy of examples: {_settings(example)}; each site's own ledger says what was spent")
+    if site := privacy.get("site"):
+        lines.append(f"privacy of sites: {_settings(site)}")
+    if not (example or site):
         lines.append("privacy: no differential privacy was promised")
-    if compression.method != "none":
-        lines.append(f"compression: {compression}")
+    if compression.get("method") != "none":
+        lines.append(f"compression: {_settings(compression)}")
     return lines
+
+
+def _settings(part: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in part.items() if value is not None)
 
 
 def _report_ledger(path: Path, console: Console) -> None:

@@ -127,7 +127,12 @@ class RoundLoop(Callback):
                 self._policy.foreign_classes,
             )
             self._link.connection = self._connected(trainer, session)
-        self.plan, self.run = self._link.ask(trainer, "the federation plan", lambda s: s.plan and (s.plan, s.run))
+        self.plan, self.run, refusal = self._link.ask(
+            trainer, "the federation plan", lambda s: (s.plan, s.run, s.refusal) if s.plan or s.refusal else None
+        )
+        if refusal is not None:
+            raise refusal
+        assert self.plan is not None
         self._policy.check_plan(self.plan, self._identity.name)
         refuse_data_dependent(trainer, self.plan)
         self._attached += attach(trainer, self, self.plan)

@@ -5,7 +5,7 @@ The coordinator owns the plan and sends its canonical bytes to each site; the SH
 
 import dataclasses
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -138,14 +138,16 @@ class FederationPlan:
         if len(data) > MAX_PLAN_BYTES:
             raise PlanError(f"the coordinator's plan has {len(data)} bytes, above the limit of {MAX_PLAN_BYTES}.")
         try:
-            barred = sorted(set(class_paths(msgspec.json.decode(data))) - set(foreign))
+            # Once, and not again with types: of a key that stands twice each reading could take another value.
+            settings = msgspec.json.decode(data)
+            barred = sorted(set(class_paths(settings)) - set(foreign))
             if barred:
                 raise PlanRefusedError(
                     f"the plan names the classes {barred} of other packages, and this site's policy does not allow "
                     "them; nothing was imported. Read their code, install their package here, and add them to the "
                     "policy (foreign_classes); or have the plan use a built-in algorithm."
                 )
-            plan = msgspec.json.decode(data, type=cls)
+            plan = msgspec.convert(settings, cls)
             canonical = plan.to_bytes()
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             # JSON is decoded by recursion, which Python bounds; a plan has no depth of its own that could be checked.
@@ -160,4 +162,9 @@ class FederationPlan:
     @property
     def hash(self) -> str:
         """SHA-256 of the canonical bytes, hexadecimal."""
-        return hashlib.sha256(self.to_bytes()).hexdigest()
+        return hash_of(dataclasses.asdict(self))
+
+
+def hash_of(settings: Mapping[str, Any]) -> str:
+    """SHA-256 of a plan's canonical JSON bytes, hexadecimal."""
+    return hashlib.sha256(msgspec.json.encode(settings, order="sorted")).hexdigest()

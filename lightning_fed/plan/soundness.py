@@ -1,6 +1,6 @@
 """Which parts of a plan go together: each rule is a reason why two of them do not."""
 
-from lightning_fed.aggregation.contracts import Algorithm
+from lightning_fed.aggregation.contracts import Algorithm, RobustRule, Weighting
 from lightning_fed.aggregation.norm_bounding import BoundedMean
 from lightning_fed.aggregation.registry import PLAIN_MEANS
 from lightning_fed.aggregation.weightings import ByExamples, Uniform
@@ -44,7 +44,14 @@ def check_composition(
             f"plan.algorithm = {algorithm.name!r} needs whole updates, and plan.compression sends parts of them. "
             f"Choose one of {', '.join(PLAIN_MEANS)}, or compression: {{method: none}}."
         )
-    if (privacy.site or privacy.example) and not _sums_no_data(algorithm):
+    combine = algorithm.build(1).combine
+    if compression.method != "none" and masked and type(combine) not in (ByExamples, Uniform):
+        raise PlanError(
+            f"plan.algorithm = {algorithm.name!r} weighs updates in a way of its own, and what plan.compression leaves "
+            "out under masks can be kept at a site only if its weight is known. Choose ByExamples or Uniform in the "
+            "algorithm, compression: {method: none}, or masking: {mode: off}."
+        )
+    if (privacy.site or privacy.example) and not (algorithm.needs_single_updates or sums_no_data(combine)):
         raise PlanError(
             f"plan.algorithm = {algorithm.name!r} sums numbers that depend on the data (steps, losses, examples) "
             f"beside the updates, and plan.privacy has no noise for them. Choose one of {', '.join(PLAIN_MEANS)}."
@@ -53,12 +60,12 @@ def check_composition(
         _check_site_level(privacy.site, algorithm, masking, compression, quorum, metrics)
 
 
-def _sums_no_data(algorithm: Algorithm) -> bool:
-    """Whether the sums beside the updates depend on nothing but who takes part.
+def sums_no_data(combine: Weighting | RobustRule) -> bool:
+    """Whether what is summed beside the updates depends on nothing but who takes part.
 
     Under a promise ``ByExamples`` becomes ``Uniform``. Of a weighting of another package nothing is known.
     """
-    return algorithm.needs_single_updates or type(algorithm.build(1).combine) in (ByExamples, Uniform, BoundedMean)
+    return type(combine) in (ByExamples, Uniform, BoundedMean)
 
 
 def _check_site_level(

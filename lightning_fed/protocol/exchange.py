@@ -23,6 +23,7 @@ from lightning_fed.aggregation.scaffold import Scaffold
 from lightning_fed.aggregation.weightings import ByExamples, Uniform
 from lightning_fed.errors import PlanError, ProtocolError, UpdateRefusedError
 from lightning_fed.plan import FederationPlan
+from lightning_fed.plan.soundness import sums_no_data
 from lightning_fed.plan.value_codec import ValueCodec
 from lightning_fed.privacy.contribution import PrivateContribution
 from lightning_fed.protocol.terms import terms_of
@@ -87,8 +88,14 @@ class Exchange:
         """
         parts = self.plan.aggregation.build(self.size, self.statistics)
         promised = self.plan.privacy.site or self.plan.privacy.example
-        if promised and isinstance(parts.combine, ByExamples):
+        if promised and type(parts.combine) is ByExamples:
             return Aggregation(Uniform(), parts.server)
+        if promised and not (self.plan.aggregation.needs_single_updates or sums_no_data(parts.combine)):
+            # The plan was checked with a model of one value; this is the one that is trained.
+            raise PlanError(
+                f"plan.algorithm = {self.plan.aggregation.name!r} sums numbers that depend on the data, and "
+                "plan.privacy has no noise for them."
+            )
         return parts
 
     @property
@@ -258,8 +265,13 @@ class Exchange:
             UpdateRefusedError: the report lacks a number that the weighting needs.
         """
         combine = self.aggregation.combine
-        assert hasattr(combine, "contribution")
+        assert hasattr(combine, "contribution") and hasattr(combine, "sums")
         vector, numbers = combine.contribution(torch.from_numpy(values), report)
+        if numbers.keys() != set(combine.sums):
+            raise UpdateRefusedError(
+                f"{type(combine).__name__} names the sums {sorted(combine.sums)} and gives {sorted(numbers)}. Mend the "
+                "weighting."
+            )
         return vector.numpy(), numbers
 
     def check_sums(self, numbers: Mapping[str, float], sites: int) -> None:
@@ -318,6 +330,12 @@ class Exchange:
         if compression.method == "none":
             return values.tobytes()
         coded = self.codec.encode(values)
+        expected = self.codec.nbytes(len(values))
+        if not isinstance(coded, bytes) or len(coded) != expected:
+            raise UpdateRefusedError(
+                f"{type(self.codec).__name__}.encode must give {expected} bytes for {len(values)} values, as nbytes() "
+                "says, and gave something else. Mend the codec."
+            )
         if compression.method != "topk" or support is None:
             return coded
         indices = encode_indices(support, self.size)
@@ -350,8 +368,14 @@ class Exchange:
         expected = self.codec.nbytes(count)
         if len(data) != expected:
             raise ProtocolError(f"{count} values take {expected} bytes, but {len(data)} arrived.")
-        values = self.codec.decode(data, count)
-        if values.shape != (count,) or values.dtype != np.float32 or not np.isfinite(values).all():
+        try:
+            values = self.codec.decode(data, count)
+        except ProtocolError:
+            raise
+        except Exception as error:  # a codec of others may raise anything, on bytes that a site chose
+            raise ProtocolError(f"{type(self.codec).__name__} cannot read an update: {error!r}.") from error
+        sound = isinstance(values, np.ndarray) and values.shape == (count,) and values.dtype == np.float32
+        if not sound or not np.isfinite(values).all():
             raise ProtocolError(f"the bytes of an update do not hold {count} finite values: the data is damaged.")
         return values
 

@@ -84,6 +84,7 @@ class Model(Message, frozen=True):
     nbytes: int
     delta: int = 0
     control: bool = False
+    # On the line by its older name.
     counted: int = msgspec.field(default=0, name="taken")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_fed.errors import ConfigError
+from lightning_fed.foreign import without_versions
 from lightning_fed.simulation.config import Settings, Simulation, SiteOverrides
 
 _STRATEGY = "lightning_fed.FederatedStrategy"
@@ -92,7 +93,8 @@ def coordinator_config(simulation: Simulation, address: str, store: Path, keys: 
         "identity": str(keys / "coordinator.key"),
         "roster": str(keys / "roster.yaml"),
         "store": str(store),
-        "plan": dataclasses.asdict(simulation.plan),
+        # On its way through YAML a version such as "1.10" would become a number.
+        "plan": without_versions(dataclasses.asdict(simulation.plan)),
         "model": for_site(simulation.model, "coordinator"),
         "seed": simulation.seed,
     }

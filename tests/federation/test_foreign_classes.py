@@ -49,6 +49,7 @@ def test_a_site_whose_policy_names_the_class_trains_and_one_whose_does_not_never
     wary = here.site("site-2", train_where, tmp_path, SitePolicy())
     assert NAME in (refused := wary.error())
     assert refused.startswith("PlanRefusedError") and "nothing was imported" in refused
+    here.wait_for("site_left", site="site-2", reason="refused")
     assert (tmp_path / "imported.txt").read_text() == "once "
 
     allowed = SitePolicy(foreign_classes=[NAME])

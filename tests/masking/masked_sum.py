@@ -5,8 +5,10 @@ from functools import cache
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from lightning_fed.masking import Context, MaskingCoordinator, MaskingSite, Terms
+from lightning_fed.masking import Context, Terms
 from lightning_fed.masking import messages as m
+from lightning_fed.masking.coordinator import MaskingCoordinator
+from lightning_fed.masking.site import MaskingSite
 from lightning_fed.masking.streams import word_dtype
 
 CONTEXT = Context(federation="thorax", plan_hash="ab" * 32, round=7, attempt=0)

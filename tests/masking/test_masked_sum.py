@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from masked_sum import CONTEXT, Federation, copy_of, identity, names_of, roster_of, until_masked
 
 from lightning_fed.errors import IdentityError, ProtocolError, QuorumLostError
-from lightning_fed.masking import MaskingCoordinator, MaskingSite, Terms, shares
+from lightning_fed.masking import Terms, shares
+from lightning_fed.masking.coordinator import MaskingCoordinator
+from lightning_fed.masking.site import MaskingSite
 
 ALWAYS = 5
 

@@ -7,9 +7,10 @@ import pytest
 from masked_sum import CONTEXT, Federation, copy_of, identity, names_of, roster_of, until_masked
 
 from lightning_fed.errors import IdentityError, PeerError, ProtocolError, QuorumLostError
-from lightning_fed.masking import Context, MaskingSite, Terms, keys, masks, shares, streams
+from lightning_fed.masking import Context, Terms, keys, masks, shares, streams
 from lightning_fed.masking import messages as m
 from lightning_fed.masking.cohort import KeyedCohort, advertisement_bytes
+from lightning_fed.masking.site import MaskingSite
 
 TERMS = Terms(minimum_cohort=3, threshold=4, colluding=1)
 NAMES = names_of(6)

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 
 from lightning_fed.errors import FederationError, PeerError, QuorumLostError
-from lightning_fed.masking import Context, MaskingCoordinator
+from lightning_fed.masking import Context
 from lightning_fed.masking import messages as masking
-from lightning_fed.masking.coordinator import Stage
+from lightning_fed.masking.coordinator import MaskingCoordinator, Stage
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.coordinator.actions import Action, Send, Wake

@@ -7,9 +7,9 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from lightning_fed.errors import ProtocolError
-from lightning_fed.masking import Context, MaskingSite
+from lightning_fed.masking import Context
 from lightning_fed.masking import messages as masking
-from lightning_fed.masking.site import Phase
+from lightning_fed.masking.site import MaskingSite, Phase
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.binding import binding_of, metric_code
 from lightning_fed.protocol.exchange import VOTE_BITS, Exchange

@@ -185,7 +185,7 @@ class Outbox:
             self._head = self.pay(*attempt, (self._begun.bounds or self._exchange.first_bounds)[0])
             self._paid = attempt
         messages, upload = self._update(held, total, digest)
-        state = self._unsettled(held)
+        state = self._pending(held)
         if self.keep and state:
             self.keep(held.round, state)
         return [*([m.LedgerHead(self._head)] if self._head else ()), *messages], upload
@@ -211,7 +211,7 @@ class Outbox:
         else:
             self._restored = int(state.get("sent_round", 0))
 
-    def _unsettled(self, held: _Held) -> dict[str, Any]:
+    def _pending(self, held: _Held) -> dict[str, Any]:
         if self._feedback:
             return self._feedback.state_dict()
         part = self._exchange.control_part

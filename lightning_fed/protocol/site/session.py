@@ -25,6 +25,8 @@ from lightning_fed.errors import (
     FederationError,
     LedgerError,
     PeerError,
+    PlanError,
+    PlanRefusedError,
     ProtocolError,
     QuorumLostError,
     StoreError,
@@ -68,6 +70,7 @@ class SiteSession:
 
     Attributes:
         run: the coordinator's run, once welcomed.
+        refusal: why the plan cannot be accepted, if so, before anybody has looked at it.
         plan: the plan, once welcomed; the caller accepts it by calling ``join``.
         joined: the coordinator has accepted the model's layout.
         ledger_head: the last that the coordinator heard of the site's privacy ledger in this run; empty if nothing.
@@ -103,6 +106,7 @@ class SiteSession:
         self._package = package
         self.run: str | None = None
         self.plan: FederationPlan | None = None
+        self.refusal: FederationError | None = None
         self.joined = False
         self.ledger_head = b""
         self.initial_wanted = False
@@ -330,7 +334,14 @@ class SiteSession:
     # Inside
 
     def _welcomed(self, run: str, plan_bytes: bytes) -> list[Outgoing]:
-        plan = FederationPlan.from_bytes(plan_bytes, self._foreign)
+        try:
+            plan = FederationPlan.from_bytes(plan_bytes, self._foreign)
+        except (PlanError, PlanRefusedError) as error:
+            if self.plan is not None:
+                raise
+            # Kept for the trainer, who says goodbye with it: raised here it would end the connection without a word.
+            self.refusal = error
+            return []
         if self.run is not None and run != self.run:
             raise ProtocolError(
                 f"the coordinator runs another federation now (run {run}, before it was {self.run}). "

@@ -40,7 +40,7 @@ def layout_reader(layout: str) -> LayoutReader:
         )
     try:
         reader = resolve_name(layout)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (Exception, SystemExit) as error:  # an import runs code of others, which may raise anything
         raise DataError(
             f"layout = {layout!r} cannot be imported: {error}. Install its package here, or correct the path."
         ) from error
