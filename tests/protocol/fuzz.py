@@ -132,10 +132,8 @@ def main() -> int:
             print(f"{total.total():>12,}  after {time.monotonic() - began:.0f} s", flush=True)
     for name, count in sorted(total.items()):
         print(f"{count:>12,}  {name}")
-    took = time.monotonic() - began
-    print(f"{total.total():>12,}  inputs in {took:.0f} s, no error but the package's own")
-    slowest = f"slowest input {1000 * slowest_s:.0f} ms of processor time"
-    print(f"{slowest}; memory grew by {growth / (1 << 20):.1f} MiB at most")
+    print(f"{total.total():>12,}  inputs in {time.monotonic() - began:.0f} s, no error but the package's own")
+    print(f"slowest input {1000 * slowest_s:.0f} ms of processor time, memory grew by {growth / (1 << 20):.1f} MiB")
     if growth > MOST_GROWTH:
         raise FuzzingError(f"memory grew by {growth >> 20} MiB from job to job")
     return 0
