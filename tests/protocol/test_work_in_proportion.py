@@ -1,15 +1,18 @@
 """What one site can make the coordinator do, write down and wait for."""
 
 import pytest
-from wire import Wire, model_of_size
+import torch
+from wire import Wire, layout_of_size, model_of_size
 
 from lightning_fed.errors import ProtocolError
 from lightning_fed.plan import FederationPlan, Masking
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.coordinator.actions import Send
 from lightning_fed.protocol.coordinator.handout import Handout
+from lightning_fed.protocol.coordinator.initial_model import INITIAL, InitialModel
 from lightning_fed.protocol.coordinator.uploads import SLOT_CHUNKS, SLOT_S, UPLOADS_AT_ONCE, Uploads
 from lightning_fed.protocol.streams import chunk_count, chunk_of
+from lightning_fed.update.global_model import state_bytes
 
 BIG = 4 << 20
 """Values of a model of 16 chunks."""
@@ -146,3 +149,36 @@ def test_a_round_of_which_some_never_send_what_they_offered_goes_on_with_the_oth
     w.expire("deadline")
     w.settle()
     assert sorted(w.events("round_finished")[0]["participants"]) == sorted(names[5:])
+
+
+def test_a_first_site_that_never_sends_its_model_does_not_keep_the_federation_from_beginning():
+    plan = FederationPlan(rounds=1, quorum=2, gather_s=1.0, masking=Masking("off"))
+    names = ["site-0", "site-1", "site-2"]
+    w = Wire(plan, names, 5, None)
+    w.connect("site-0")
+    w.settle()
+    assert w.sites["site-0"].initial_wanted, "and it says nothing more"
+    for name in names[1:]:
+        w.connect(name)
+    w.settle()
+    assert not w.saved
+    w.expire(INITIAL)
+    assert any(isinstance(message, m.SendInitial) for message, _ in w.down["site-1"])
+    w.settle()
+    w.up["site-1"].extend(w.sites["site-1"].offer_initial(state_bytes({"weight": torch.ones(5)}, layout_of_size(5))))
+    w.settle()
+    w.expire("gather")
+    w.settle()
+    assert [model.version for model in w.saved] == [0, 1]
+    assert w.timers.get(INITIAL)
+    w.expire(INITIAL)
+    assert INITIAL not in w.timers, "there is a model"
+
+
+def test_a_site_that_is_sending_its_model_keeps_its_turn():
+    initial = InitialModel()
+    initial.join("site-0", layout_of_size(1 << 20))
+    initial.offer("site-0", m.Offer("initial", 0, 4 << 20, 1))
+    initial.chunk("site-0", m.Chunk("initial", 0, 0), memoryview(bytes(1 << 20)))
+    assert not any(isinstance(action, Send) for action in initial.expired(["site-0", "site-1"]))
+    assert any(action.site == "site-1" for action in initial.expired(["site-0", "site-1"]) if isinstance(action, Send))

@@ -4,14 +4,19 @@ from collections.abc import Sequence
 
 from lightning_fed.errors import ModelMismatchError, ProtocolError, UpdateRefusedError
 from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.coordinator.actions import Action, Send
+from lightning_fed.protocol.coordinator.actions import Action, Send, Wake
 from lightning_fed.protocol.coordinator.uploads import Upload
 from lightning_fed.update.global_model import GlobalModel, largest_state_bytes
 from lightning_fed.update.layout import Layout, check_finite, check_sound
 
+INITIAL, INITIAL_S = "initial model", 60.0
+"""The timer of the site that was asked, and the seconds in which something of its state must come."""
+
 
 class InitialModel:
     """Asks one site after the other for the initial state until one has sent it.
+
+    A site that sends nothing of it for a minute loses its turn to the next one.
 
     Attributes:
         layout: the federation's: that of the first site to join; None before.
@@ -21,6 +26,7 @@ class InitialModel:
         self.layout: Layout | None = None
         self._giver: str | None = None
         self._upload: Upload | None = None
+        self._seen = 0
 
     def join(self, site: str, layout: Layout) -> list[Action]:
         """A site whose model fits has joined, or joined again.
@@ -33,8 +39,7 @@ class InitialModel:
             self.layout = layout
         if self._giver not in (None, site):
             return []
-        self._giver, self._upload = site, None
-        return [Send(site, m.SendInitial())]
+        return self._ask(site)
 
     def without(self, site: str, others: Sequence[str]) -> list[Action]:
         """A site is gone; if it was to give the state, the next of the others is asked."""
@@ -42,8 +47,20 @@ class InitialModel:
             self.layout = None  # whoever comes next may bring the right model
         if site != self._giver:
             return []
-        self._giver, self._upload = next(iter(others), None), None
-        return [Send(self._giver, m.SendInitial())] if self._giver else []
+        return self._ask(next(iter(others), None))
+
+    def expired(self, ready: Sequence[str]) -> list[Action]:
+        """The timer ran out: ask the next of the sites that are ready, if nothing came meanwhile."""
+        received = self._upload.assembly.received if self._upload else 0
+        if self._giver is None or received > self._seen or not ready:
+            self._seen = received
+            return [Wake(INITIAL, INITIAL_S)] if self._giver else []
+        later = [site for site in ready if site > self._giver]
+        return self._ask((later or list(ready))[0])
+
+    def _ask(self, site: str | None) -> list[Action]:
+        self._giver, self._upload, self._seen = site, None, 0
+        return [Send(site, m.SendInitial()), Wake(INITIAL, INITIAL_S)] if site else []
 
     def offer(self, site: str, offer: m.Offer) -> list[Action]:
         """A site has its state ready.

@@ -35,7 +35,7 @@ from lightning_fed.protocol.coordinator.attempts import Attempts
 from lightning_fed.protocol.coordinator.attendance import Attendance
 from lightning_fed.protocol.coordinator.collection import Collection
 from lightning_fed.protocol.coordinator.handout import Handout
-from lightning_fed.protocol.coordinator.initial_model import InitialModel
+from lightning_fed.protocol.coordinator.initial_model import INITIAL, InitialModel
 from lightning_fed.protocol.coordinator.ledger_heads import LedgerHeads
 from lightning_fed.protocol.coordinator.masked_collection import MaskedCollection
 from lightning_fed.protocol.coordinator.metrics import MetricReports
@@ -209,6 +209,8 @@ class CoordinatorSession:
                 return self._metrics.close()
             left_out = self._attendance.left_out
             return [] if self._too_few_left(_FOR_GOOD | _REPAIRABLE, left_out) else self._begin_if_possible()
+        if timer == INITIAL:
+            return self._initial.expired(self._attendance.ready) if self.model is None else []
         if timer == DEADLINE and self._collection:
             return self._after_collection(self._collection.close())
         expired = self._after_collection(self._collection.expired(timer)) if self._collection else []
