@@ -122,5 +122,5 @@ def test_a_site_that_requires_masking_refuses_a_plan_without(federation):
     here = federation(sites=3, rounds=1, masking=Masking("off"))
     coordinator = here.coordinate(Plain)
     arguments = here.strategy_arguments("site-0") | {"policy": SitePolicy(masking="required")}
-    assert "requires masking" in Program(train, arguments, here.folder, Plain).error()
+    assert "requires masks" in Program(train, arguments, here.folder, Plain).error()
     coordinator.error() if coordinator.process.exitcode is not None else coordinator.kill()
