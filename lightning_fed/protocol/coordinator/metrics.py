@@ -46,7 +46,7 @@ class MetricReports:
         return self._masked.step(site, step) if self._masked else []
 
     def no_report(self, site: str, version: int) -> list[Action]:
-        """A site has not all of the metrics of a version."""
+        """A site has left the sums of metrics of a version."""
         masked = self._masked
         return masked.drop(site) if masked and masked.round == version and site in masked.cohort else []
 
@@ -70,7 +70,7 @@ class MetricReports:
 
     def expired(self, timer: str) -> list[Action]:
         """A timer ran out."""
-        return self._masked.expired() if self._masked and self._masked.timer == timer else []
+        return self._masked.expired(timer) if self._masked else []
 
     def next_version(self, version: int) -> list[Action]:
         """A newer global model exists: record what was reported in the clear of the one before."""

@@ -1,7 +1,8 @@
 """A site's part in the federation's masked sums."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
+from typing import get_args
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -11,17 +12,17 @@ from lightning_fed.masking import Context, MaskingSite
 from lightning_fed.masking import messages as masking
 from lightning_fed.masking.site import Phase
 from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.binding import binding_of, metric_code
+from lightning_fed.protocol.binding import binding_of, counts_binding, metric_code
 from lightning_fed.protocol.exchange import VOTE_BITS, Exchange
-from lightning_fed.protocol.site.signed_sums import SignedSums
+from lightning_fed.protocol.site.signed_sums import REPORTED, SignedSums
 from lightning_fed.protocol.terms import terms_of
 from lightning_fed.update.contribution import Contribution
-from lightning_fed.update.metric_sum import RING_BITS
+from lightning_fed.update.metric_sum import RING_BITS, presence
 from lightning_fed.update.packing import pack
 from lightning_fed.update.vectors import FloatVector
 from lightning_fed.update.vote import ballot
 
-_PURPOSES: dict[str, m.Purpose] = {"vote": "vote", "update": "update", "metrics": "metrics"}
+_PURPOSES: dict[str, m.Purpose] = {purpose: purpose for purpose in get_args(m.Purpose)}
 
 
 class MaskedSums:
@@ -65,11 +66,6 @@ class MaskedSums:
         self._models: dict[m.Purpose, bytes] = {}
         self._signed = signed
 
-    @property
-    def metrics(self) -> list[str]:
-        """Names of the plan's metrics."""
-        return self._plan.metrics
-
     def ready(self, purpose: m.Purpose, round: int) -> bool:
         """Whether the keys of this sum are agreed and nothing was masked under them yet."""
         machine = self._machines.get(purpose)
@@ -89,7 +85,7 @@ class MaskedSums:
         return any(
             self._signed.may_have_opened(purpose, round, model)
             for purpose, model in self._models.items()
-            if purpose != "metrics"
+            if purpose not in REPORTED
         )
 
     def begin_round(self, begin: m.Begin) -> list[m.Masking]:
@@ -107,8 +103,8 @@ class MaskedSums:
             self._models[purpose] = begin.model
         return [self._begin(purpose, begin.round, begin.attempt, binding) for purpose in purposes]
 
-    def begin_report(self, begin: m.BeginReport) -> m.Masking:
-        """Start an attempt at the metrics of a version.
+    def begin_report(self, begin: m.BeginReport) -> list[m.Masking]:
+        """Start an attempt at the metrics of a version: fresh keys, signed, for presence and for values.
 
         Raises:
             ProtocolError: the attempt is not later than the one before.
@@ -117,9 +113,12 @@ class MaskedSums:
             size not in (0, self._metrics.get(name, 0)) for name, size in begin.sizes.items()
         ):
             raise ProtocolError(f"metrics of sizes {begin.sizes} were asked for, which are not those of this site.")
-        self._models["metrics"], self.sizes = begin.model, begin.sizes
+        self.sizes = begin.sizes
         binding = binding_of(self._run, begin.model, self._terms, begin.sizes)
-        return self._begin("metrics", begin.version, begin.attempt, binding)
+        purposes: list[m.Purpose] = ["presence", "metrics"]
+        for purpose in purposes:
+            self._models[purpose] = begin.model
+        return [self._begin(purpose, begin.version, begin.attempt, binding) for purpose in purposes]
 
     def receive(self, message: m.Masking) -> m.Masking | None:
         """Take a step of the present attempt; what to answer, if anything.
@@ -192,16 +191,62 @@ class MaskedSums:
         message = machine.mask(words, bits, blocks)
         return _wrapped(machine, message), pack(words, bits), sent
 
-    def masked_metrics(self, metrics: Mapping[str, Sequence[float]], digest: bytes) -> m.Masking:
-        """The metrics as they may be sent, of the global model with this hash.
+    def masked_presence(self, has: Collection[str], digest: bytes) -> m.Masking:
+        """Which metrics the site has, as it may be sent, of the global model with this hash.
+
+        Raises:
+            ProtocolError: the keys are not agreed yet, or something was masked under them before.
+        """
+        machine = self._machines["presence"]
+        self._check_model("presence", digest)
+        words = presence(sorted(self._plan.metrics), has)
+        message = _wrapped(machine, machine.mask(words, RING_BITS))
+        return msgspec.structs.replace(message, payload=pack(words, RING_BITS))
+
+    def check_counts(self, message: m.MetricCounts, has: Collection[str]) -> bool:
+        """Whether the counts are of the present attempt; they must be what the opened presence can have said.
+
+        A site knows who was in that sum, and whether it has a metric itself. That is not the sum: see
+        ``docs/masking.md`` for what remains to a coordinator that lies about it.
+
+        Args:
+            message: which metrics are to be summed, and how many sites have them.
+            has: names of those that this site has.
+
+        Raises:
+            ProtocolError: a metric that the plan does not name, or a count that is too small for a sum or too large.
+        """
+        machine = self._machines.get("presence")
+        if machine is None or (message.version, message.attempt) != (machine.context.round, machine.context.attempt):
+            return False
+        counted = self._signed.survivors("presence", message.version)
+        if machine.phase < Phase.SIGNED or counted is None:
+            raise ProtocolError("the coordinator said how many sites have each metric before it could know.")
+        fewest = self._terms.smallest_cohort
+        for name, count in message.counts.items():
+            most = len(counted) if name in has else len(counted) - 1
+            if name not in self._plan.metrics or not fewest <= count <= most:
+                raise ProtocolError(
+                    f"the coordinator wants to sum the metric {name!r}, which {count} sites are said to have. It must "
+                    f"be one of the plan's, {sorted(self._plan.metrics)}, that {fewest} to {most} sites have. Nothing "
+                    "was sent."
+                )
+        return True
+
+    def masked_metrics(self, metrics: Mapping[str, Sequence[float]], counts: Mapping[str, int]) -> m.Masking:
+        """The metrics as they may be sent, after the presence of the same attempt.
+
+        Args:
+            metrics: the numbers of those that the site has.
+            counts: what was said of those that are summed; zeros go into the sum for all others.
 
         Raises:
             ProtocolError: the keys are not agreed yet, or something was masked under them before.
         """
         machine = self._machines["metrics"]
-        self._check_model("metrics", digest)
-        words = metric_code(self._plan, self.sizes, len(self._roster)).encode(metrics)
-        message = _wrapped(machine, machine.mask(words, RING_BITS))
+        given = {name: values for name, values in metrics.items() if name in counts}
+        words = metric_code(self._plan, self.sizes, len(self._roster)).encode(given)
+        message = _wrapped(machine, machine.mask(words, RING_BITS, counts_binding(counts)))
         return msgspec.structs.replace(message, payload=pack(words, RING_BITS))
 
     def _check_model(self, purpose: m.Purpose, digest: bytes) -> None:

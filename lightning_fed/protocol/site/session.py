@@ -39,7 +39,7 @@ from lightning_fed.protocol.site.masked_metrics import Compute, MaskedMetrics
 from lightning_fed.protocol.site.masked_sums import MaskedSums
 from lightning_fed.protocol.site.model_download import ModelDownload
 from lightning_fed.protocol.site.outbox import Keep, Outbox, Pay, Upload
-from lightning_fed.protocol.site.signed_sums import SignedSums
+from lightning_fed.protocol.site.signed_sums import REPORTED, SignedSums
 from lightning_fed.protocol.streams import chunk_count, chunk_of
 from lightning_fed.update.global_model import largest_state_bytes
 from lightning_fed.update.layout import Layout
@@ -183,7 +183,11 @@ class SiteSession:
             case m.BeginReport():
                 if self._masked is None:
                     raise ProtocolError("the coordinator began masked metrics, and the plan does not mask anything.")
-                return [(self._masked.begin_report(message), None)]
+                return _alone(self._masked.begin_report(message))
+            case m.MetricCounts():
+                if self._report:
+                    self._report.counted(message)
+                return self._send_report()
             case m.MetricSums():
                 return _alone(self._report.summed(message)) if self._report else []
             case m.Masking():
@@ -303,7 +307,7 @@ class SiteSession:
     ) -> list[Outgoing]:
         """Report the plan's metrics of a global model; under masks, as soon as the keys are agreed on.
 
-        Under masks nothing is reported unless all of the plan's metrics are there and finite.
+        Under masks, a metric that is not there or not finite goes into the sums as one that the site does not have.
 
         Args:
             version: the global model's version.
@@ -313,8 +317,7 @@ class SiteSession:
         """
         if self._report is None:
             return [(m.Report(version, dict(metrics)), None)] if self.joined else []
-        if not self._report.hold(version, metrics, states, compute):
-            return [(m.NoReport(version), None)] if self.joined else []
+        self._report.hold(version, metrics, states, compute)
         return self._send_report()
 
     @property
@@ -413,7 +416,9 @@ class SiteSession:
         assert self._masked is not None
         self._masked.give_up(step.purpose)
         accused = error.site if isinstance(error, PeerError) else ""
-        if step.purpose == "metrics":
+        if step.purpose in REPORTED:
+            for purpose in REPORTED:
+                self._masked.give_up(purpose)
             if self._report:
                 self._report.give_up()
             return [(m.NoReport(step.round, accused), None)]
