@@ -339,7 +339,7 @@ def test_it_is_written_down_before_it_is_signed():
 
     def watched(name):
         if w.up[name] and isinstance(w.up[name][0][0], m.Masking):
-            sent.append((name, len(w.kept[name]), w.sites[name]._masked._machines["update"].phase.name))
+            sent.append((name, len(w.kept[name]), w.sites[name]._masked._machines["update", 1].phase.name))
         return deliver_up(name)
 
     w.deliver_up = watched

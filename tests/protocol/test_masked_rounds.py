@@ -136,14 +136,14 @@ def test_below_the_threshold_the_round_fails_and_is_tried_again_with_fresh_keys(
     original = Wire.train
     w.train = lambda name: False if name in w.names[2:] and w.sites[name].joined else original(w, name)
     w.settle()
-    first = {name: w.sites[name]._masked._machines["update"] for name in w.names}
+    first = {name: w.sites[name]._masked._machines["update", 1] for name in w.names}
     w.expire(DEADLINE)
     assert "2 sites sent a masked vector" in w.events("round_failed")[0]["reason"]
     w.train = original.__get__(w)
     w.settle()
     assert w.events("round_finished")[0]["participants"] == w.names
     assert_every_model_is_the_mean_of_its_participants(w)
-    assert all(w.sites[name]._masked._machines["update"] is not first[name] for name in w.names)
+    assert all(w.sites[name]._masked._machines["update", 1] is not first[name] for name in w.names)
 
 
 def test_a_coordinator_that_dies_after_the_reveal_cannot_open_another_sum_of_the_same_updates(masked):

@@ -62,6 +62,11 @@ class _SmallSum(MaskedSum):
         self.among: frozenset[str] | None = None
         self.take = take
 
+    @property
+    def timer(self) -> str:
+        """See ``MaskedSum.timer``; those of two versions may run at the same time."""
+        return f"{super().timer} {self.round}"
+
     def step(self, site: str, step: m.Masking) -> list[Action]:
         """A masking step of a site.
 
@@ -159,9 +164,9 @@ class MaskedMetrics:
         return self._after([action for each in self._both if each.timer == timer for action in each.expired()])
 
     @property
-    def computing(self) -> bool:
-        """Whether the sums are told and what a site computes of them has not come yet."""
-        return self._told and not self._recorded
+    def over(self) -> bool:
+        """Whether all that comes of it has been recorded."""
+        return self._recorded
 
     def computed(self, site: str, message: m.Computed) -> list[Action]:
         """What a site computed from the sums; the first answer is taken.

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from lightning_fed.errors import ProtocolError
 from lightning_fed.protocol import messages as m
@@ -11,6 +12,16 @@ Compute = Callable[[Mapping[str, Sequence[float]]], dict[str, float]]
 """Makes the metrics' values of their summed states."""
 
 _Numbers = Mapping[str, Sequence[float]]
+
+
+@dataclass
+class _Report:
+    metrics: Mapping[str, float]
+    states: _Numbers
+    compute: Compute
+    digest: bytes
+    values: _Numbers | None = None
+    counts: Mapping[str, int] | None = None
 
 
 class MaskedMetrics:
@@ -24,42 +35,34 @@ class MaskedMetrics:
     def __init__(self, masked: MaskedSums, sizes: Mapping[str, int]) -> None:
         self._masked = masked
         self._sizes = dict(sizes)
-        self._held: tuple[int, Mapping[str, float], _Numbers] | None = None
-        self._values: tuple[int, _Numbers] | None = None
-        self._counts: Mapping[str, int] | None = None
-        self._compute: tuple[int, Compute] | None = None
+        self._reports: dict[int, _Report] = {}
 
-    def hold(self, version: int, metrics: Mapping[str, float], states: _Numbers, compute: Compute) -> None:
-        """Keep the metrics of a version until its keys are agreed; see ``SiteSession.report``."""
-        self.give_up()
-        self._held, self._compute = (version, metrics, states), (version, compute)
+    def hold(
+        self, version: int, digest: bytes, metrics: Mapping[str, float], states: _Numbers, compute: Compute
+    ) -> None:
+        """Keep the metrics of a version, whose model has this hash, until they are summed."""
+        self._reports = {older: report for older, report in self._reports.items() if older == version - 1}
+        self._reports[version] = _Report(metrics, states, compute, digest)
 
     @property
     def waiting(self) -> bool:
-        """Whether the sums need this site to stay."""
-        return self._compute is not None and self._masked.takes_part("metrics", self._compute[0])
+        """Whether the sums of the newest report need this site to stay."""
+        return bool(self._reports) and self._masked.takes_part("metrics", max(self._reports))
 
-    def give_up(self) -> None:
-        """Forget what is held."""
-        self._held = self._values = self._counts = self._compute = None
+    def give_up(self, version: int) -> None:
+        """Forget what is held of a version."""
+        self._reports.pop(version, None)
 
-    def next(self, version: int | None, digest: bytes) -> list[m.Message]:
-        """What can be sent now.
-
-        Args:
-            version: of the newest global model that the site has, None before the first.
-            digest: its hash.
-        """
-        if self._held and self._masked.ready("presence", self._held[0]):
-            (reported, metrics, states), self._held = self._held, None
-            if reported != version:
-                return []  # a newer global model came meanwhile
-            self._values = (reported, self._present(metrics, states))
-            return [self._masked.masked_presence(self._values[1].keys(), digest)]
-        if self._values and self._counts is not None and self._masked.ready("metrics", self._values[0]):
-            (_, values), self._values = self._values, None
-            return [self._masked.masked_metrics(values, self._counts)]
-        return []
+    def next(self) -> list[m.Message]:
+        """What can be sent now."""
+        messages: list[m.Message] = []
+        for version, report in self._reports.items():
+            if report.values is None and self._masked.ready("presence", version):
+                report.values = self._present(version, report)
+                messages.append(self._masked.masked_presence(version, report.values.keys(), report.digest))
+            if report.values is not None and report.counts is not None and self._masked.ready("metrics", version):
+                messages.append(self._masked.masked_metrics(version, report.values, report.counts))
+        return messages
 
     def counted(self, message: m.MetricCounts) -> None:
         """Which metrics are to be summed.
@@ -67,8 +70,9 @@ class MaskedMetrics:
         Raises:
             ProtocolError: see ``MaskedSums.check_counts``.
         """
-        if self._values and self._masked.check_counts(message, self._values[1].keys()):
-            self._counts = message.counts
+        report = self._reports.get(message.version)
+        if report and self._masked.check_counts(message, (report.values or {}).keys()):
+            report.counts = message.counts
 
     def summed(self, message: m.MetricSums) -> list[m.Message]:
         """Compute what the sums say; every site can, and the coordinator takes the first answer.
@@ -76,24 +80,19 @@ class MaskedMetrics:
         Raises:
             ProtocolError: they are not sums of this site's metrics.
         """
-        waiting = self._compute
-        if waiting is None or waiting[0] != message.version:
+        report = self._reports.pop(message.version, None)
+        if report is None:
             return []
-        self.give_up()
         known = {name: values for name, values in message.sums.items() if self._sizes.get(name) == len(values)}
         if known.keys() != message.sums.keys():
             raise ProtocolError(f"sums of {sorted(message.sums)} came, which are not those of this site's metrics.")
-        return [m.Computed(message.version, waiting[1](known))] if known else []
+        return [m.Computed(message.version, report.compute(known))] if known else []
 
-    def _present(self, metrics: Mapping[str, float], states: _Numbers) -> _Numbers:
+    def _present(self, version: int, report: _Report) -> _Numbers:
         """The numbers of those metrics that the site has: a value, or a state of the size agreed on, all finite."""
-        numbers = {name: states.get(name, ()) if size else [metrics.get(name, math.nan)] for name, size in self._agreed}
-        return {
-            name: numbers[name]
-            for name, size in self._agreed
-            if len(numbers[name]) == max(1, size) and all(map(math.isfinite, numbers[name]))
-        }
-
-    @property
-    def _agreed(self) -> list[tuple[str, int]]:
-        return sorted(self._masked.sizes.items())
+        present: dict[str, Sequence[float]] = {}
+        for name, size in self._masked.sizes(version).items():
+            values = report.states.get(name, ()) if size else [report.metrics.get(name, math.nan)]
+            if len(values) == max(1, size) and all(map(math.isfinite, values)):
+                present[name] = values
+        return present

@@ -317,7 +317,10 @@ class SiteSession:
         """
         if self._report is None:
             return [(m.Report(version, dict(metrics)), None)] if self.joined else []
-        self._report.hold(version, metrics, states, compute)
+        if self.model is None or self.model[0] != version:
+            # A newer global model came meanwhile, and what this one was cannot be signed any more.
+            return [(m.NoReport(version), None)] if self.joined else []
+        self._report.hold(version, self._model_digest(), metrics, states, compute)
         return self._send_report()
 
     @property
@@ -414,13 +417,13 @@ class SiteSession:
         Keys that somebody did not sign are: that is an ``IdentityError``, and ends the fit.
         """
         assert self._masked is not None
-        self._masked.give_up(step.purpose)
+        self._masked.give_up(step.purpose, step.round)
         accused = error.site if isinstance(error, PeerError) else ""
         if step.purpose in REPORTED:
             for purpose in REPORTED:
-                self._masked.give_up(purpose)
+                self._masked.give_up(purpose, step.round)
             if self._report:
-                self._report.give_up()
+                self._report.give_up(step.round)
             return [(m.NoReport(step.round, accused), None)]
         self.rejected = str(error)
         reason = f"masking: {error}"[: m.MAX_REASON]
@@ -437,8 +440,8 @@ class SiteSession:
         return self._digest
 
     def _send_report(self) -> list[Outgoing]:
-        """Send the held metrics, if their keys are agreed."""
-        return _alone(self._report.next(self.model and self.model[0], self._model_digest())) if self._report else []
+        """Send what of the held metrics can be sent now."""
+        return _alone(self._report.next()) if self._report else []
 
     def _send_next(self) -> list[Outgoing]:
         """Offer what of the held update can be sent now, if anything."""
