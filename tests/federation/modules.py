@@ -148,10 +148,10 @@ class Classified(Graded):
         self.log("val_loss", torch.nn.functional.binary_cross_entropy(scores, labels.float()))
 
 
-def labelled(seed: int, one_class: bool) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """One validation batch, whose labels are 0 and 1, or all 0."""
+def labelled(seed: int, one_class: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Validation data, whose labels are 0 and 1, or all 0."""
     x, y = examples(50 + seed, 20)
-    return [(x, torch.zeros(20, dtype=torch.long) if one_class else (y > 0).long().flatten())]
+    return x, torch.zeros(20, dtype=torch.long) if one_class else (y > 0).long().flatten()
 
 
 def train_classified(strategy: dict[str, Any], folder: Path, seed: int, one_class: bool) -> dict[str, float]:
@@ -164,7 +164,7 @@ def train_classified(strategy: dict[str, Any], folder: Path, seed: int, one_clas
         logger=False,
         enable_checkpointing=False,
     )
-    fit.fit(Classified(), loader(seed, 24, 8), labelled(seed, one_class))
+    fit.fit(Classified(), loader(seed, 24, 8), DataLoader(TensorDataset(*labelled(seed, one_class)), 20))
     return {name: float(value) for name, value in fit.callback_metrics.items()}
 
 

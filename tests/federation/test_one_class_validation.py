@@ -46,7 +46,7 @@ def test_under_masks_it_hides_no_other_metric_and_the_binned_auroc_is_that_of_al
         model.load_state_dict(here.model(event["version"]))
         pooled = BinaryAUROC(thresholds=100)
         for seed in range(2):
-            ((x, labels),) = labelled(seed, seed == 1)
+            x, labels = labelled(seed, seed == 1)
             pooled.update(torch.sigmoid(model.net(x)).flatten().detach(), labels)
         assert event["metrics"]["val_auroc"] == pytest.approx(float(pooled.compute()), abs=1e-6)
     assert events[-1]["metrics"]["val_loss"] == pytest.approx((own[0]["val_loss"] + own[1]["val_loss"]) / 2, abs=1e-6)

@@ -5,6 +5,7 @@ import math
 import lightning as L
 import pytest
 import torch
+from torch.utils.data import DataLoader
 from torchmetrics.classification import BinaryAccuracy, BinaryAUROC, BinaryAveragePrecision
 
 from lightning_fed.participant.metric_states import has_one_class, state_values, value_of_sums
@@ -91,7 +92,7 @@ def test_what_a_fit_reports_of_one_class_is_not_finite(late, targets, defined):
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    fit.fit(module, torch.ones(4, 1).split(1), torch.ones(2, 1).split(1))
+    fit.fit(module, DataLoader(torch.ones(4, 1)), DataLoader(torch.ones(2, 1)))
     (report,) = [each for each in reporting.reports if each]
     values = report[0]
     assert values["val_accuracy"] == 0.5
