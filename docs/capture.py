@@ -163,7 +163,9 @@ class Federation:
     def masked_metrics(self) -> bytes:
         """The metrics as they were sent under masks."""
         return next(
-            sent.message.payload for sent in self.sent if isinstance(sent.message, m.Masking) and sent.message.payload
+            sent.message.payload
+            for sent in self.sent
+            if isinstance(sent.message, m.Masking) and sent.message.purpose == "metrics" and sent.message.payload
         )
 
 

@@ -1,4 +1,4 @@
-"""torchmetrics metrics whose states can be summed over sites, so that the sum gives the exact global value."""
+"""What the states of torchmetrics metrics say: which can be summed over sites, and which hold one class only."""
 
 import copy
 import math
@@ -8,7 +8,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_sum
+from torchmetrics.classification import BinaryPrecisionRecallCurve
+from torchmetrics.utilities import dim_zero_cat, dim_zero_sum
 
 from lightning_fed.update.metric_sum import LARGEST_STATE
 
@@ -43,7 +44,7 @@ def state_values(metric: Metric) -> list[float]:
 
 
 def value_of_sums(metric: Metric, sums: Sequence[float]) -> float:
-    """What the metric computes from a summed state; NaN if it does not compute a single number.
+    """What the metric computes from a summed state; NaN if that is not a single number, or one class is missing.
 
     Args:
         metric: any site's metric; left as it is.
@@ -55,10 +56,35 @@ def value_of_sums(metric: Metric, sums: Sequence[float]) -> float:
     for name, state in _states(pooled).items():
         part, values = values[: state.numel()], values[state.numel() :]
         setattr(pooled, name, part.to(state.dtype).view(state.shape))
+    if has_one_class(pooled):
+        return math.nan
     # Otherwise torchmetrics warns that compute was called before update.
     pooled._update_count = 1
     value = pooled.compute()
     return float(value) if isinstance(value, torch.Tensor) and value.numel() == 1 else math.nan
+
+
+def has_one_class(metric: Metric) -> bool:
+    """Whether the targets that the metric has seen are all positive or all negative, which leaves it undefined.
+
+    Of the binary curves (AUROC, average precision, sensitivity at a specificity, and so on), binned or not, for which
+    torchmetrics then gives a number, mostly 0. False of every other metric, and of one that has seen nothing.
+    """
+    if not isinstance(metric, BinaryPrecisionRecallCurve):
+        return False
+    if metric.thresholds is None:
+        target = dim_zero_cat(metric.target) if metric.target else torch.tensor([])
+        positives, examples = int((target == 1).sum()), target.numel()
+    else:
+        of_class = metric.confmat[0].sum(dim=1)  # at one threshold, by true class
+        positives, examples = int(of_class[1]), int(of_class.sum())
+    return examples > 0 and positives in (0, examples)
+
+
+def one_class_metrics(module: LightningModule, names: Iterable[str]) -> set[str]:
+    """Which of the module's metrics, logged under their attribute's name, have seen one class only."""
+    metrics = {name: getattr(module, name, None) for name in names}
+    return {name for name, metric in metrics.items() if isinstance(metric, Metric) and has_one_class(metric)}
 
 
 def logged_metrics(trainer: Trainer, names: Sequence[str]) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """What a site reports of a global model's quality, and when."""
 
+import math
 from collections.abc import Mapping
 
 from lightning.pytorch import LightningModule, Trainer
@@ -8,6 +9,7 @@ from lightning_fed.participant.metric_states import (
     Compute,
     States,
     logged_metrics,
+    one_class_metrics,
     state_size,
     summable_metrics,
     summed_states,
@@ -15,7 +17,7 @@ from lightning_fed.participant.metric_states import (
 from lightning_fed.plan import FederationPlan
 
 Report = tuple[Mapping[str, float], States, Compute]
-"""Values by name, the states of those that are summed, and how values are made of sums."""
+"""Values by name, NaN where one is undefined; the states of those that are summed; how values are made of sums."""
 
 
 class ModelMetrics:
@@ -31,6 +33,8 @@ class ModelMetrics:
 
     def __init__(self, plan: FederationPlan, module: LightningModule) -> None:
         self._plan = plan
+        self._module = module
+        self._one_class: set[str] = set()
         self._summable = summable_metrics(module, plan.metrics)
         self.sizes = {name: state_size(metric) for name, metric in self._summable.items()}
         self._reported = self._validated = -1
@@ -44,6 +48,8 @@ class ModelMetrics:
             settled: whether the weights are that model, and not a site's own in the middle of a round.
         """
         self._validated = version
+        # Asked here, before Lightning resets the metrics.
+        self._one_class = one_class_metrics(self._module, self._plan.metrics)
         complete = set(self._plan.metrics) <= trainer.callback_metrics.keys()
         return self._report(trainer, version, settled=settled) if complete else None
 
@@ -57,6 +63,7 @@ class ModelMetrics:
             return None
         self._reported = version
         metrics = logged_metrics(trainer, self._plan.metrics)
+        metrics |= dict.fromkeys(self._one_class & metrics.keys(), math.nan)
         if not metrics and self._plan.masking.mode != "required":
             return None
         return metrics, *summed_states(self._summable, metrics)

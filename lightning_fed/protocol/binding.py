@@ -15,6 +15,14 @@ def metric_code(plan: FederationPlan, sizes: Mapping[str, int], members: int) ->
     )
 
 
+def counts_binding(counts: Mapping[str, int]) -> bytes:
+    """What all sites sign with their masked metrics: which are summed, and how many sites were said to have each.
+
+    A coordinator that named a metric to one site alone would read that site's value out of the sum.
+    """
+    return ", ".join(f"{name!r} {count}" for name, count in sorted(counts.items())).encode()
+
+
 def binding_of(run: str, model: bytes, terms: Terms, detail: tuple[float, ...] | Mapping[str, int]) -> str:
     """What all sites of a masked sum must have been told alike.
 

@@ -110,8 +110,9 @@ class Support(Message, frozen=True):
     blocks: bytes
 
 
-Purpose = Literal["vote", "update", "metrics"]
-"""What a masked sum is over: the ballots or updates of a round, or the metrics of the global model of a version."""
+Purpose = Literal["vote", "update", "presence", "metrics"]
+"""What a masked sum is over: the ballots or updates of a round, or, of the global model of a version, which metrics a
+site has, and those metrics."""
 
 
 class BeginReport(Message, frozen=True):
@@ -127,11 +128,19 @@ class BeginReport(Message, frozen=True):
     sizes: dict[str, int]
 
 
-class NoReport(Message, frozen=True):
-    """Site: it gives no metrics of the global model of ``version``; the others go on without it.
+class MetricCounts(Message, frozen=True):
+    """Coordinator: the metrics that are summed now, and by name how many of the sites in the sum of presence have it.
 
-    It has not all of them, or has left the sum; ``accused``: see ``Withdraw``.
+    Every site signs it with its masked metrics, so that a coordinator cannot tell sites different ones.
     """
+
+    version: Count
+    attempt: Count
+    counts: dict[str, Count]
+
+
+class NoReport(Message, frozen=True):
+    """Site: it has left the sums of the metrics of ``version``; ``accused``: see ``Withdraw``."""
 
     version: int
     accused: str = ""
@@ -289,6 +298,7 @@ FromCoordinator = (
     | Begin
     | Support
     | BeginReport
+    | MetricCounts
     | MetricSums
     | Masking
     | Chunk

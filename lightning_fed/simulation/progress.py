@@ -149,7 +149,7 @@ def line_of(event: Event) -> str | None:
         case {"event": "round_failed", "round": round, "reason": reason}:
             return f"round {round} failed: {reason}"
         case {"event": "metrics", "version": version, "metrics": metrics}:
-            return f"global model {version}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+            return f"global model {version}: {_metrics_line(event, metrics)}"
         case {"event": "paused" | "stopped" as kind, "reason": reason}:
             return f"{kind}: {reason}"
         case {"event": "finished", "version": version}:
@@ -157,6 +157,13 @@ def line_of(event: Event) -> str | None:
         case {"event": kind, "site": site} if kind in _SITE_STATES and kind != "update_accepted":
             return f"{site}: {_SITE_STATES[kind].format(**event)}"
     return None
+
+
+def _metrics_line(event: Event, metrics: dict[str, float]) -> str:
+    sites, counts = event.get("sites"), event.get("counts", {})
+    values = [f"{name} {value:.4f}" for name, value in metrics.items()]
+    lacking = [f"{name} is finite at {counts.get(name)} of {sites} sites" for name in event.get("not_finite", ())]
+    return ", ".join(values + lacking)
 
 
 def _event(line: bytes) -> Event | None:

@@ -135,6 +135,39 @@ def train_graded(strategy: dict[str, Any], folder: Path, seed: int) -> float:
     return float(fit.callback_metrics["val_auroc"])
 
 
+class Classified(Graded):
+    """Graded, that also logs its loss, on labels that come with the images."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        x, labels = batch
+        scores = torch.sigmoid(self.net(x)).flatten()
+        self.val_auroc.update(scores, labels)
+        self.val_exact.update(scores, labels)
+        self.log("val_auroc", self.val_auroc, on_epoch=True)
+        self.log("val_exact", self.val_exact, on_epoch=True)
+        self.log("val_loss", torch.nn.functional.binary_cross_entropy(scores, labels.float()))
+
+
+def labelled(seed: int, one_class: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Validation data, whose labels are 0 and 1, or all 0."""
+    x, y = examples(50 + seed, 20)
+    return x, torch.zeros(20, dtype=torch.long) if one_class else (y > 0).long().flatten()
+
+
+def train_classified(strategy: dict[str, Any], folder: Path, seed: int, one_class: bool) -> dict[str, float]:
+    """Fit, with validation data of one or both classes; returns the site's own last metrics."""
+    fit = L.Trainer(
+        strategy=FederatedStrategy(**strategy),
+        accelerator="cpu",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        logger=False,
+        enable_checkpointing=False,
+    )
+    fit.fit(Classified(), loader(seed, 24, 8), DataLoader(TensorDataset(*labelled(seed, one_class)), 20))
+    return {name: float(value) for name, value in fit.callback_metrics.items()}
+
+
 class Poisoned(Plain):
     """Its loss is NaN in the first epoch."""
 

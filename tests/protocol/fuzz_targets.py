@@ -138,6 +138,7 @@ def corpora(plan: str) -> tuple[list[bytes], list[bytes], list[bytes]]:
     ):
         w.said_up.append(m.encode(extra))
     for answer in (
+        m.MetricCounts(1, 1, {"val_loss": 2}),
         m.MetricSums(1, {"val_accuracy": [1.0, 2.0]}),
         m.Rejected(1, "no"),
         m.Refused("ProtocolError", "no"),

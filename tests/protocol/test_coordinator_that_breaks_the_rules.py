@@ -35,7 +35,7 @@ class Forgetful(SignedSums):
         pass
 
     def sign(self, purpose, round, model, survivors):
-        pass
+        self._of_round[purpose, round] = frozenset(survivors)
 
 
 class Hospitals(Wire):
@@ -339,7 +339,7 @@ def test_it_is_written_down_before_it_is_signed():
 
     def watched(name):
         if w.up[name] and isinstance(w.up[name][0][0], m.Masking):
-            sent.append((name, len(w.kept[name]), w.sites[name]._masked._machines["update"].phase.name))
+            sent.append((name, len(w.kept[name]), w.sites[name]._masked._machines["update", 1].phase.name))
         return deliver_up(name)
 
     w.deliver_up = watched
@@ -450,6 +450,93 @@ def test_metrics_are_not_summed_with_a_site_that_was_not_in_the_sum_that_made_th
     w.kind = Forgetful
     w.settle()
     ask_for_metrics(w, 1, coordinator._handout.digest, [*names[:3], "accomplice"])
+    assert len(summed) == (1 if kind is Forgetful else 0)
+
+
+def telling(w, lie):
+    """Every site hears of the counts what ``lie`` makes of them."""
+    perform = w.perform
+
+    def told(actions):
+        perform(
+            [
+                Send(each.site, lie(each.site, each.message))
+                if isinstance(each, Send) and isinstance(each.message, m.MetricCounts)
+                else each
+                for each in actions
+            ]
+        )
+
+    w.perform = told
+
+
+def reporting_values(w, values):
+    reported, train = set(), w.train
+
+    def report(name):
+        site = w.sites[name]
+        if site.model and site.model[0] == 1 and name not in reported:
+            reported.add(name)
+            w.up[name].extend(site.report(1, values[name], {}, dict))
+            return True
+        return train(name)
+
+    w.train = report
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [{"patient": 4}, {"auroc": 2}, {"auroc": 5}, {"loss": 4, "auroc": 4}],
+    ids=["not in the plan", "too few", "more than there are", "all, and this site has it not"],
+)
+def test_counts_that_cannot_be_true_are_refused_by_the_site_that_sees_it(counts, summed):
+    w = hospitals(metrics=["auroc", "loss"], rounds=1)
+    reporting_values(w, {name: {"loss": 1.0} for name in w.names})
+    telling(w, lambda _, message: m.MetricCounts(message.version, message.attempt, counts))
+    with pytest.raises(ProtocolError, match="Nothing was sent"):
+        w.meet()
+    assert not summed
+
+
+def test_a_metric_is_not_named_to_one_site_alone(summed):
+    """That site's value would be the sum; what was named is signed with the values, and all must have signed alike."""
+    w = hospitals(metrics=["auroc", "loss"], rounds=1)
+    reporting_values(w, {name: {"loss": 1.0, "auroc": 0.9} for name in w.names})
+    counts = {"loss": 4, "auroc": 4}
+    telling(
+        w,
+        lambda site, message: m.MetricCounts(
+            message.version, message.attempt, counts if site == VICTIM else {"loss": 4}
+        ),
+    )
+    with pytest.raises(ProtocolError, match="did not mask among the sites that shared"):
+        w.meet()
+    assert not summed
+
+
+@pytest.mark.parametrize("kind", [Forgetful, SignedSums])
+def test_values_are_not_opened_without_sites_that_were_counted(kind, summed):
+    """Of three sites that have a metric the coordinator would leave out two, and open the value of the third."""
+    w = hospitals(kind, metrics=["auroc"], rounds=1)
+    values = {name: {"auroc": 0.1 * (1 + index)} for index, name in enumerate(w.names)}
+    reporting_values(w, {**values, "site-0": {}})
+    begin = w.coordinator._metrics.begin
+
+    def careless(*arguments):
+        actions = begin(*arguments)
+        sums = w.coordinator._metrics._masked[-1]
+        announce = sums._announce
+
+        def without_one():
+            announced = announce()
+            sums._values.among = None
+            return [*announced, *sums._values.drop(VICTIM)]
+
+        sums._announce = without_one
+        return actions
+
+    w.coordinator._metrics.begin = careless
+    w.meet()
     assert len(summed) == (1 if kind is Forgetful else 0)
 
 

@@ -354,7 +354,29 @@ def test_reported_metrics_are_averaged_over_the_sites(wire):
     w.settle()
     (event,) = w.events("metrics")
     assert event["version"] == 1
+    assert event["sites"] == 3
     assert event["metrics"]["auroc"] == pytest.approx(0.6)
+    assert event["counts"] == {"auroc": 2}
+    assert event["not_finite"] == ["auroc"]
+
+
+def test_each_metric_is_averaged_over_the_sites_that_have_it_and_nothing_says_which_do(wire):
+    w = wire(rounds=1, metrics=["auroc", "loss", "dice"])
+    for name in w.names:
+        w.connect(name)
+    w.settle()
+    reports = [{"auroc": 0.5, "loss": 1.0}, {"loss": 2.0, "dice": float("inf")}, {"auroc": float("nan"), "loss": 3.0}]
+    for report, name in zip(reports, w.names, strict=True):
+        w.up[name].extend(w.sites[name].report(1, report, {}, dict))
+    w.settle()
+    (event,) = w.events("metrics")
+    assert event == {
+        "version": 1,
+        "sites": 3,
+        "metrics": {"auroc": 0.5, "loss": 2.0},
+        "counts": {"auroc": 1, "dice": 0, "loss": 3},
+        "not_finite": ["auroc", "dice"],
+    }
 
 
 @settings(max_examples=150, deadline=None)

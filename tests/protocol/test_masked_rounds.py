@@ -136,14 +136,14 @@ def test_below_the_threshold_the_round_fails_and_is_tried_again_with_fresh_keys(
     original = Wire.train
     w.train = lambda name: False if name in w.names[2:] and w.sites[name].joined else original(w, name)
     w.settle()
-    first = {name: w.sites[name]._masked._machines["update"] for name in w.names}
+    first = {name: w.sites[name]._masked._machines["update", 1] for name in w.names}
     w.expire(DEADLINE)
     assert "2 sites sent a masked vector" in w.events("round_failed")[0]["reason"]
     w.train = original.__get__(w)
     w.settle()
     assert w.events("round_finished")[0]["participants"] == w.names
     assert_every_model_is_the_mean_of_its_participants(w)
-    assert all(w.sites[name]._masked._machines["update"] is not first[name] for name in w.names)
+    assert all(w.sites[name]._masked._machines["update", 1] is not first[name] for name in w.names)
 
 
 def test_a_coordinator_that_dies_after_the_reveal_cannot_open_another_sum_of_the_same_updates(masked):
@@ -304,14 +304,109 @@ def test_metrics_in_the_clear_are_refused_when_the_plan_masks(wire):
         w.coordinator.receive("site-0", m.Report(1, {"auroc": 0.5}))
 
 
-def test_a_metric_that_one_site_alone_has_is_not_summed(wire):
-    w = wire(rounds=1, sites=3, quorum=2, metrics=["auroc", "loss"], masking="required")
+def test_a_metric_that_one_site_alone_has_is_counted_and_not_summed(wire):
+    w = wire(rounds=1, sites=3, quorum=2, metrics=["auroc", "loss", "dice"], masking="required")
     reporting(w, 1, {name: {"auroc": 0.5, "loss": 1.0 if name == "site-0" else float("nan")} for name in w.names})
     for name in w.names:
         w.connect(name)
     w.settle()
     assert not any(site.reporting for site in w.sites.values())
-    assert w.events("metrics") == []
+    (event,) = w.events("metrics")
+    assert event == {
+        "version": 1,
+        "sites": 3,
+        "metrics": {"auroc": 0.5},
+        "counts": {"auroc": 3, "dice": 0, "loss": 1},
+        "not_finite": ["dice", "loss"],
+    }
+
+
+def test_masked_metrics_are_each_the_mean_over_the_sites_that_have_it(wire):
+    w = wire(rounds=3, sites=4, quorum=2, metrics=["auroc", "loss"], masking="required")
+    values = [{"auroc": 0.5, "loss": 1.0}, {"auroc": 0.75, "loss": -2.5}, {"auroc": 0.25, "loss": 4.0}, {"loss": 1e3}]
+    reporting(w, 3, dict(zip(w.names, values, strict=True)))
+    for name in w.names:
+        w.connect(name)
+    w.settle()
+    events = w.events("metrics")
+    assert [event["version"] for event in events] == [1, 2, 3]
+    for event in events:
+        assert event["sites"] == 4
+        assert event["counts"] == {"auroc": 3, "loss": 4}
+        assert event["not_finite"] == ["auroc"]
+        assert event["metrics"] == {"auroc": pytest.approx(0.5, abs=1e-6), "loss": pytest.approx(250.625, abs=1e-6)}
+
+
+def test_sites_without_any_metric_are_counted_and_nothing_is_summed(wire):
+    w = wire(rounds=1, sites=3, quorum=2, metrics=["auroc"], masking="required")
+    reporting(w, 1, {name: {} for name in w.names})
+    for name in w.names:
+        w.connect(name)
+    w.settle()
+    (event,) = w.events("metrics")
+    assert (event["metrics"], event["counts"], event["not_finite"]) == ({}, {"auroc": 0}, ["auroc"])
+    assert not any(site.reporting for site in w.sites.values())
+
+
+def test_a_summed_state_is_exact_whatever_the_value_of_a_site_with_one_class_is(wire):
+    w = wire(rounds=1, sites=3, quorum=3, metrics=["auroc"], masking="required")
+    original, reported = Wire.train, set()
+
+    def train(name):
+        site = w.sites[name]
+        if site.plan and not site.joined and site._layout is None:
+            w.up[name].extend(site.join(layout_of_size(w.size), {"auroc": 2}))
+            return True
+        if site.model and site.model[0] > 0 and name not in reported:
+            reported.add(name)
+            states = {"auroc": [1.0 + w.names.index(name), 4.0]}
+            ratio = lambda sums: {"auroc": sums["auroc"][0] / sums["auroc"][1]}  # noqa: E731
+            value = float("nan") if name == "site-0" else 0.5
+            w.up[name].extend(site.report(site.model[0], {"auroc": value}, states, ratio))
+            return True
+        return original(w, name)
+
+    w.train = train
+    for name in w.names:
+        w.connect(name)
+    w.settle()
+    (event,) = w.events("metrics")
+    assert (event["metrics"], event["counts"], event["not_finite"]) == ({"auroc": 0.5}, {"auroc": 3}, [])
+
+
+@pytest.mark.parametrize("lost", ["before the values", "after the values"])
+def test_values_are_summed_only_over_the_very_sites_whose_metrics_were_counted(wire, lost):
+    w = wire(rounds=1, sites=4, quorum=2, metrics=["auroc", "loss"], masking="required")
+    reporting(w, 1, {name: {"auroc": 0.5, "loss": 1.0} for name in w.names[:3]} | {"site-3": {"loss": 5.0}})
+    deliver = Wire.deliver_up
+    goodbye = []
+
+    def deliver_up(name):
+        if name == "site-3" and w.up[name] and not goodbye:
+            message = w.up[name][0][0]
+            if isinstance(message, m.Masking) and message.purpose == "metrics" and message.payload:
+                goodbye.append(name)
+                if lost == "after the values":
+                    deliver(w, name)
+                w.up[name].clear()
+                w.perform(w.coordinator.receive(name, m.Leave("failed")))
+                return True
+        return deliver(w, name)
+
+    w.deliver_up = deliver_up
+    for name in w.names:
+        w.connect(name)
+    w.settle()
+    for timer in list(w.timers):
+        if timer.startswith("masked"):
+            w.expire(timer)
+    w.settle()
+    assert goodbye
+    (event,) = w.events("metrics")
+    assert (event["sites"], event["counts"]) == (4, {"auroc": 3, "loss": 4})
+    means = {"auroc": pytest.approx(0.5, abs=1e-6), "loss": pytest.approx(2.0, abs=1e-6)}
+    assert event["metrics"] == (means if lost == "after the values" else {})
+    assert not any(w.sites[name].reporting for name in w.names[:3])
 
 
 @pytest.mark.parametrize("what", ["bound", "model"])

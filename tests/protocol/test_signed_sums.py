@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_fed.errors import ProtocolError, StoreError
-from lightning_fed.protocol.site.signed_sums import SignedSums
+from lightning_fed.protocol.site.signed_sums import REPORTED, SignedSums
 
 LAYOUT = b"l" * 32
 ALL = frozenset("abcde")
@@ -22,7 +22,7 @@ def model(number):
 
 
 asked = st.tuples(
-    st.sampled_from(["vote", "update", "metrics"]),
+    st.sampled_from(["vote", "update", "presence", "metrics"]),
     st.sampled_from(["run", "another"]),
     st.integers(1, 4),
     st.integers(1, 3),
@@ -49,7 +49,7 @@ def test_of_a_round_one_set_is_signed_and_of_a_model_one_but_for_who_has_trained
         if a[0] != b[0] or a[4] == b[4]:
             continue
         assert (a[1], a[2]) != (b[1], b[2]), "two sets of one round"
-        trained_anew = a[0] != "metrics" and a[5] == b[5]
+        trained_anew = a[0] not in REPORTED and a[5] == b[5]
         repeated = any(c[0] == b[0] and c[3:5] == b[3:5] and c is not b for c in signed[: signed.index(b)])
         assert a[3] != b[3] or trained_anew or repeated, "two sets of one model"
     # What was signed is on the disk.
@@ -133,7 +133,18 @@ def test_metrics_are_summed_among_those_whose_sum_made_the_model():
     with pytest.raises(ProtocolError, match="Only those report it"):
         record.sign("metrics", 1, model(2), "abce")
     record.check_sharers("metrics", 1, model(2), "abcd")
+    record.sign("presence", 1, model(2), "abc")
     record.sign("metrics", 1, model(2), "abc")
     record.sign("update", 2, model(2), "abcd")
     with pytest.raises(ProtocolError, match="was opened before"):
         record.sign("metrics", 2, model(2), "abcd")
+
+
+@pytest.mark.parametrize("counted", [None, "abc", "abcde"])
+def test_metrics_are_summed_among_exactly_those_who_said_which_they_have(counted):
+    record = signed_sums()
+    record.sign("update", 1, model(1), "abcde")
+    if counted:
+        record.sign("presence", 1, model(2), counted)
+    with pytest.raises(ProtocolError, match="a metric could be one site's alone"):
+        record.sign("metrics", 1, model(2), "abcd")

@@ -9,7 +9,7 @@ from lightning_fed.errors import ProtocolError, UpdateRefusedError
 from lightning_fed.update.contribution import Contribution
 from lightning_fed.update.digits import Digits
 from lightning_fed.update.fixed_point import FixedPoint
-from lightning_fed.update.metric_sum import MetricSum
+from lightning_fed.update.metric_sum import MetricSum, counts, presence
 from lightning_fed.update.ring import word_dtype
 
 
@@ -98,8 +98,22 @@ def test_sums_of_states_of_whole_numbers_are_exact(states):
     assert sums["loss"] == [0.25 * len(states)]
 
 
-@pytest.mark.parametrize("metrics", [{}, {"confusion": [1.0, 2.0]}, {"confusion": [1.0, 2.0, 3.0, float("nan")]}])
-def test_metrics_that_are_not_all_there_are_refused(metrics):
+def test_of_metrics_that_a_site_does_not_have_it_gives_zeros():
+    code = MetricSum({"confusion": 2, "loss": 0}, 9)
+    rows = [code.encode({"confusion": [3.0, 4.0], "loss": [0.5]}), code.encode({"loss": [-1.0]}), code.encode({})]
+    assert code.sums(ring_sum(rows, 32), 3) == {"confusion": [3.0, 4.0], "loss": [-0.5]}
+
+
+def test_the_sum_of_presence_counts_who_has_each_metric():
+    names = ["auroc", "confusion", "loss"]
+    rows = [presence(names, has) for has in ({"auroc", "loss"}, {"loss"}, set(names))]
+    assert counts(names, ring_sum(rows, 32), 3) == {"auroc": 2, "confusion": 1, "loss": 3}
+    with pytest.raises(ProtocolError, match="the sum is wrong"):
+        counts(names, ring_sum(rows, 32), 2)
+
+
+@pytest.mark.parametrize("metrics", [{"confusion": [1.0, 2.0]}, {"confusion": [1.0, 2.0, 3.0, float("nan")]}])
+def test_metrics_of_another_size_or_not_finite_are_refused(metrics):
     with pytest.raises(UpdateRefusedError, match="confusion"):
         MetricSum({"confusion": 4}, 9).encode(metrics)
 

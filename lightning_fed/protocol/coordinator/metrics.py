@@ -24,8 +24,8 @@ class MetricReports:
         self._run = run
         self._roster = dict(roster)
         self._clear = PlainMetrics(plan.metrics)
-        self._masked: MaskedMetrics | None = None
-        self._computing: MaskedMetrics | None = None
+        # The newest version's, and before them those of the version before, where they are not over yet.
+        self._masked: list[MaskedMetrics] = []
 
     def report(self, site: str, message: m.Report, expected: set[str]) -> list[Action]:
         """Take a report in the clear; ``expected`` are the sites whose reports are waited for.
@@ -43,17 +43,16 @@ class MetricReports:
         Raises:
             ProtocolError, IdentityError: it does not fit; the site is refused.
         """
-        return self._masked.step(site, step) if self._masked else []
+        return [action for each in self._masked if each.round == step.round for action in each.step(site, step)]
 
     def no_report(self, site: str, version: int) -> list[Action]:
-        """A site has not all of the metrics of a version."""
-        masked = self._masked
-        return masked.drop(site) if masked and masked.round == version and site in masked.cohort else []
+        """A site has left the sums of metrics of a version."""
+        return [action for each in self._of(site) if each.round == version for action in each.drop(site)]
 
     @property
     def caught(self) -> dict[str, str]:
         """See ``MaskedSum.caught``."""
-        return self._masked.caught if self._masked else {}
+        return {site: what for each in self._masked for site, what in each.caught.items()}
 
     def computed(self, site: str, message: m.Computed) -> list[Action]:
         """Take what a site computed from the sums.
@@ -61,16 +60,15 @@ class MetricReports:
         Raises:
             ProtocolError: it names a metric that was not summed.
         """
-        of_version = (each for each in (self._computing, self._masked) if each and each.round == message.version)
-        return [action for each in of_version for action in each.computed(site, message)]
+        return [action for each in self._masked for action in each.computed(site, message)]
 
     def drop(self, site: str) -> list[Action]:
         """Go on without a site."""
-        return self._masked.drop(site) if self._masked and site in self._masked.cohort else []
+        return [action for each in self._of(site) for action in each.drop(site)]
 
     def expired(self, timer: str) -> list[Action]:
         """A timer ran out."""
-        return self._masked.expired() if self._masked and self._masked.timer == timer else []
+        return [action for each in self._masked for action in each.expired(timer)]
 
     def next_version(self, version: int) -> list[Action]:
         """A newer global model exists: record what was reported in the clear of the one before."""
@@ -93,18 +91,18 @@ class MetricReports:
             return before
         # A state is summed if all have the same; else the mean of the plain values is what can be had.
         sizes = {name: size for name, size in told[0].items() if all(other.get(name) == size for other in told)}
-        self._masked = MaskedMetrics(self._plan, sizes, self._run, version, digest, attempt, self._roster, cohort)
-        return [*before, *self._masked.begin()]
+        masked = MaskedMetrics(self._plan, sizes, self._run, version, digest, attempt, self._roster, cohort)
+        self._masked.append(masked)
+        return [*before, *masked.begin()]
 
     def close(self) -> list[Action]:
         """Record what there is."""
-        masked = [each for each in (self._computing, self._masked) if each]
-        return [*self._clear.close(), *(action for each in masked for action in each.finish({}))]
+        return [*self._clear.close(), *(action for each in self._masked for action in each.finish({}))]
 
     def _set_aside(self) -> list[Action]:
-        """Make room for the next version: what sites still compute of the present one may come later."""
-        present, self._masked = self._masked, None
-        if present is None or not present.computing:
-            return present.finish({}) if present else []
-        older, self._computing = self._computing, present
-        return older.finish({}) if older else []
+        """Make room for the next version: what is still summed or computed of the present one goes on meanwhile."""
+        older, self._masked = self._masked[:-1], [each for each in self._masked[-1:] if not each.over]
+        return [action for each in older for action in each.finish({})]
+
+    def _of(self, site: str) -> list[MaskedMetrics]:
+        return [each for each in self._masked if site in each.cohort]

@@ -3,11 +3,12 @@
 import math
 
 from lightning_fed.errors import ProtocolError
-from lightning_fed.protocol.coordinator.actions import Action, Record
+from lightning_fed.protocol.coordinator.actions import Action
+from lightning_fed.protocol.coordinator.metrics_record import means_of, metrics_record
 
 
 class PlainMetrics:
-    """Collects what sites report of the newest global model and records its mean over sites, once.
+    """Collects what sites report of the newest global model and records each one's mean over those that have it, once.
 
     Args:
         names: the plan's metrics; no other is taken.
@@ -19,7 +20,7 @@ class PlainMetrics:
         self._values: dict[str, dict[str, float]] = {}
 
     def add(self, site: str, version: int, metrics: dict[str, float], expected: set[str]) -> list[Action]:
-        """Take one site's report; records the mean once all ``expected`` sites have reported.
+        """Take one site's report; records the means once all ``expected`` sites have reported.
 
         Raises:
             ProtocolError: a metric that the plan does not name.
@@ -40,11 +41,11 @@ class PlainMetrics:
     def close(self) -> list[Action]:
         """Record what came so far, if anything did."""
         values, self._values = self._values, {}
-        means: dict[str, float] = {}
-        for name in sorted(self._names):
-            finite = [m[name] for m in values.values() if math.isfinite(m.get(name, math.nan))]
-            if finite:
-                means[name] = sum(finite) / len(finite)
-        if not means:
+        if not values:
             return []
-        return [Record("metrics", {"version": self._version, "sites": len(values), "metrics": means})]
+        sums: dict[str, float] = {}
+        counts: dict[str, int] = {}
+        for name in self._names:
+            finite = [m[name] for m in values.values() if math.isfinite(m.get(name, math.nan))]
+            sums[name], counts[name] = sum(finite), len(finite)
+        return [metrics_record(self._version, len(values), means_of(sums, counts), counts)]

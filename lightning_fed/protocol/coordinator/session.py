@@ -142,7 +142,7 @@ class CoordinatorSession:
         match message:
             case m.Masking() if not self._attendance.is_ready(site):
                 return []  # of an attempt that is over
-            case m.Masking(purpose="metrics"):
+            case m.Masking(purpose="presence" | "metrics"):
                 return self._metrics.step(site, message)
             case m.Masking():
                 return self._after_collection(self._collection.step(site, message) if self._collection else [])

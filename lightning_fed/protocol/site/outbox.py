@@ -223,7 +223,7 @@ class Outbox:
     def _ballot(self, held: _Held, total: FloatVector, digest: bytes) -> tuple[list[m.Message], Upload]:
         # The report is for the weighting of updates, and inside the masked words; a ballot says nothing of it.
         if self._masked:
-            message, data = self._masked.masked_ballot(total, digest)
+            message, data = self._masked.masked_ballot(held.round, total, digest)
             return [message], Upload("vote", held.round, memoryview(data), SiteReport(1))
         words = ballot(total, self._exchange.vote, self._exchange.seed(held.round))
         return [], Upload("vote", held.round, memoryview(pack(words, VOTE_BITS)), SiteReport(1))
@@ -242,7 +242,7 @@ class Outbox:
         if self._masked:
             weighted, numbers = exchange.weighted(values, report)
             plain = largest_magnitude(values)
-            message, data, sent = self._masked.masked_update(weighted, numbers, plain, digest, self._blocks)
+            message, data, sent = self._masked.masked_update(held.round, weighted, numbers, plain, digest, self._blocks)
             messages.append(message)
             if sent is not None:
                 # The words hold weighted values, the residual plain ones.

@@ -41,7 +41,7 @@ from lightning_fed.protocol.site.masked_metrics import Compute, MaskedMetrics
 from lightning_fed.protocol.site.masked_sums import MaskedSums
 from lightning_fed.protocol.site.model_download import ModelDownload
 from lightning_fed.protocol.site.outbox import Keep, Outbox, Pay, Upload
-from lightning_fed.protocol.site.signed_sums import SignedSums
+from lightning_fed.protocol.site.signed_sums import REPORTED, SignedSums
 from lightning_fed.protocol.streams import chunk_count, chunk_of
 from lightning_fed.update.global_model import largest_state_bytes
 from lightning_fed.update.layout import Layout
@@ -187,7 +187,11 @@ class SiteSession:
             case m.BeginReport():
                 if self._masked is None:
                     raise ProtocolError("the coordinator began masked metrics, and the plan does not mask anything.")
-                return [(self._masked.begin_report(message), None)]
+                return _alone(self._masked.begin_report(message))
+            case m.MetricCounts():
+                if self._report:
+                    self._report.counted(message)
+                return self._send_report()
             case m.MetricSums():
                 return _alone(self._report.summed(message)) if self._report else []
             case m.Masking():
@@ -307,7 +311,7 @@ class SiteSession:
     ) -> list[Outgoing]:
         """Report the plan's metrics of a global model; under masks, as soon as the keys are agreed on.
 
-        Under masks nothing is reported unless all of the plan's metrics are there and finite.
+        Under masks, a metric that is not there or not finite goes into the sums as one that the site does not have.
 
         Args:
             version: the global model's version.
@@ -317,8 +321,10 @@ class SiteSession:
         """
         if self._report is None:
             return [(m.Report(version, dict(metrics)), None)] if self.joined else []
-        if not self._report.hold(version, metrics, states, compute):
+        if self.model is None or self.model[0] != version:
+            # A newer global model came meanwhile, and what this one was cannot be signed any more.
             return [(m.NoReport(version), None)] if self.joined else []
+        self._report.hold(version, self._model_digest(), metrics, states, compute)
         return self._send_report()
 
     @property
@@ -422,11 +428,13 @@ class SiteSession:
         Keys that somebody did not sign are: that is an ``IdentityError``, and ends the fit.
         """
         assert self._masked is not None
-        self._masked.give_up(step.purpose)
+        self._masked.give_up(step.purpose, step.round)
         accused = error.site if isinstance(error, PeerError) else ""
-        if step.purpose == "metrics":
+        if step.purpose in REPORTED:
+            for purpose in REPORTED:
+                self._masked.give_up(purpose, step.round)
             if self._report:
-                self._report.give_up()
+                self._report.give_up(step.round)
             return [(m.NoReport(step.round, accused), None)]
         self.rejected = str(error)
         reason = f"masking: {error}"[: m.MAX_REASON]
@@ -443,8 +451,8 @@ class SiteSession:
         return self._digest
 
     def _send_report(self) -> list[Outgoing]:
-        """Send the held metrics, if their keys are agreed."""
-        return _alone(self._report.next(self.model and self.model[0], self._model_digest())) if self._report else []
+        """Send what of the held metrics can be sent now."""
+        return _alone(self._report.next()) if self._report else []
 
     def _send_next(self) -> list[Outgoing]:
         """Offer what of the held update can be sent now, if anything."""

@@ -17,6 +17,9 @@ _CURE = (
     "trained."
 )
 
+REPORTED: frozenset[Purpose] = frozenset({"presence", "metrics"})
+"""The sums that are over a model's metrics and not over what was trained from it."""
+
 
 class SignedSum(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A masked sum whose survivor set a site has signed, so that it may have been opened.
@@ -54,7 +57,9 @@ class SignedSums:
     2. One exception: the process that has signed may go on with other sites under the *next* round's number from the
        same model, for it has trained anew. Else a round that the coordinator had to skip could never be followed by
        another. Metrics, which are the same each time, know no exception.
-    3. Metrics of a model are summed among sites that this site has signed to be in the sum that made the model.
+    3. Metrics of a model are summed among sites that this site has signed to be in the sum that made the model, and
+       among exactly those that it has signed to be in the sum that says how many of them have each metric: among fewer,
+       one of them could be the only one that has it.
 
     Args:
         federation: the federation's name.
@@ -92,6 +97,10 @@ class SignedSums:
         """Whether a sum of this round, or of another training from this model that is over, may have been opened."""
         return self._allowed(purpose, round, model.hex()) is not None
 
+    def survivors(self, purpose: Purpose, round: int) -> frozenset[str] | None:
+        """The survivor set that was signed of this sum of the run, None if none was."""
+        return self._of_round.get((purpose, round))
+
     def check_sharers(self, purpose: Purpose, round: int, model: bytes, sharers: Iterable[str]) -> None:
         """Accept the sites among which this site would mask its vector, or raise; to be called before it does.
 
@@ -120,6 +129,7 @@ class SignedSums:
         elif sites not in allowed:
             raise _opened_before(purpose, round)
         self._check_participants(purpose, round, sites)
+        self._check_counted(purpose, round, sites)
         if self._of_round.get((purpose, round)) == sites and sites in self._of_model.get((purpose, digest), ()):
             return  # in an attempt before
         signed = SignedSum(self._federation, self._run, purpose, round, self._layout, digest, tuple(sorted(sites)))
@@ -130,7 +140,7 @@ class SignedSums:
     def _allowed(self, purpose: Purpose, round: int, model: str) -> set[frozenset[str]] | None:
         """The survivor sets one of which it must be; None if it may be any."""
         of_round, of_model = self._of_round.get((purpose, round)), self._of_model.get((purpose, model))
-        if purpose != "metrics" and (purpose, model) not in self._before:
+        if purpose not in REPORTED and (purpose, model) not in self._before:
             of_model = None  # trained anew
         if of_round is None or of_model is None:
             return of_model if of_round is None else {of_round}
@@ -148,7 +158,7 @@ class SignedSums:
                 )
 
     def _check_participants(self, purpose: Purpose, round: int, sites: frozenset[str]) -> None:
-        if purpose != "metrics":
+        if purpose not in REPORTED:
             return
         participants = self._of_round.get(("update", round))
         if participants is None or not sites <= participants:
@@ -156,6 +166,15 @@ class SignedSums:
             raise ProtocolError(
                 f"metrics of global model {round} were asked for among {sorted(sites)}, and the sites whose sum made "
                 f"that model are {known}. Only those report it. Nothing was sent."
+            )
+
+    def _check_counted(self, purpose: Purpose, round: int, sites: frozenset[str]) -> None:
+        counted = self._of_round.get(("presence", round))
+        if purpose == "metrics" and sites != counted:
+            known = "never counted" if counted is None else f"counted among {sorted(counted)}"
+            raise ProtocolError(
+                f"metrics of global model {round} were asked for among {sorted(sites)}, and how many sites have them "
+                f"was {known}: a metric could be one site's alone. Nothing is opened."
             )
 
     def _remember(self, signed: SignedSum) -> None:
@@ -168,7 +187,7 @@ class SignedSums:
 
 
 def _opened_before(purpose: Purpose, round: int) -> ProtocolError:
-    if purpose == "metrics":
+    if purpose in REPORTED:
         return ProtocolError(
             f"the sum of metrics of this global model, now announced as {round}, was opened before over other sites: "
             "a second one would show single sites' metrics, and is refused."
