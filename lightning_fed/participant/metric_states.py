@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -72,7 +73,8 @@ def has_one_class(metric: Metric) -> bool:
     """
     if not isinstance(metric, BinaryPrecisionRecallCurve):
         return False
-    if metric.thresholds is None:
+    thresholds: Any = metric.thresholds
+    if thresholds is None:
         target = dim_zero_cat(metric.target) if metric.target else torch.tensor([])
         positives, examples = int((target == 1).sum()), target.numel()
     else:

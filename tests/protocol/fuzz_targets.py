@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fuzz_mutations import mutated
 from wire import Wire, model_of_size
 
@@ -20,7 +21,8 @@ from lightning_fed.errors import FederationError, IdentityError, ModelMismatchEr
 from lightning_fed.masking import messages as masking
 from lightning_fed.plan import Compression, FederationPlan, Masking, Privacy, SitePrivacy
 from lightning_fed.privacy.accounting import DpSgd
-from lightning_fed.privacy.history import Charged, Release, line_of, parse_history
+from lightning_fed.privacy.history import parse_history
+from lightning_fed.privacy.ledger_lines import NO_LINE, Charged, Release, line_of
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.exchange import Exchange
 from lightning_fed.simulation.progress import _event
@@ -263,7 +265,8 @@ def decoders() -> dict[str, tuple[Callable[[bytes], object], list[bytes]]]:
     assert delta
     topk = Exchange(PLANS["topk"], SIZE, 3)
     entry = Charged("federation", "north", Release("run", "hash", 1, 1, DpSgd(0.1, 1.0, 30)), 1e-5, 0.5)
-    line, _ = line_of(entry, "0" * 64)
+    old, _ = line_of(entry, NO_LINE)
+    signed, _ = line_of(entry, NO_LINE, Ed25519PrivateKey.generate())
     event = b'{"time": "now", "event": "update_refused", "site": "north", "round": 1, "reason": "no"}'
     return {
         "messages of sites": (m.decode_from_site, up),
@@ -287,7 +290,7 @@ def decoders() -> dict[str, tuple[Callable[[bytes], object], list[bytes]]]:
             lambda data: topk.from_bytes(memoryview(data), None),
             [topk.to_bytes(values[: topk.count], np.arange(topk.count, dtype=np.int64))],
         ),
-        "ledgers": (lambda data: parse_history(data, "ledger"), [line]),
+        "ledgers": (lambda data: parse_history(data, "ledger"), [old, signed]),
         "events": (_event, [event]),
     }
 
