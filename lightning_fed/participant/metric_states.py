@@ -3,7 +3,6 @@
 import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -73,13 +72,13 @@ def has_one_class(metric: Metric) -> bool:
     """
     if not isinstance(metric, BinaryPrecisionRecallCurve):
         return False
-    thresholds: Any = metric.thresholds
-    if thresholds is None:
-        target = dim_zero_cat(metric.target) if metric.target else torch.tensor([])
-        positives, examples = int((target == 1).sum()), target.numel()
-    else:
-        of_class = metric.confmat[0].sum(dim=1)  # at one threshold, by true class
+    state = metric.metric_state
+    if "confmat" in state:
+        of_class = dim_zero_cat(state["confmat"])[0].sum(dim=1)  # at one threshold, by true class
         positives, examples = int(of_class[1]), int(of_class.sum())
+    else:
+        target = dim_zero_cat(state["target"]) if len(state["target"]) else torch.tensor([])
+        positives, examples = int((target == 1).sum()), target.numel()
     return examples > 0 and positives in (0, examples)
 
 

@@ -54,6 +54,15 @@ def test_events_become_a_row_of_the_rounds_table():
     assert row == ["1", "2/2", "1.2", "2.0 MB", "500 bytes", "0.5123", "-"]
 
 
+def test_the_line_of_metrics_says_how_many_sites_had_one_that_some_had_not():
+    event = {"event": "metrics", "version": 2, "sites": 3, "metrics": {"val_auroc": 0.75}}
+    assert line_of(event) == "global model 2: val_auroc 0.7500"
+    event |= {"counts": {"val_auroc": 2, "val_dice": 0}, "not_finite": ["val_auroc", "val_dice"]}
+    assert line_of(event) == (
+        "global model 2: val_auroc 0.7500, val_auroc is finite at 2 of 3 sites, val_dice is finite at 0 of 3 sites"
+    )
+
+
 def test_the_state_of_each_site_follows_its_events():
     states = [progress_after(EVENTS[: count + 1]).sites for count in range(len(EVENTS))]
     assert states[0] == {"north": "starting", "south": "starting"}
