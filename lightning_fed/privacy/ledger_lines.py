@@ -151,7 +151,7 @@ def read_line(data: bytes, previous: str) -> tuple[Entry, Line] | None:
     try:
         line = msgspec.json.decode(data, type=Line)
         entry: Entry = msgspec.json.decode(line.entry, type=Entry)
-    except (msgspec.MsgspecError, UnicodeDecodeError, PlanError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, PlanError):
         return None
     encoded = msgspec.json.encode(entry, order="sorted")
     expected = Line(msgspec.Raw(encoded), _digest(encoded, previous), line.key, line.signature)

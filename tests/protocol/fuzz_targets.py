@@ -133,6 +133,9 @@ def corpora(plan: str) -> tuple[list[bytes], list[bytes], list[bytes]]:
         m.NoReport(1),
         m.Computed(1, {"val_accuracy": 0.5}),
         m.Withdraw(1, "no"),
+        m.Withdraw(1, "no", opened=True, accused=NAMES[0]),
+        m.NoReport(1, NAMES[1]),
+        m.LedgerHead(bytes(32)),
         m.Leave("failed"),
         m.Fetch("frozen", 0, 0, 1),
         m.Offer("initial", 0, 200, 1),
@@ -146,6 +149,7 @@ def corpora(plan: str) -> tuple[list[bytes], list[bytes], list[bytes]]:
         m.Refused("ProtocolError", "no"),
         m.Finished(3),
         m.SendInitial(),
+        m.Joined(100, bytes(32)),
         m.BeginReport(1, 1, bytes(32), {"val_loss": 0, "val_accuracy": 0}),
         m.Support(1, 1, b"\x00\x01"),
     ):
