@@ -9,6 +9,8 @@ import pytest
 from lightning_fed import Compression, FederationPlan, Masking, ValueCodec
 from lightning_fed.errors import PlanError, PlanRefusedError, ProtocolError, UpdateRefusedError
 from lightning_fed.protocol.exchange import Exchange
+from lightning_fed.simulation import Simulation
+from lightning_fed.simulation.expansion import coordinator_config
 
 MODULE = """
 from dataclasses import dataclass
@@ -221,3 +223,11 @@ def test_a_codec_that_writes_something_else_than_its_bytes_is_named_at_the_site(
     exchange.__dict__["codec"] = Broken(coded=coded)
     with pytest.raises(UpdateRefusedError, match=r"Broken.encode must give 4 bytes for 3 values"):
         exchange.to_bytes(np.zeros(3, np.float32), np.arange(3, dtype=np.uint32))
+
+
+def test_a_simulations_coordinator_finds_the_version_anew_as_yaml_would_make_a_number_of_it(outside, tmp_path):
+    sites = {"sites": ["north", "south"], "model": {}, "data": {}, "trainer": {}}
+    simulation = Simulation(run="run", plan=plan("outside.Slow", init_args={"rate": 0.25}), **sites)
+    config = coordinator_config(simulation, "tcp://127.0.0.1:1", tmp_path, tmp_path)
+    assert config["plan"]["algorithm"] == {"class_path": "outside.Slow", "init_args": {"rate": 0.25}}
+    assert msgspec.convert(config["plan"], FederationPlan) == simulation.plan
