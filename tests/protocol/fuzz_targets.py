@@ -72,6 +72,7 @@ class Recording(Wire):
         self.said_up: list[bytes] = []
         self.said_down: list[bytes] = []
         self.chunks: list[bytes] = [b"", bytes(4 * SIZE)]
+        self.reported: dict[str, int] = {}
         super().__post_init__()
 
     def deliver_up(self, name: str) -> bool:
@@ -104,6 +105,19 @@ class Recording(Wire):
         if chunk is not None and len(self.chunks) < 40:
             self.chunks.append(bytes(chunk))
 
+    def train(self, name: str) -> bool:
+        site = self.sites[name]
+        if site.plan and not site.joined and site._layout is None and site.plan.metrics:
+            self.up[name].extend(site.join(model_of_size(self.size).layout, {"val_loss": 2}))
+            return True
+        if site.joined and site.model and site.plan.metrics and self.reported.get(name) != site.model[0]:
+            self.reported[name] = site.model[0]
+            values = {"val_loss": 1.0, "val_accuracy": 0.5}
+            values = {metric: values[metric] for metric in site.plan.metrics}
+            self.up[name].extend(site.report(site.model[0], values, {"val_loss": [1.0, 2.0]}, _loss))
+            return True
+        return super().train(name)
+
     def steps(self, count: int) -> None:
         """Deliver so many messages."""
         for _ in range(count):
@@ -121,6 +135,10 @@ USUAL = [plan for plan in PLANS if plan != "private"]
 def any_plan(rng: random.Random) -> str:
     """A plan's name."""
     return "private" if rng.random() < 0.005 else rng.choice(USUAL)
+
+
+def _loss(sums: dict[str, list[float]]) -> dict[str, float]:
+    return {name: values[0] / max(values[1], 1.0) for name, values in sums.items()}
 
 
 @cache
@@ -149,6 +167,7 @@ def corpora(plan: str) -> tuple[list[bytes], list[bytes], list[bytes]]:
         m.Refused("ProtocolError", "no"),
         m.Finished(3),
         m.SendInitial(),
+        m.MetricCounts(1, 1, {"val_loss": 3, "val_accuracy": 2}),
         m.Joined(100, bytes(32)),
         m.BeginReport(1, 1, bytes(32), {"val_loss": 0, "val_accuracy": 0}),
         m.Support(1, 1, b"\x00\x01"),
