@@ -47,7 +47,12 @@ class Magnitudes:
         """The place in the row of a largest magnitude: the first whose power is at least that."""
         if not largest > 0:
             return 0
-        return min(max(math.ceil((math.log2(largest) - _LOWEST) / self.octaves), 0), self.length - 1)
+        if math.isinf(largest):
+            return self.length - 1
+        # Exact, as a logarithm is not one step above a power: largest = mantissa * 2^exponent, mantissa in [0.5, 1).
+        mantissa, exponent = math.frexp(largest)
+        above = exponent - (mantissa == 0.5)
+        return min(max(-((_LOWEST - above) // self.octaves), 0), self.length - 1)
 
     def power(self, place: int) -> float:
         """Largest magnitude that a place stands for."""

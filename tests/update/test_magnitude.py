@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lightning_fed.errors import ProtocolError
@@ -16,6 +16,7 @@ def summed(values, magnitudes):
     return row
 
 
+@example(1.818989403545857e-12, 1)
 @given(st.floats(2.0**-39, 2.0**38), st.sampled_from([1, 2]))
 def test_a_place_stands_for_the_smallest_power_that_covers_the_value(value, octaves):
     magnitudes = Magnitudes(octaves)
