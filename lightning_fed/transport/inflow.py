@@ -19,9 +19,8 @@ from dataclasses import dataclass
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-_LOOK_S, _LOOKS = 0.02, 5
-"""How often is looked at new connections, and at every how many of these looks at members' too: what a fast line brings
-in that time may come beyond the bound."""
+_LOOK_S = 0.02
+"""How often is looked at the connections: what a fast line brings in that time may come beyond the bound."""
 
 _NOTICE_S = 60.0
 """Seconds at least between two warnings."""
@@ -121,13 +120,12 @@ class Inflow:
         return peer
 
     def _run(self) -> None:
-        look, looks = time.monotonic() + _LOOK_S, 0
+        look = time.monotonic() + _LOOK_S
         try:
             while True:
                 wait_s = look - time.monotonic() if self._peers else 60.0
                 if wait_s <= 0:
-                    looks += 1
-                    self._look(members_too=looks % _LOOKS == 0)
+                    self._look()
                     look = time.monotonic() + _LOOK_S
                 elif self._monitor.poll(1 + int(1000 * wait_s)):
                     event = recv_monitor_message(self._monitor)
@@ -141,9 +139,9 @@ class Inflow:
         finally:
             self._monitor.close(linger=0)
 
-    def _look(self, members_too: bool) -> None:
+    def _look(self) -> None:
         with self._lock:
-            peers = [peer for peer in self._peers.values() if members_too or not peer.current]
+            peers = list(self._peers.values())
             too_many = self._connections < 0
         for peer in peers:
             most = self._most if peer.current else 0 if too_many else _BEFORE_A_HELLO

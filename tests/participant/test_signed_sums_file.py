@@ -177,3 +177,4 @@ def test_nobody_is_kept_from_the_file_between_two_lines(path):
     file.write(signed(1))
     with path.open("rb") as other:
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert [entry.round for entry in file_of(path).read()] == [1]
