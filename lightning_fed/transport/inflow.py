@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-_LOOK_S = 0.02
+_LOOK_S = 0.01
 """How often is looked at the connections: what a fast line brings in that time may come beyond the bound."""
 
 _NOTICE_S = 60.0
