@@ -1,3 +1,4 @@
+import re
 import shutil
 import subprocess
 import sys
@@ -50,6 +51,11 @@ def test_no_room_imports_what_it_must_not():
         ("masking/__init__.py", "import zmq", "pure"),
         ("aggregation/mean.py", "from lightning.pytorch import Trainer", "pure"),
         ("protocol/streams.py", "def late():\n    import lightning", "pure"),
+        ("protocol/streams.py", "from lightning_fed.lightning_api import Trainer", "pure"),
+        ("update/layout.py", "import pytorch_lightning", "pure"),
+        ("callbacks/ditto.py", "from lightning.pytorch import Trainer", "lightning"),
+        ("coordinator/store.py", "def late():\n    import lightning", "lightning"),
+        ("lightning_api.py", "import lightning_fed.plan", "layers"),
         # The protocol imports the plan.
         ("plan.py", "import zmq", "pure"),
         ("protocol/site/outbox.py", "import lightning_fed.protocol.coordinator.actions", "wings"),
@@ -79,3 +85,9 @@ def test_a_forbidden_import_is_caught(copy, module, line, contract):
 
     assert result.returncode == 1, result.stdout + result.stderr
     assert " 0 kept, 1 broken" in result.stdout
+
+
+def test_no_room_imports_the_other_package_of_lightning():
+    # A contract cannot name a package that nothing imports.
+    lines = re.compile(r"^\s*(import|from) (pytorch_lightning|lightning_fabric)\b", re.MULTILINE)
+    assert [path for path in (ROOT / "lightning_fed").rglob("*.py") if lines.search(path.read_text())] == []

@@ -5,14 +5,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from lightning_fed.errors import ConfigError
+from lightning_fed.lightning_api import Callback, CombinedLoader, LightningModule, Trainer, TrainerFn
 
 
 class AdaBN(Callback):

@@ -4,12 +4,12 @@ from abc import abstractmethod
 from typing import Any, Generic, TypeVar
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from lightning_fed.callbacks.exchanged_parameters import federation_layout
 from lightning_fed.callbacks.gradient_correction import GradientCorrection
 from lightning_fed.errors import UpdateRefusedError
+from lightning_fed.lightning_api import LightningModule, Trainer
 from lightning_fed.update.control_variate import ControlVariate
 from lightning_fed.update.layout import Layout, layout_of, tensors_of
 

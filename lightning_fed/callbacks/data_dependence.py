@@ -16,12 +16,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import BatchSizeFinder, Callback, EarlyStopping, LearningRateFinder
-from lightning.pytorch.callbacks.spike import SpikeDetection
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lightning_fed.errors import ConfigError
+from lightning_fed.lightning_api import (
+    BatchSizeFinder,
+    Callback,
+    EarlyStopping,
+    LearningRateFinder,
+    SpikeDetection,
+    Trainer,
+)
 
 _FOLLOWING: tuple[tuple[type[Callback], str], ...] = (
     (EarlyStopping, "ends the fit by a metric that it compares exactly; let max_epochs or the plan's rounds end it"),

@@ -21,17 +21,21 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
-from lightning.pytorch.plugins.precision import MixedPrecision
-from lightning.pytorch.strategies import SingleDeviceStrategy
-from lightning.pytorch.trainer.states import RunningStage
-from lightning.pytorch.utilities import rank_zero_info
-from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 
 from lightning_fed.callbacks.data_dependence import refuse_data_dependent
 from lightning_fed.errors import BudgetExhaustedError, ConfigError
+from lightning_fed.lightning_api import (
+    Callback,
+    GradientAccumulationScheduler,
+    LightningModule,
+    MixedPrecision,
+    RunningStage,
+    SingleDeviceStrategy,
+    Trainer,
+    is_param_in_hook_signature,
+    rank_zero_info,
+)
 from lightning_fed.privacy.accounting import (
     DpSgd,
     dp_sgd_noise_multiplier,

@@ -7,14 +7,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_fed.callbacks.exchanged_parameters import exchanged_parameters, refuse_private
 from lightning_fed.callbacks.round_callback import RoundCallback
 from lightning_fed.errors import ConfigError
+from lightning_fed.lightning_api import LightningModule, Trainer, is_param_in_hook_signature
 
 _PRIVATE = (
     "Ditto takes a plain step on each batch, and those of DP-SGD may hold nobody, or be a part of a step. Use "

@@ -1,9 +1,9 @@
 """Which parameters of a module take part in the federation of a Trainer, and whether they may leave."""
 
-from lightning.pytorch import Trainer
 from torch import nn
 
 from lightning_fed.errors import ConfigError
+from lightning_fed.lightning_api import Trainer
 from lightning_fed.plan import FederationPlan
 from lightning_fed.update.layout import Layout
 

@@ -3,12 +3,12 @@
 import math
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from lightning_fed.callbacks.exchanged_parameters import exchanged_parameters
 from lightning_fed.callbacks.gradient_correction import GradientCorrection
 from lightning_fed.errors import ConfigError
+from lightning_fed.lightning_api import LightningModule, Trainer
 
 
 class FedProx(GradientCorrection):

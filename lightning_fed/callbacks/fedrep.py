@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
-from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
 from lightning_fed.callbacks.exchanged_parameters import exchanged_parameters, federation_layout, refuse_private
 from lightning_fed.callbacks.round_callback import RoundCallback
 from lightning_fed.errors import ConfigError
+from lightning_fed.lightning_api import LightningModule, Trainer
 from lightning_fed.update.personal import personal_names
 
 

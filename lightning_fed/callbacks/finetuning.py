@@ -6,9 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import BaseFinetuning
-from lightning.pytorch.utilities import rank_zero_info
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -18,6 +15,7 @@ from lightning_fed.callbacks.adapters import Adapter, adapt, can_be_adapted, mer
 from lightning_fed.callbacks.exchanged_parameters import refuse_private
 from lightning_fed.callbacks.round_callback import RoundCallback
 from lightning_fed.errors import ConfigError
+from lightning_fed.lightning_api import BaseFinetuning, LightningModule, Trainer, rank_zero_info
 
 
 class FederatedFinetuning(RoundCallback):

@@ -3,13 +3,13 @@
 from abc import abstractmethod
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from lightning_fed.callbacks.round_callback import RoundCallback
 from lightning_fed.errors import ConfigError
+from lightning_fed.lightning_api import LightningModule, Trainer
 
 
 class GradientCorrection(RoundCallback):

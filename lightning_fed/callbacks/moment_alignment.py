@@ -4,13 +4,13 @@ import math
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_fed.callbacks.exchanged_parameters import refuse_private
 from lightning_fed.callbacks.round_callback import RoundCallback
 from lightning_fed.errors import ConfigError
+from lightning_fed.lightning_api import LightningModule, Trainer
 
 MOMENTS = "feature_moments"
 """Name under which the module holds its ``FeatureMoments``."""

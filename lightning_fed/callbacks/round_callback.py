@@ -1,6 +1,6 @@
 """A Lightning callback that also hears of rounds."""
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning_fed.lightning_api import Callback, LightningModule, Trainer
 
 
 class RoundCallback(Callback):

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from lightning_fed.callbacks.exchanged_parameters import federation_plan
 from lightning_fed.callbacks.round_callback import RoundCallback
 from lightning_fed.errors import ConfigError
+from lightning_fed.lightning_api import LightningModule, Trainer
 
 _KNOWN = 0.02
 """How far from 1 the mean of the sites' ones may be: beyond it the masks' first bound has cut the numbers off, too."""

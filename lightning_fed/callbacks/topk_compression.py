@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
-
 from lightning_fed.callbacks.exchanged_parameters import federation_plan
 from lightning_fed.errors import ConfigError
+from lightning_fed.lightning_api import Callback, LightningModule, Trainer
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol.exchange import Exchange
 

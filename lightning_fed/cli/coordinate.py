@@ -10,12 +10,12 @@ from typing import Any
 import msgspec
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch import LightningModule
 
 from lightning_fed.cli.lightning_cli import Modules
 from lightning_fed.cli.parser import NamesNearest
 from lightning_fed.coordinator.service import Coordinator
 from lightning_fed.errors import ConfigError, ModelMismatchError, StoreError
+from lightning_fed.lightning_api import LightningModule
 from lightning_fed.plan import FederationPlan
 from lightning_fed.transport.identity import Roster, load_identity
 

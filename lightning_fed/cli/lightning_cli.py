@@ -2,12 +2,16 @@
 
 from typing import Any
 
-from lightning.pytorch import LightningDataModule, LightningModule
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.strategies import Strategy
-
 from lightning_fed.cli.parser import NamesNearest
 from lightning_fed.errors import FederationError
+from lightning_fed.lightning_api import (
+    ArgsType,
+    LightningArgumentParser,
+    LightningCLI,
+    LightningDataModule,
+    LightningModule,
+    Strategy,
+)
 
 
 class _Parser(NamesNearest, LightningArgumentParser):  # type: ignore[misc]

@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule
-
 from lightning_fed.coordinator.events import EventLog
 from lightning_fed.coordinator.store import Store
 from lightning_fed.errors import FederationError, IdentityError, ModelMismatchError, ProtocolError, printable
+from lightning_fed.lightning_api import LightningModule
 from lightning_fed.plan import FederationPlan
 from lightning_fed.privacy.layers import replace_layers
 from lightning_fed.privacy.ledger import Budget, Ledger, Owner

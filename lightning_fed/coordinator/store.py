@@ -13,10 +13,10 @@ import os
 import secrets
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
-import lightning
 import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
@@ -133,7 +133,7 @@ class Store:
     def _write_checkpoint(self, version: int, state: dict[str, torch.Tensor]) -> None:
         checkpoint: dict[str, Any] = {
             "state_dict": state,
-            "pytorch-lightning_version": lightning.__version__,
+            "pytorch-lightning_version": version_of("lightning"),
             "epoch": 0,
             "global_step": 0,
             "federation": {"run": self.run, "plan_hash": self._plan.hash, "version": version},

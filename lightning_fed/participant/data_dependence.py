@@ -1,8 +1,7 @@
 """When a fit's course must not follow the site's data."""
 
-from lightning.pytorch import Trainer
-
 from lightning_fed.callbacks import data_dependence
+from lightning_fed.lightning_api import Trainer
 from lightning_fed.plan import FederationPlan
 
 

@@ -1,12 +1,12 @@
 """The global model in a site's module: loaded at a round's start, and what training made of it at its end."""
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
 from lightning_fed.errors import ProtocolError, UpdateRefusedError
+from lightning_fed.lightning_api import rank_zero_warn
 from lightning_fed.plan import FederationPlan
 from lightning_fed.update.layout import Layout, check_update, flatten, tensors_of, unflatten
 

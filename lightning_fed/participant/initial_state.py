@@ -9,14 +9,13 @@ weights of its own says ``gives_initial: false``.
 import json
 from pathlib import Path
 
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
 from rich.filesize import decimal
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from lightning_fed.errors import PlanRefusedError, StoreError
 from lightning_fed.files import write_whole
+from lightning_fed.lightning_api import LightningModule, Trainer, rank_zero_info
 from lightning_fed.policy import SitePolicy
 from lightning_fed.update.aliases import aliases
 from lightning_fed.update.global_model import state_bytes

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from lightning.pytorch import LightningModule, Trainer
 from rich.filesize import decimal
 
 from lightning_fed.callbacks.topk_compression import own_count
+from lightning_fed.lightning_api import LightningModule, Trainer
 from lightning_fed.participant.data_dependence import refuse_data_dependent
 from lightning_fed.participant.global_weights import load_frozen
 from lightning_fed.participant.initial_state import InitialState

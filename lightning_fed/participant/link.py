@@ -3,11 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_info
-from lightning.pytorch.utilities.exceptions import SIGTERMException
-
 from lightning_fed.errors import FederationError
+from lightning_fed.lightning_api import SIGTERMException, Trainer, rank_zero_info
 from lightning_fed.participant.connection import Connection
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.site.session import Outgoing, SiteSession

@@ -2,12 +2,10 @@
 
 from typing import Any
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Trainer
-from lightning.pytorch.utilities.data import extract_batch_size
 from torch import Tensor
 
 from lightning_fed.aggregation.contracts import SiteReport
+from lightning_fed.lightning_api import MisconfigurationException, Trainer, extract_batch_size
 from lightning_fed.plan import LocalTraining
 
 

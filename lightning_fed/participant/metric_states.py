@@ -5,12 +5,11 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 from torchmetrics import Metric
 from torchmetrics.classification import BinaryPrecisionRecallCurve
 from torchmetrics.utilities import dim_zero_cat, dim_zero_sum
 
+from lightning_fed.lightning_api import LightningModule, Trainer, rank_zero_warn
 from lightning_fed.update.metric_sum import LARGEST_STATE
 
 States = dict[str, list[float]]

@@ -3,8 +3,7 @@
 import math
 from collections.abc import Mapping
 
-from lightning.pytorch import LightningModule, Trainer
-
+from lightning_fed.lightning_api import LightningModule, Trainer
 from lightning_fed.participant.metric_states import (
     Compute,
     States,

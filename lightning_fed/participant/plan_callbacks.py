@@ -1,7 +1,5 @@
 """The callbacks that a plan asks for, and what it asks of a model."""
 
-from lightning.pytorch import Callback, Trainer
-
 from lightning_fed.aggregation.feddyn import FedDyn as FedDynAlgorithm
 from lightning_fed.aggregation.scaffold import Scaffold as ScaffoldAlgorithm
 from lightning_fed.callbacks.differential_privacy import DifferentialPrivacy
@@ -9,6 +7,7 @@ from lightning_fed.callbacks.feddyn import FedDyn
 from lightning_fed.callbacks.fedprox import FedProx
 from lightning_fed.callbacks.scaffold import Scaffold
 from lightning_fed.errors import ModelMismatchError
+from lightning_fed.lightning_api import Callback, Trainer
 from lightning_fed.plan import FederationPlan
 from lightning_fed.privacy.accounting import DpSgd
 from lightning_fed.update.layout import Layout

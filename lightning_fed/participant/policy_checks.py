@@ -4,10 +4,9 @@ import difflib
 import fnmatch
 import math
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
+from lightning_fed.lightning_api import Trainer, rank_zero_warn
 from lightning_fed.plan import LocalTraining
 from lightning_fed.policy import SitePolicy
 from lightning_fed.update.aliases import aliases

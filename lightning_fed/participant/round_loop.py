@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lightning_fed.callbacks.control_variates import control_corrections
@@ -27,6 +25,7 @@ from lightning_fed.errors import (
     PlanRefusedError,
     UpdateRefusedError,
 )
+from lightning_fed.lightning_api import Callback, LightningModule, Trainer, rank_zero_info, rank_zero_warn
 from lightning_fed.participant.connection import Connection
 from lightning_fed.participant.data_dependence import refuse_data_dependent
 from lightning_fed.participant.global_weights import load_global, update_since, zeroed_if_unsound

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Trainer
 from torch import Tensor
 
 from lightning_fed.callbacks.control_variates import control_corrections
+from lightning_fed.lightning_api import Trainer
 from lightning_fed.participant.connection import Connection
 from lightning_fed.participant.pending_update import PendingUpdate, PendingUpdateFile
 from lightning_fed.protocol.exchange import Exchange

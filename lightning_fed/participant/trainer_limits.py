@@ -1,8 +1,6 @@
 """A Trainer's limits and rhythm of validation during a federation."""
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_warn
-
+from lightning_fed.lightning_api import Trainer, rank_zero_warn
 from lightning_fed.plan import FederationPlan
 
 _LIGHTNINGS_DEFAULT_EPOCHS = 1000

@@ -5,10 +5,10 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from lightning_fed.errors import DataError
+from lightning_fed.lightning_api import LightningDataModule
 from lightning_fed.radiology.dataset import RadiographDataset, batches, evaluation_batches
 from lightning_fed.radiology.harmonisation import (
     HistogramStandardisation,

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
-from lightning.pytorch import LightningDataModule
 from torch.utils.data import ConcatDataset, DataLoader
 
 from lightning_fed.errors import DataError
+from lightning_fed.lightning_api import LightningDataModule
 from lightning_fed.radiology.datamodule import RadiographDataModule
 from lightning_fed.radiology.dataset import batches, evaluation_batches
 from lightning_fed.radiology.labels import Split

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-
 from lightning_fed.errors import ConfigError, FederationError
+from lightning_fed.lightning_api import Callback, LightningDataModule, LightningModule, Trainer
 from lightning_fed.participant.connection import Connection
 from lightning_fed.participant.round_loop import RoundLoop
 from lightning_fed.plan import FederationPlan

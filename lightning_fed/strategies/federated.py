@@ -14,12 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.strategies import SingleDeviceStrategy, Strategy, StrategyRegistry
-from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_fed.errors import FederationError
+from lightning_fed.lightning_api import (
+    LightningModule,
+    SingleDeviceStrategy,
+    Strategy,
+    StrategyRegistry,
+    Trainer,
+    TrainerFn,
+    rank_zero_warn,
+)
 from lightning_fed.participant.round_loop import RoundLoop
 from lightning_fed.policy import SitePolicy
 from lightning_fed.transport.identity import Roster, load_identity

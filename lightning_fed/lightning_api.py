@@ -1,0 +1,96 @@
+"""Lightning's names, as this package uses them: the only place that imports Lightning.
+
+``lightning.pytorch`` and ``pytorch_lightning`` are the same code, installed twice as two trees of classes that do not
+know each other. A process is served in one of them, chosen when the first name is asked for:
+
+1. the one that the environment variable ``LIGHTNING_FED_PACKAGE`` names,
+2. else the one that the process has imported; of two, the one that it imported first,
+3. else ``lightning.pytorch``.
+"""
+
+import os
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from lightning_fed.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lightning.fabric.utilities.exceptions import MisconfigurationException as MisconfigurationException
+    from lightning.pytorch import Callback as Callback
+    from lightning.pytorch import LightningDataModule as LightningDataModule
+    from lightning.pytorch import LightningModule as LightningModule
+    from lightning.pytorch import Trainer as Trainer
+    from lightning.pytorch.callbacks import BaseFinetuning as BaseFinetuning
+    from lightning.pytorch.callbacks import BatchSizeFinder as BatchSizeFinder
+    from lightning.pytorch.callbacks import EarlyStopping as EarlyStopping
+    from lightning.pytorch.callbacks import GradientAccumulationScheduler as GradientAccumulationScheduler
+    from lightning.pytorch.callbacks import LearningRateFinder as LearningRateFinder
+    from lightning.pytorch.callbacks.spike import SpikeDetection as SpikeDetection
+    from lightning.pytorch.cli import ArgsType as ArgsType
+    from lightning.pytorch.cli import LightningArgumentParser as LightningArgumentParser
+    from lightning.pytorch.cli import LightningCLI as LightningCLI
+    from lightning.pytorch.plugins.precision import MixedPrecision as MixedPrecision
+    from lightning.pytorch.strategies import SingleDeviceStrategy as SingleDeviceStrategy
+    from lightning.pytorch.strategies import Strategy as Strategy
+    from lightning.pytorch.strategies import StrategyRegistry as StrategyRegistry
+    from lightning.pytorch.trainer.states import RunningStage as RunningStage
+    from lightning.pytorch.trainer.states import TrainerFn as TrainerFn
+    from lightning.pytorch.utilities import CombinedLoader as CombinedLoader
+    from lightning.pytorch.utilities import rank_zero_info as rank_zero_info
+    from lightning.pytorch.utilities import rank_zero_warn as rank_zero_warn
+    from lightning.pytorch.utilities.data import extract_batch_size as extract_batch_size
+    from lightning.pytorch.utilities.exceptions import SIGTERMException as SIGTERMException
+    from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature as is_param_in_hook_signature
+
+# The same names for the running program, by the module of Lightning that has them (tests compare the two lists).
+_WHERE = {
+    "": ("Callback", "LightningDataModule", "LightningModule", "Trainer"),
+    ".callbacks": (
+        "BaseFinetuning",
+        "BatchSizeFinder",
+        "EarlyStopping",
+        "GradientAccumulationScheduler",
+        "LearningRateFinder",
+    ),
+    ".callbacks.spike": ("SpikeDetection",),
+    ".cli": ("ArgsType", "LightningArgumentParser", "LightningCLI"),
+    ".plugins.precision": ("MixedPrecision",),
+    ".strategies": ("SingleDeviceStrategy", "Strategy", "StrategyRegistry"),
+    ".trainer.states": ("RunningStage", "TrainerFn"),
+    ".utilities": ("CombinedLoader", "rank_zero_info", "rank_zero_warn"),
+    ".utilities.data": ("extract_batch_size",),
+    ".utilities.exceptions": ("MisconfigurationException", "SIGTERMException"),
+    ".utilities.signature_utils": ("is_param_in_hook_signature",),
+}
+_MODULES = {name: module for module, names in _WHERE.items() for name in names}
+
+PACKAGES = ("lightning.pytorch", "pytorch_lightning")
+VARIABLE = "LIGHTNING_FED_PACKAGE"
+
+_served: str | None = None
+
+
+def served_package() -> str:
+    """The package that this process is served in; chosen now, if it was not.
+
+    Raises:
+        ConfigError: ``LIGHTNING_FED_PACKAGE`` names something else.
+    """
+    global _served
+    if _served is None:
+        named = os.environ.get(VARIABLE)
+        if named and named not in PACKAGES:
+            raise ConfigError(f"{VARIABLE} = {named!r} is no package of Lightning. Set it to one of {PACKAGES}.")
+        # sys.modules keeps the order of imports.
+        _served = named or next((name for name in sys.modules if name in PACKAGES), PACKAGES[0])
+    return _served
+
+
+if not TYPE_CHECKING:  # a type checker would take it for a promise of every name
+
+    def __getattr__(name: str) -> Any:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = globals()[name] = getattr(import_module(served_package() + _MODULES[name]), name)
+        return found
