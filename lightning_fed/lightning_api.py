@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from lightning.pytorch.callbacks import EarlyStopping as EarlyStopping
     from lightning.pytorch.callbacks import GradientAccumulationScheduler as GradientAccumulationScheduler
     from lightning.pytorch.callbacks import LearningRateFinder as LearningRateFinder
+    from lightning.pytorch.callbacks import ModelCheckpoint as ModelCheckpoint
+    from lightning.pytorch.callbacks import StochasticWeightAveraging as StochasticWeightAveraging
     from lightning.pytorch.callbacks.spike import SpikeDetection as SpikeDetection
     from lightning.pytorch.cli import ArgsType as ArgsType
     from lightning.pytorch.cli import LightningArgumentParser as LightningArgumentParser
@@ -52,6 +54,8 @@ _WHERE = {
         "EarlyStopping",
         "GradientAccumulationScheduler",
         "LearningRateFinder",
+        "ModelCheckpoint",
+        "StochasticWeightAveraging",
     ),
     ".callbacks.spike": ("SpikeDetection",),
     ".cli": ("ArgsType", "LightningArgumentParser", "LightningCLI"),

@@ -1,42 +1,127 @@
-"""How far a site's local training of a round has come."""
+"""How far a site's local training of a round has come, as Lightning's own loops tell it."""
 
 from typing import Any
 
 from torch import Tensor
 
 from lightning_fed.aggregation.contracts import SiteReport
-from lightning_fed.lightning_api import MisconfigurationException, Trainer, extract_batch_size
+from lightning_fed.errors import ConfigError
+from lightning_fed.lightning_api import MisconfigurationException, Trainer, extract_batch_size, rank_zero_warn
 from lightning_fed.plan import LocalTraining
 
 
 class LocalProgress:
-    """Counts the examples, epochs and steps of one round.
+    """Counts the examples, epochs and steps of one round after the other.
+
+    An epoch is what Lightning's loop takes for one, whatever the loader said of its length; a step is a batch at whose
+    end an optimiser has stepped, counted once however many optimisers there are.
 
     Args:
-        first_step: the trainer's ``global_step`` when the round begins.
+        local: what a round is.
+        site: the site's name, for messages.
+
+    Attributes:
+        batches: batches of the round so far.
+        steps: optimiser steps of the round so far.
+        epochs: epochs of the round that have ended.
     """
 
-    def __init__(self, first_step: int = 0) -> None:
-        self._first_step = first_step
-        self._examples = self._epochs = 0
+    def __init__(self, local: LocalTraining, site: str) -> None:
+        self._local = local
+        self._site = site
+        self._last_step = 0
+        self._epoch_begun = self._epoch_counted = self._warned = False
+        self._epoch_batches = self._epoch_steps = 0
+        self.begin_round(0)
+
+    def begin_round(self, first_step: int) -> None:
+        """Count from here; ``first_step`` is the trainer's ``global_step``."""
+        self._last_step = first_step
+        self.batches = self.steps = self.epochs = self._examples = 0
         self._loss: float | None = None
+
+    def begin_epoch(self) -> None:
+        """Lightning begins an epoch."""
+        self._epoch_begun, self._epoch_counted = True, False
+        self._epoch_batches = self._epoch_steps = 0
 
     def add(self, trainer: Trainer, outputs: Any, batch: Any) -> None:
         """Count a batch that was trained on."""
-        if not self._examples:
+        if not self.batches:
             self._loss = _loss_of(outputs)
         self._examples += _examples_of(batch)
-        self._epochs += trainer.is_last_batch
+        self.batches += 1
+        self._epoch_batches += 1
+        stepped = trainer.global_step > self._last_step
+        self._last_step = trainer.global_step
+        self.steps += stepped
+        self._epoch_steps += stepped
+        if trainer.is_last_batch or trainer.fit_loop.batch_idx + 1 == trainer.num_training_batches:
+            self._epoch_counted = True
+            self.epochs += 1
 
-    def complete(self, trainer: Trainer, local: LocalTraining) -> bool:
+    def end_epoch(self, trainer: Trainer) -> bool:
+        """Lightning has ended an epoch; True if none of its batches was said to be the last, so it is counted now.
+
+        Raises:
+            ConfigError: the epoch had no batch at all, so no round can ever be completed.
+        """
+        begun, counted = self._epoch_begun or self._epoch_batches > 0, self._epoch_counted
+        self._epoch_begun, self._epoch_counted = False, False
+        batches, self._epoch_batches = self._epoch_batches, 0
+        # Without ``begun`` this is the end of an epoch whose batches another process has trained on, before a resume.
+        if not begun or counted or _cut_short(trainer):
+            self._warn_of_idle_optimisers(batches)
+            return False
+        if not batches:
+            raise ConfigError(
+                f"site {self._site!r} cannot complete a round: epoch {trainer.current_epoch} ended without a single "
+                "batch. The training loader gives none, or on_train_batch_start returned -1 before the first one. "
+                "Give the site data to train on, or let it stay out."
+            )
+        if not self._warned:
+            self._warned = True
+            rank_zero_warn(
+                f"epoch {trainer.current_epoch} ended after {batches} batches, and none of them was said to be the "
+                f"last: the training loader counts {trainer.num_training_batches}, or on_train_batch_start returned "
+                "-1. It counts as an epoch of the round. As without a federation, Lightning does not validate after "
+                "such an epoch; mend the length that the data set or loader claims if it should."
+            )
+        self.epochs += 1
+        self._warn_of_idle_optimisers(batches)
+        return True
+
+    def _warn_of_idle_optimisers(self, batches: int) -> None:
+        if self._local.steps and batches and not self._epoch_steps and not self._warned:
+            self._warned = True
+            rank_zero_warn(
+                f"no optimiser has taken a step in an epoch of {batches} batches, as far as Lightning knows, and a "
+                f"round of site {self._site!r} lasts {self._local.steps} steps (plan.local.steps): it cannot end until "
+                "then. With manual optimization, step the optimisers that self.optimizers() returns."
+            )
+
+    @property
+    def complete(self) -> bool:
         """Whether the plan's epochs or steps are done."""
-        if local.epochs:
-            return self._epochs >= local.epochs
-        return trainer.global_step - self._first_step >= (local.steps or 1)
+        if self._local.epochs:
+            return self.epochs >= self._local.epochs
+        return self.steps >= (self._local.steps or 1)
 
-    def report(self, trainer: Trainer) -> SiteReport:
+    @property
+    def so_far(self) -> str:
+        """How much of the round is done, for messages."""
+        if self._local.epochs:
+            return f"{self.epochs} of its {self._local.epochs} epochs and {self.batches} batches"
+        return f"{self.steps} of its {self._local.steps} steps"
+
+    def report(self) -> SiteReport:
         """What the weighting may need to know."""
-        return SiteReport(self._examples, max(1, trainer.global_step - self._first_step), self._loss)
+        return SiteReport(self._examples, max(1, self.steps), self._loss)
+
+
+def _cut_short(trainer: Trainer) -> bool:
+    """Whether the fit, and not the data, has ended the epoch."""
+    return trainer.should_stop or (trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps)
 
 
 def _examples_of(batch: Any) -> int:

@@ -1,4 +1,7 @@
-"""A Trainer's limits and rhythm of validation during a federation."""
+"""How long a Trainer's fit lasts in a federation."""
+
+from collections.abc import Mapping
+from typing import Any
 
 from lightning_fed.lightning_api import Trainer, rank_zero_warn
 from lightning_fed.plan import FederationPlan
@@ -7,40 +10,83 @@ _LIGHTNINGS_DEFAULT_EPOCHS = 1000
 
 
 class TrainerLimits:
-    """Adapts a Trainer's settings to a plan, and gives them back as the user had set them.
+    """Makes a fit last for the federation's rounds, unless the user's own limits end it before.
+
+    Set as soon as the plan is known: ``trainer.estimated_stepping_batches``, and all that is built on the Trainer's
+    limits (OneCycleLR, warm-ups, StochasticWeightAveraging), ask before training begins. So a plan of epochs is like
+    ``Trainer(max_epochs=rounds * epochs)``, and one of steps like ``Trainer(max_steps=rounds * steps)``.
 
     Args:
         trainer: as the user made it.
+        plan: the plan.
+        version: of the newest global model; the fit lasts for the rounds after it.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: Trainer, plan: FederationPlan, version: int) -> None:
         self._trainer = trainer
+        self._plan = plan
+        self._rounds = max(1, plan.rounds - version)
         fit, epoch = trainer.fit_loop, trainer.fit_loop.epoch_loop
-        self._epochs = (fit.min_epochs, fit.max_epochs)
-        self._min_steps = epoch.min_steps
-        self._validation = (trainer.val_check_interval, trainer.check_val_every_n_epoch)
+        self._user = (fit.min_epochs, fit.max_epochs, epoch.min_steps, epoch.max_steps)
+        self._free = epoch.max_steps == -1 and fit.max_epochs in (-1, _LIGHTNINGS_DEFAULT_EPOCHS)
+        self._last_for(self._rounds, trainer.current_epoch, trainer.global_step)
 
-    def validate_after_rounds(self, plan: FederationPlan) -> None:
-        """Validate when a round ends, where the user chose no rhythm: only then the weights are the global model's."""
-        trainer = self._trainer
-        if plan.local.steps and trainer.val_check_interval == 1.0:
-            trainer.val_check_interval = plan.local.steps * trainer.accumulate_grad_batches
-            trainer.check_val_every_n_epoch = None
-        elif plan.local.epochs and trainer.check_val_every_n_epoch == 1:
-            trainer.check_val_every_n_epoch = plan.local.epochs
+    def resume(self, checkpoint: Mapping[str, Any]) -> None:
+        """Count from what a checkpoint has behind it, which Lightning restores later than optimisers are made."""
+        loop = checkpoint["loops"]["fit_loop"]
+        epochs, batches = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]
+        done = epochs["processed"] + (epochs["started"] > epochs["processed"] and batches["is_last_batch"])
+        self._last_for(self._rounds, done, checkpoint["global_step"])
 
-    def fit_rounds(self, plan: FederationPlan, version: int) -> None:
-        """Let the fit last for the rounds after ``version``, unless the user set a limit; warn where it cannot."""
-        loop, rounds = self._trainer.fit_loop, max(1, plan.rounds - version)
-        current = self._trainer.current_epoch
-        if loop.max_epochs == _LIGHTNINGS_DEFAULT_EPOCHS and self._trainer.max_steps == -1:
-            # Enough and no more, so that progress bars show where it ends; an epoch has at least one step.
-            loop.max_epochs = current + rounds * (plan.local.epochs or plan.local.steps or 1)
-        elif loop.max_epochs is not None and 0 <= loop.max_epochs < current + rounds * (plan.local.epochs or 0):
+    def _last_for(self, rounds: int, epochs: int, steps: int) -> None:
+        """Limit the fit to a number of rounds beyond the epochs and steps that were done."""
+        local, fit = self._plan.local, self._trainer.fit_loop
+        _, max_epochs, _, max_steps = self._user
+        if local.epochs:
+            needed = epochs + rounds * local.epochs
+            fit.max_epochs = needed if self._no_epochs(max_epochs) else min(needed, max_epochs or 0)
+        elif local.steps:
+            needed = steps + rounds * local.steps
+            fit.epoch_loop.max_steps = needed if max_steps == -1 else min(needed, max_steps)
+            if self._free:
+                fit.max_epochs = -1
+
+    def _no_epochs(self, max_epochs: int | None) -> bool:
+        return max_epochs in (None, -1) or (max_epochs == _LIGHTNINGS_DEFAULT_EPOCHS and self._user[3] == -1)
+
+    def check(self) -> None:
+        """Warn where the user's limits end the site's part before the federation ends; once data are loaded."""
+        trainer, plan = self._trainer, self._plan
+        _, max_epochs, _, max_steps = self._user
+        if plan.local.epochs and not self._no_epochs(max_epochs):
+            missing = trainer.current_epoch + self._rounds * plan.local.epochs > (max_epochs or 0)
+            limit, length = f"max_epochs={max_epochs}", f"{plan.local.epochs} local epochs"
+        elif plan.local.steps and max_steps != -1:
+            missing = trainer.global_step + self._rounds * plan.local.steps > max_steps
+            limit, length = f"max_steps={max_steps}", f"{plan.local.steps} local steps"
+        else:
+            return
+        if missing:
             rank_zero_warn(
-                f"Trainer(max_epochs={loop.max_epochs}) ends before the federation's {plan.rounds} rounds of "
-                f"{plan.local.epochs} local epochs; this site will leave then. Leave max_epochs out to stay to the end."
+                f"Trainer({limit}) ends before the federation's {plan.rounds} rounds of {length}; this site will leave "
+                f"then. Leave {limit.split('=')[0]} out to stay to the end."
             )
+
+    def training_begins(self) -> None:
+        """Lightning counts the steps of every optimiser under manual optimisation: no limit of ours may rest on it."""
+        if self._plan.local.steps and not self._trainer.lightning_module.automatic_optimization:
+            self._trainer.fit_loop.epoch_loop.max_steps = self._user[3]
+
+    def round_begins(self, round: int) -> None:
+        """See that the fit can last to the federation's end: rounds may have been trained in vain."""
+        trainer, fit, epoch = self._trainer, self._trainer.fit_loop, self._trainer.fit_loop.epoch_loop
+        before = (fit.max_epochs, epoch.max_steps)
+        self._last_for(self._plan.rounds - round + 1, trainer.current_epoch, trainer.global_step)
+        # Never less than before: a callback may have asked for more.
+        if before[0] is not None and fit.max_epochs is not None and fit.max_epochs != -1:
+            fit.max_epochs = max(fit.max_epochs, before[0])
+        epoch.max_steps = max(epoch.max_steps, before[1])
+        self.training_begins()
 
     def stop(self) -> None:
         """End the fit, whatever least number of epochs the user had in mind: a federation that is over has no more."""
@@ -50,7 +96,14 @@ class TrainerLimits:
 
     def restore(self) -> None:
         """As the user set them, so that the Trainer can be used again."""
-        trainer = self._trainer
-        trainer.fit_loop.min_epochs, trainer.fit_loop.max_epochs = self._epochs
-        trainer.fit_loop.epoch_loop.min_steps = self._min_steps
-        trainer.val_check_interval, trainer.check_val_every_n_epoch = self._validation
+        fit, epoch = self._trainer.fit_loop, self._trainer.fit_loop.epoch_loop
+        fit.min_epochs, fit.max_epochs, epoch.min_steps, epoch.max_steps = self._user
+
+
+def end_of(trainer: Trainer) -> str:
+    """What has ended a fit, for messages."""
+    if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
+        return f"Trainer(max_steps={trainer.max_steps})"
+    if trainer.max_epochs not in (None, -1) and trainer.current_epoch >= (trainer.max_epochs or 0):
+        return f"Trainer(max_epochs={trainer.max_epochs})"
+    return "trainer.should_stop, set by early stopping, max_time or a callback,"

@@ -8,7 +8,7 @@ from msgspec import Meta
 from lightning_fed.update.layout import Layout
 from lightning_fed.wire import decoded, encoded
 
-VERSION = 5
+VERSION = 6
 """Version of the protocol; the two sides must agree."""
 
 CHUNK_BYTES = 1 << 20
@@ -45,10 +45,11 @@ class Hello(Message, frozen=True):
 
 
 class Welcome(Message, frozen=True):
-    """Coordinator: the run and the plan's canonical bytes."""
+    """Coordinator: the run, the plan's canonical bytes, and the version of the newest global model (0 before any)."""
 
     run: str
     plan: bytes
+    version: Count = 0
 
 
 class Join(Message, frozen=True):

@@ -17,6 +17,8 @@ import torch
 
 from lightning_fed.errors import FederationError
 from lightning_fed.lightning_api import (
+    BatchSizeFinder,
+    LearningRateFinder,
     LightningModule,
     SingleDeviceStrategy,
     Strategy,
@@ -56,14 +58,22 @@ class Federated(Strategy):
         self._ledger = Path(ledger) if ledger else Path("ledgers") / f"{data_set or self.site}.jsonl"
         self._data_set = data_set or ""
         self._loop: RoundLoop | None = None
+        self._tuned: list[str] = []
 
     def connect(self, model: LightningModule) -> None:
         """Attach the round loop in front of the user's callbacks, so that they all see the global model."""
         super().connect(model)
         trainer = model.trainer
-        if trainer.state.fn == TrainerFn.FITTING and trainer.fast_dev_run:  # type: ignore[attr-defined]
-            rank_zero_warn("fast_dev_run tries the script alone: this site does not join the federation.")
-        elif trainer.state.fn == TrainerFn.FITTING and self._loop is None:
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        alone = _alone(trainer)
+        if alone:
+            rank_zero_warn(f"{alone}: this site does not join the federation.")
+            self._tuned += _tuners(trainer)
+            if self._loop in trainer.callbacks:  # type: ignore[attr-defined]
+                trainer.callbacks.remove(self._loop)  # type: ignore[attr-defined]
+            return
+        if self._loop is None:
             identity = load_identity(self._identity)
             if identity.name != self.site:
                 raise FederationError(
@@ -93,6 +103,8 @@ class Federated(Strategy):
                 self._ledger.with_name(f"{self._ledger.name}.signed"),
                 self._data_set,
             )
+        self._loop.tuned = self._tuned
+        if self._loop not in trainer.callbacks:  # type: ignore[attr-defined]
             trainer.callbacks.insert(0, self._loop)  # type: ignore[attr-defined]
 
     def setup(self, trainer: Trainer) -> None:
@@ -100,6 +112,12 @@ class Federated(Strategy):
         if trainer.state.fn == TrainerFn.FITTING and self._loop and self._loop.plan and self.lightning_module:
             self._loop.layout = layout_of(self.lightning_module, self._loop.plan.personal)
         super().setup(trainer)
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Give the Trainer back as the user made it, so that a fit that failed can be tried again."""
+        super().on_exception(exception)
+        if self._loop and self.lightning_module:
+            self._loop.give_back(self.lightning_module.trainer)
 
 
 class FederatedStrategy(Federated, SingleDeviceStrategy):
@@ -163,6 +181,23 @@ class FederatedStrategy(Federated, SingleDeviceStrategy):
                 f"FederatedStrategy trains on one device: {devices[0]} of the {len(devices)} that Trainer(devices=...) "
                 "names. Set devices=1 to be rid of this warning."
             )
+
+
+def _alone(trainer: Trainer) -> str:
+    """Why a fit is no site's part in a federation; empty if it is."""
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return "fast_dev_run tries the script alone"
+    tuners = _tuners(trainer)
+    return f"{' and '.join(tuners)} of Lightning's Tuner is a fit of its own" if tuners else ""
+
+
+def _tuners(trainer: Trainer) -> list[str]:
+    """Those that end the fit themselves: ``Tuner`` calls ``Trainer.fit`` with one of them in front of the callbacks."""
+    return [
+        type(callback).__name__
+        for callback in trainer.callbacks  # type: ignore[attr-defined]
+        if isinstance(callback, LearningRateFinder | BatchSizeFinder) and callback._early_exit
+    ]
 
 
 def _setting(name: str, value: str | None, hint: str) -> str:

@@ -153,7 +153,8 @@ class CoordinatorSession:
                         f"protocol {m.VERSION}. Install the same version of lightning_fed on both sides."
                     )
                 self._attendance.greeted(site)
-                return [Send(site, m.Welcome(self.run, self.plan.to_bytes()))]
+                version = self.model.version if self.model else 0
+                return [Send(site, m.Welcome(self.run, self.plan.to_bytes(), version))]
             case m.Join():
                 return self._joining(site, message)
             case m.Leave():

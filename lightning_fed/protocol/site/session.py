@@ -72,6 +72,7 @@ class SiteSession:
         run: the coordinator's run, once welcomed.
         refusal: why the plan cannot be accepted, if so, before anybody has looked at it.
         plan: the plan, once welcomed; the caller accepts it by calling ``join``.
+        version: of the newest global model when the site was welcomed, for how long its fit will last.
         joined: the coordinator has accepted the model's layout.
         ledger_head: the last that the coordinator heard of the site's privacy ledger in this run; empty if nothing.
         initial_wanted: the coordinator waits for this site's initial state.
@@ -106,6 +107,7 @@ class SiteSession:
         self._package = package
         self.run: str | None = None
         self.plan: FederationPlan | None = None
+        self.version = 0
         self.refusal: FederationError | None = None
         self.joined = False
         self.ledger_head = b""
@@ -151,8 +153,8 @@ class SiteSession:
             IdentityError, ModelMismatchError: the coordinator refused this site, for the reason in the text.
         """
         match message:
-            case m.Welcome(run, plan):
-                return self._welcomed(run, plan)
+            case m.Welcome(run, plan, version):
+                return self._welcomed(run, plan, version)
             case m.Joined(frozen_bytes, ledger_head):
                 layout = self._layout
                 if (
@@ -339,7 +341,7 @@ class SiteSession:
 
     # Inside
 
-    def _welcomed(self, run: str, plan_bytes: bytes) -> list[Outgoing]:
+    def _welcomed(self, run: str, plan_bytes: bytes, version: int) -> list[Outgoing]:
         try:
             plan = FederationPlan.from_bytes(plan_bytes, self._foreign)
         except (PlanError, PlanRefusedError) as error:
@@ -355,7 +357,7 @@ class SiteSession:
             )
         if self.plan is not None and plan != self.plan:
             raise ProtocolError("the coordinator changed the plan during the run. Start the site again to review it.")
-        self.run, self.plan = run, plan
+        self.run, self.plan, self.version = run, plan, version
         if self._goodbye:
             return [(self._goodbye, None)]
         return self.join(self._layout, self._metrics) if self._layout is not None else []

@@ -1,0 +1,222 @@
+"""A site's part in a federation, from the plan to the goodbye."""
+
+import uuid
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Any
+
+from lightning_fed.callbacks.control_variates import control_corrections
+from lightning_fed.errors import ConfigError, PlanRefusedError
+from lightning_fed.lightning_api import Callback, LightningModule, Trainer, rank_zero_info, rank_zero_warn
+from lightning_fed.participant.connection import Connection
+from lightning_fed.participant.data_dependence import refuse_data_dependent
+from lightning_fed.participant.fit_course import FitCourse
+from lightning_fed.participant.initial_state import InitialState
+from lightning_fed.participant.joining import Joining
+from lightning_fed.participant.link import Link, heed_sigterm
+from lightning_fed.participant.local_progress import LocalProgress
+from lightning_fed.participant.model_metrics import ModelMetrics
+from lightning_fed.participant.plan_callbacks import attach
+from lightning_fed.participant.site_model import SiteModel
+from lightning_fed.participant.site_state import SiteState
+from lightning_fed.participant.trainer_limits import end_of
+from lightning_fed.participant.weight_averaging import refuse_averaged_validation
+from lightning_fed.plan import FederationPlan
+from lightning_fed.policy import SitePolicy
+from lightning_fed.privacy.ledger import Owner
+from lightning_fed.protocol import messages as m
+from lightning_fed.protocol.site.session import SiteSession
+from lightning_fed.transport.identity import Identity, Roster
+from lightning_fed.transport.site import SiteConnection
+from lightning_fed.update.layout import Layout
+
+
+class Membership(Callback):
+    """Joins a federation when a fit is set up, and leaves it when the fit ends, however it does.
+
+    Args:
+        coordinator: the coordinator's address.
+        identity: this site's keys.
+        roster: the federation's roster.
+        policy: what this site accepts.
+        patience_s: seconds without a connection after which ``fit`` gives up.
+        ledger: file of the site's privacy ledger; made when a plan promises privacy.
+        pending_update: file of what a killed site goes on with; made when a plan leaves something of an update behind.
+            None where nothing outlives the process.
+        signed_sums: file of the sums that the site has signed; made when a plan masks. None likewise.
+        data_set: name of the data that the ledger is about; any when empty.
+
+    Attributes:
+        plan: the federation plan, once received.
+        run: the coordinator's run, likewise.
+        tuned: Lightning's tuners that ran at this site before the fit.
+    """
+
+    def __init__(
+        self,
+        coordinator: str,
+        identity: Identity,
+        roster: Roster,
+        policy: SitePolicy,
+        patience_s: float,
+        ledger: Path,
+        pending_update: Path | None,
+        signed_sums: Path | None,
+        data_set: str = "",
+    ) -> None:
+        self._coordinator = coordinator
+        self._identity = identity
+        self._roster = roster
+        self._policy = policy
+        self._patience_s = patience_s
+        self._ledger_path = ledger
+        self._data_set = data_set
+        self._signed_path = signed_sums
+        self.plan: FederationPlan | None = None
+        self.run: str | None = None
+        self.tuned: list[str] = []
+        self._link = Link()
+        self._state = SiteState(pending_update, identity.name)
+        self._model = SiteModel(identity.name, self._link, self._state)
+        self._initial = InitialState(ledger.with_name(f"{ledger.name}.trained"), identity.name, policy)
+        self._attached: list[Callback] = []
+        self._round = 0
+        self._begun = self._finished = self._spent = False
+        self._course: FitCourse | None = None
+        self._metrics: ModelMetrics | None = None
+
+    @property
+    def layout(self) -> Layout:
+        """What is exchanged; set before training."""
+        return self._model.layout
+
+    @layout.setter
+    def layout(self, layout: Layout) -> None:
+        self._model.layout = layout
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Meet the coordinator: the plan must be known before the model is set up, since it may ask for changes."""
+        if stage != "fit":
+            return
+        self._begun, self._finished, self._spent, self._round = False, False, False, 0
+        self._policy.check_members(self._roster.fingerprints, self._identity.name)
+        refuse_averaged_validation(trainer)
+        if trainer.is_global_zero:
+            session = SiteSession(
+                self._identity.name,
+                uuid.uuid4().hex,
+                version_of("lightning_fed"),
+                self._identity.signing_key,
+                {name: card.signing_public for name, card in self._roster.sites.items()},
+                self._policy.foreign_classes,
+            )
+            self._link.connection = self._connected(trainer, session)
+        self.plan, self.run, version, refusal = self._link.ask(
+            trainer,
+            "the federation plan",
+            lambda s: (s.plan, s.run, s.version, s.refusal) if s.plan or s.refusal else None,
+        )
+        if refusal is not None:
+            raise refusal
+        assert self.plan is not None
+        self._policy.check_plan(self.plan, self._identity.name)
+        refuse_data_dependent(trainer, self.plan, self.tuned)
+        self._course = FitCourse(trainer, self.plan, version)
+        self._local = LocalProgress(self.plan.local, self._identity.name)
+        self._attached += attach(trainer, self, self.plan)
+        for correction in control_corrections(trainer):
+            correction.begin_run(self.run or "")
+
+    def _connected(self, trainer: Trainer, session: SiteSession) -> Connection:
+        return SiteConnection(
+            self._coordinator,
+            self._identity,
+            self._roster.coordinator,
+            session,
+            self._patience_s,
+            rank_zero_info,
+            lambda: heed_sigterm(trainer),
+        )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Join: agree on the model, and start from the global weights."""
+        assert self.plan is not None and self._course is not None
+        self._course.optimisers_made()
+        name, run = self._identity.name, self.run or ""
+        joining = Joining(name, self.plan, run, pl_module, self.layout, self._policy, self._roster)
+        if trainer.is_global_zero:
+            owner = Owner(name, self._identity.signing_key, self._data_set)
+            self._model.ledger = joining.open_ledger(self._ledger_path, owner)
+        signed = joining.signed_sums(self._signed_path) if trainer.is_global_zero else None
+        self._metrics = ModelMetrics(self.plan, pl_module)
+        joining.join(trainer, self._link, self._state, self._metrics, self._model.ledger, signed)
+        joining.take_part(trainer, pl_module, self._link, self._model.ledger, self._initial)
+        self._load_newest(trainer, pl_module, at_least=0)
+        rank_zero_info(joining.summary(trainer, self._model.version))
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say so if there was nothing to train.
+
+        Raises:
+            ConfigError: there are no training data.
+        """
+        if self._begun or self.plan is None:
+            return
+        name, batches = self._identity.name, trainer.num_training_batches
+        if not batches or trainer.limit_train_batches == 0:
+            raise ConfigError(
+                f"site {name!r} has joined the federation and has nothing to train on: its training loader has "
+                f"{batches} batches, and Trainer(limit_train_batches={trainer.limit_train_batches}). Give it data."
+            )
+        rank_zero_warn(f"site {name!r} leaves without having trained: {end_of(trainer)} was reached before.")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Say goodbye, without a word about why."""
+        self._leave("refused" if isinstance(exception, PlanRefusedError) else "failed")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Say goodbye if nothing else did: Lightning skips ``on_train_end`` when there is nothing to train."""
+        self._leave("done" if self._finished else "stopped")
+        self.give_back(trainer)
+
+    def give_back(self, trainer: Trainer) -> None:
+        """Leave the Trainer as the user made it, for its next fit; Lightning calls no ``teardown`` after an error."""
+        self._model.close_ledger()
+        self._metrics = None
+        for callback in self._attached:
+            trainer.callbacks.remove(callback)  # type: ignore[attr-defined]
+        self._attached.clear()
+        if self._course:
+            self._course.restore()
+            self._course = None
+
+    # Checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the checkpoint's weights come from, and what this site has not sent yet of its updates."""
+        if self._link.connection:
+            self._state.note(self._link.connection)
+        return {
+            "run": self.run,
+            "plan_hash": self.plan.hash if self.plan else None,
+            "version": self._model.version,
+            "exchange": self._state.kept,
+        }
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Have the fit last for the rounds that are left, beyond what the checkpoint has behind it."""
+        if self._course and "loops" in checkpoint:
+            self._course.resume(checkpoint)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the residual of a checkpoint of the same run; another run starts without."""
+        self._state.restore(state_dict, self.run)
+
+    # Inside
+
+    def _load_newest(self, trainer: Trainer, pl_module: LightningModule, at_least: int) -> None:
+        self._model.load_newest(trainer, pl_module, at_least, self._round)
+
+    def _leave(self, reason: m.LeaveReason) -> None:
+        # Checkpoints are written after this, too, also those of an error.
+        self._link.leave(reason, self._state.note)

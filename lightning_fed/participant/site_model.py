@@ -1,0 +1,114 @@
+"""The global model at a site: taken over at a round's start, and given back, changed, at its end."""
+
+import torch
+from torch import Tensor
+
+from lightning_fed.aggregation.contracts import SiteReport
+from lightning_fed.callbacks.control_variates import control_corrections
+from lightning_fed.errors import FederationError, UpdateRefusedError
+from lightning_fed.lightning_api import LightningModule, Trainer, rank_zero_warn
+from lightning_fed.participant.global_weights import load_global, update_since, zeroed_if_unsound
+from lightning_fed.participant.link import Link
+from lightning_fed.participant.plan_callbacks import mechanism_of
+from lightning_fed.participant.site_ledger import SiteLedger
+from lightning_fed.participant.site_state import SiteState
+from lightning_fed.plan import FederationPlan
+from lightning_fed.protocol.site.session import SiteSession
+from lightning_fed.update.layout import Layout
+
+
+class SiteModel:
+    """Exchanges the weights of a fit's module with the coordinator.
+
+    Args:
+        site: the site's name.
+        link: the line to the coordinator.
+        state: what the exchange carries over.
+
+    Attributes:
+        layout: what is exchanged; set before anything is.
+        version: version of the global model that the module's weights came from.
+        start: values of that global model, flat float32 on the CPU, shape ``(P,)``.
+        ledger: the site's privacy ledger, where there is one.
+    """
+
+    layout: Layout
+
+    def __init__(self, site: str, link: Link, state: SiteState) -> None:
+        self._site = site
+        self._link = link
+        self._state = state
+        self.version = 0
+        self.start: Tensor | None = None
+        self.ledger: SiteLedger | None = None
+
+    def load_newest(self, trainer: Trainer, module: LightningModule, at_least: int, trained: int) -> None:
+        """Take over the newest global model.
+
+        Args:
+            trainer: whose fit it is.
+            module: what is trained.
+            at_least: the version to wait for.
+            trained: the last round that was trained here, 0 before the first.
+        """
+
+        def newest(session: SiteSession) -> tuple[int, Tensor, str | None, Tensor | None, int, Tensor | None] | None:
+            if session.model is None or session.model[0] < at_least:
+                return None
+            control = torch.frombuffer(session.control, dtype=torch.float32) if session.control else None
+            vector = torch.frombuffer(session.model[1], dtype=torch.float32)
+            sent = None if session.sent_control is None else torch.from_numpy(session.sent_control)
+            return session.model[0], vector, session.rejected, control, session.counted, sent
+
+        found = self._link.ask(trainer, f"global model {at_least}", newest)
+        self.version, vector, rejected, control, counted, sent = found
+        if rejected:
+            rank_zero_warn(f"the coordinator did not take the last update of site {self._site!r}: {rejected}")
+        self.start = load_global(module, self.layout, vector)
+        for correction in control_corrections(trainer):
+            correction.server_control = control
+        self._state.settle(trainer, self.version, counted, sent, trained)
+
+    def put_back(self, module: LightningModule) -> None:
+        """Undo what was trained since the global model was taken over."""
+        assert self.start is not None
+        self.start = load_global(module, self.layout, self.start)
+
+    def send(
+        self, trainer: Trainer, module: LightningModule, plan: FederationPlan, round: int, report: SiteReport
+    ) -> bool:
+        """Send what training made of the global model; False if it could not be, and the round goes on without it.
+
+        Raises:
+            BudgetExhaustedError: the site's budget allows no further update.
+            FederationError: the ledger or a file cannot be written.
+        """
+        assert self.start is not None
+        update = update_since(module, self.layout, self.start)
+        try:
+            zeroed = zeroed_if_unsound(update, self.layout, plan, round)
+            for correction in control_corrections(trainer):
+                update = correction.upload(update)
+            if self.ledger:
+                self.ledger.pay_for_training(round, mechanism_of(trainer))
+        except UpdateRefusedError as error:
+            reason = str(error)
+            rank_zero_warn(f"round {round}: {reason} The round goes on without this site's update.")
+            self._link.tell(lambda session: session.withdraw(round, reason))
+            return False
+        data = memoryview(update.numpy()).cast("B")  # type: ignore[arg-type]
+        self._link.tell(lambda session: session.submit(round, data, report))
+        spent: FederationError | None = self._link.ask(
+            trainer,
+            f"global model {round}",
+            lambda s: (s.spent,) if s.spent or (s.model and s.model[0] >= round) else None,
+        )[0]
+        if spent is not None:
+            raise spent
+        return not zeroed
+
+    def close_ledger(self) -> None:
+        """Nothing is paid for any more."""
+        if self.ledger:
+            self.ledger.close()
+            self.ledger = None
