@@ -5,6 +5,8 @@ from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from lightning_fed.callbacks.control_variates import control_corrections
 from lightning_fed.errors import ConfigError, PlanRefusedError
 from lightning_fed.lightning_api import Callback, LightningModule, Trainer, rank_zero_info, rank_zero_warn
@@ -93,6 +95,16 @@ class Membership(Callback):
     @layout.setter
     def layout(self, layout: Layout) -> None:
         self._model.layout = layout
+
+    @property
+    def version(self) -> int:
+        """Version of the global model that the local weights came from."""
+        return self._model.version
+
+    @property
+    def round_start(self) -> Tensor | None:
+        """Values of that global model, flat float32 on the CPU, shape ``(P,)``; None before the first."""
+        return self._model.start
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Meet the coordinator: the plan must be known before the model is set up, since it may ask for changes."""
@@ -199,7 +211,7 @@ class Membership(Callback):
         return {
             "run": self.run,
             "plan_hash": self.plan.hash if self.plan else None,
-            "version": self._model.version,
+            "version": self.version,
             "exchange": self._state.kept,
         }
 
