@@ -81,7 +81,8 @@ class Trace(L.Callback):
     def _note(self, hook: str, trainer: L.Trainer, module: L.LightningModule) -> None:
         weights = torch.cat([p.detach().flatten() for p in module.parameters()])
         rates = tuple(group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups)
-        metric = trainer.callback_metrics.get("val_loss") if hook in ("on_validation_end", "on_train_epoch_end") else None
+        shown = hook in ("on_validation_end", "on_train_epoch_end")
+        metric = trainer.callback_metrics.get("val_loss") if shown else None
         self.lines.append(
             (
                 hook,

@@ -1,13 +1,10 @@
 """Who asks the Trainer how long the fit lasts and when it validates gets the federation's answer, whenever he asks."""
 
-import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, StochasticWeightAveraging
-from one_site import Module, alone, assert_same, loader, plain, plan
-from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
-
-from lightning_fed.errors import ConfigError
+from lightning.pytorch.callbacks import EarlyStopping
+from one_site import Module, alone, assert_same, plain, plan
+from torch.optim.lr_scheduler import OneCycleLR
 
 # A plan, and the settings of a Trainer that does the same without a federation.
 RHYTHMS = {
