@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from lightning_fed.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lightning.fabric.utilities.exceptions import MisconfigurationException as MisconfigurationException
     from lightning.pytorch import Callback as Callback
     from lightning.pytorch import LightningDataModule as LightningDataModule
     from lightning.pytorch import LightningModule as LightningModule
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
     from lightning.pytorch.utilities import CombinedLoader as CombinedLoader
     from lightning.pytorch.utilities import rank_zero_info as rank_zero_info
     from lightning.pytorch.utilities import rank_zero_warn as rank_zero_warn
-    from lightning.pytorch.utilities.data import extract_batch_size as extract_batch_size
     from lightning.pytorch.utilities.exceptions import SIGTERMException as SIGTERMException
     from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature as is_param_in_hook_signature
 
@@ -63,8 +61,7 @@ _WHERE = {
     ".strategies": ("SingleDeviceStrategy", "Strategy", "StrategyRegistry"),
     ".trainer.states": ("RunningStage", "TrainerFn"),
     ".utilities": ("CombinedLoader", "rank_zero_info", "rank_zero_warn"),
-    ".utilities.data": ("extract_batch_size",),
-    ".utilities.exceptions": ("MisconfigurationException", "SIGTERMException"),
+    ".utilities.exceptions": ("SIGTERMException",),
     ".utilities.signature_utils": ("is_param_in_hook_signature",),
 }
 _MODULES = {name: module for module, names in _WHERE.items() for name in names}

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from lightning_fed.aggregation.contracts import SiteReport
 from lightning_fed.errors import ConfigError
-from lightning_fed.lightning_api import MisconfigurationException, Trainer, extract_batch_size, rank_zero_warn
+from lightning_fed.lightning_api import Trainer, rank_zero_warn
+from lightning_fed.participant.examples import ExampleCount
 from lightning_fed.plan import LocalTraining
 
 
@@ -29,6 +30,7 @@ class LocalProgress:
     def __init__(self, local: LocalTraining, site: str) -> None:
         self._local = local
         self._site = site
+        self._count = ExampleCount(site)
         self._last_step = 0
         self._epoch_begun = self._epoch_counted = self._warned = False
         self._epoch_batches = self._epoch_steps = 0
@@ -40,8 +42,9 @@ class LocalProgress:
         self.batches = self.steps = self.epochs = self._examples = 0
         self._loss: float | None = None
 
-    def begin_epoch(self) -> None:
+    def begin_epoch(self, trainer: Trainer) -> None:
         """Lightning begins an epoch."""
+        self._count.begin_epoch(trainer)
         self._epoch_begun, self._epoch_counted = True, False
         self._epoch_batches = self._epoch_steps = 0
 
@@ -49,7 +52,7 @@ class LocalProgress:
         """Count a batch that was trained on."""
         if not self.batches:
             self._loss = _loss_of(outputs)
-        self._examples += _examples_of(batch)
+        self._examples += self._count.of(trainer, batch)
         self.batches += 1
         self._epoch_batches += 1
         stepped = trainer.global_step > self._last_step
@@ -122,14 +125,6 @@ class LocalProgress:
 def _cut_short(trainer: Trainer) -> bool:
     """Whether the fit, and not the data, has ended the epoch."""
     return trainer.should_stop or (trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps)
-
-
-def _examples_of(batch: Any) -> int:
-    """Number of examples in a batch; 1 for a batch without a tensor to tell by, as each of a site's batches then is."""
-    try:
-        return extract_batch_size(batch)
-    except MisconfigurationException:
-        return 1
 
 
 def _loss_of(outputs: Any) -> float | None:

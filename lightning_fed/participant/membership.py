@@ -12,6 +12,7 @@ from lightning_fed.errors import ConfigError, PlanRefusedError
 from lightning_fed.lightning_api import Callback, LightningModule, Trainer, rank_zero_info, rank_zero_warn
 from lightning_fed.participant.connection import Connection
 from lightning_fed.participant.data_dependence import refuse_data_dependent
+from lightning_fed.participant.examples import count_loaders, count_no_more
 from lightning_fed.participant.fit_course import FitCourse
 from lightning_fed.participant.initial_state import InitialState
 from lightning_fed.participant.joining import Joining
@@ -136,6 +137,7 @@ class Membership(Callback):
         self._course = FitCourse(trainer, self.plan, version)
         self._local = LocalProgress(self.plan.local, self._identity.name)
         self._attached += attach(trainer, self, self.plan)
+        count_loaders(trainer)
         for correction in control_corrections(trainer):
             correction.begin_run(self.run or "")
 
@@ -195,6 +197,7 @@ class Membership(Callback):
         """Leave the Trainer as the user made it, for its next fit; Lightning calls no ``teardown`` after an error."""
         self._model.close_ledger()
         self._metrics = None
+        count_no_more(trainer)
         for callback in self._attached:
             trainer.callbacks.remove(callback)  # type: ignore[attr-defined]
         self._attached.clear()

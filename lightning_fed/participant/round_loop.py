@@ -50,7 +50,7 @@ class RoundLoop(Membership):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count the epoch's batches."""
-        self._local.begin_epoch()
+        self._local.begin_epoch(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Wait for the coordinator to begin a round, if none is on."""

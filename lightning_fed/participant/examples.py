@@ -1,0 +1,221 @@
+"""How many examples a site has trained on: what its loaders gave out, never what a batch looks like.
+
+A batch does not say how many examples it holds: its first dimension is time in ``(T, B, F)``, colour in a list of
+images, and nodes in a graph. So the count comes from where examples are put together:
+
+1. the module's own ``examples_in_batch(batch) -> int``, if it has one;
+2. a ``DataLoader``'s sampler, or what it collates for an ``IterableDataset``;
+3. for loaders that say neither (they yield ready-made batches), the first dimension that all tensors of a batch share,
+   with a warning; where they share none, the site asks for 1.
+"""
+
+import copy
+import functools
+from collections import deque
+from collections.abc import Callable, Iterator, Sized
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import DataLoader, IterableDataset, Sampler
+
+from lightning_fed.callbacks.differential_privacy import DifferentialPrivacy
+from lightning_fed.errors import ConfigError
+from lightning_fed.lightning_api import CombinedLoader, RunningStage, Trainer, rank_zero_warn
+from lightning_fed.privacy.poisson import PoissonLoader
+
+_HOOK = "examples_in_batch"
+
+
+class ExampleCount:
+    """Counts the examples of one batch after the other, in the order in which they are trained on.
+
+    Args:
+        site: the site's name, for messages.
+    """
+
+    def __init__(self, site: str) -> None:
+        self._site = site
+        self._warned = False
+
+    def begin_epoch(self, trainer: Trainer) -> None:
+        """Forget what loaders gave out for batches that the last epoch did not come to."""
+        for loader in _combined(trainer).flattened:
+            if given := _given_by(loader):
+                given.epoch_begins()
+
+    def of(self, trainer: Trainer, batch: Any) -> int:
+        """Number of examples in the batch that was trained on last; once for each batch.
+
+        Raises:
+            ConfigError: it cannot be known, or the module's hook gives no number.
+        """
+        given = self._given(trainer)
+        if hook := getattr(trainer.lightning_module, _HOOK, None):
+            count = hook(batch)
+            if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+                raise ConfigError(
+                    f"{type(trainer.lightning_module).__name__}.{_HOOK}(batch) returned {count!r}: it must return the "
+                    "number of examples in the batch as an int."
+                )
+            return count
+        return self._guess(batch) if given is None else given
+
+    def _given(self, trainer: Trainer) -> int | None:
+        """What the loaders say, added up over those that are combined; None if one of them does not say it."""
+        combined = _combined(trainer)
+        loaders = combined.flattened
+        if len(loaders) > 1 and combined._mode == "sequential":
+            return None  # a batch is of one loader, and Lightning does not say of which
+        counts = [_taken_from(loader) for loader in loaders]
+        # Beside a longer loader, one that has come to its end gives nothing.
+        return None if None in counts or not any(counts) else sum(count for count in counts if count)
+
+    def _guess(self, batch: Any) -> int:
+        sizes = {len(leaf) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim}
+        cure = f"Say it: give the module a method {_HOOK}(self, batch) -> int."
+        if len(sizes) != 1:
+            found = f"its tensors' first dimensions are {sorted(sizes)}" if sizes else "it holds no tensor"
+            raise ConfigError(
+                f"site {self._site!r} cannot tell how many examples a training batch ({type(batch).__name__}) holds, "
+                f"and sites are weighed by them: its loader yields batches ready-made, and {found}. {cure}"
+            )
+        count = sizes.pop()
+        if not self._warned:
+            self._warned = True
+            rank_zero_warn(
+                f"the training loader of site {self._site!r} yields batches ready-made, so its examples are counted by "
+                f"the first dimension of their tensors: {count} in this one. Sites are weighed by this number. {cure}"
+            )
+        return count
+
+
+def count_loaders(trainer: Trainer) -> None:
+    """Have a fit's training loaders say how many examples they give out; undone by ``count_no_more``.
+
+    A fit that draws each example on its own is left alone: its loader knows.
+    """
+    if not any(isinstance(callback, DifferentialPrivacy) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        process = functools.partial(_process, trainer, trainer.strategy.process_dataloader)
+        trainer.strategy.process_dataloader = process  # type: ignore[method-assign]
+
+
+def count_no_more(trainer: Trainer) -> None:
+    """Give the strategy back as it was."""
+    if getattr(trainer.strategy.__dict__.get("process_dataloader"), "func", None) is _process:
+        del trainer.strategy.process_dataloader
+
+
+def _process(trainer: Trainer, process: Callable[[Any], Any], loader: Any) -> Any:
+    loader = process(loader)
+    return counted(loader) if trainer.state.stage == RunningStage.TRAINING else loader
+
+
+def counted(loader: Any) -> Any:
+    """A copy of a ``DataLoader`` that knows how many examples each batch was made of; anything else as it is.
+
+    Batches, their order, the data set and the sampler are the loader's own.
+    """
+    if not isinstance(loader, DataLoader) or isinstance(loader, PoissonLoader) or _given_by(loader):
+        return loader
+    clone = copy.copy(loader)
+    if not isinstance(loader.dataset, IterableDataset):
+        sampler = "sampler" if loader.batch_sampler is None else "batch_sampler"
+        # DataLoader refuses to have its sampler set; a copy of it with another one is what is wanted.
+        clone.__dict__[sampler] = _CountingSampler(getattr(loader, sampler))
+    elif loader.batch_size is not None and _iterates_as_torch_does(type(loader)):
+        clone.collate_fn = _CountingCollate(loader.collate_fn)
+        clone.__class__ = type(type(loader).__name__, (_CountingLoader, type(loader)), {"given": Given()})
+    return clone
+
+
+class Given:
+    """Sizes of the batches that a loader has given out and nobody has trained on yet."""
+
+    def __init__(self) -> None:
+        # The bound is for a loader that is used again where nobody counts; workers are never so far ahead.
+        self._sizes: deque[int | None] = deque(maxlen=1 << 16)
+        self._taken = self._stale = False
+
+    def epoch_begins(self) -> None:
+        """Lightning begins an epoch; its iterator is made afterwards, but for the first one of a fit."""
+        self._stale = self._taken
+
+    def iterator_begins(self) -> None:
+        """An iterator was made; in the middle of an epoch too, where a short loader goes round beside a long one."""
+        if self._stale:
+            self._sizes.clear()
+        self._taken = self._stale = False
+
+    def add(self, examples: int | None) -> None:
+        """A batch was put together of so many examples; None if that is not known."""
+        self._sizes.append(examples)
+
+    def take(self) -> int | None:
+        """Size of the next batch, 0 if there is none; None if it is not known."""
+        self._taken = True
+        return self._sizes.popleft() if self._sizes else 0
+
+
+class _CountingSampler(Sampler[Any]):
+    """Gives out what another sampler does, and notes how many indices each batch has."""
+
+    def __init__(self, sampler: Any) -> None:
+        self.given = Given()
+        self._sampler = sampler
+
+    def __iter__(self) -> Iterator[Any]:
+        self.given.iterator_begins()
+        for indices in self._sampler:
+            self.given.add(len(indices) if isinstance(indices, Sized) else None)
+            yield indices
+
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_sampler":
+            raise AttributeError(name)
+        return getattr(self._sampler, name)
+
+
+class _CountingCollate:
+    def __init__(self, collate: Callable[[Any], Any]) -> None:
+        self._collate = collate
+
+    def __call__(self, examples: Any) -> tuple[Any, int]:
+        return self._collate(examples), len(examples)
+
+
+class _CountingLoader(DataLoader[Any]):
+    given: Given
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        self.given.iterator_begins()
+        for batch, examples in super().__iter__():
+            self.given.add(examples)
+            yield batch
+
+
+def _iterates_as_torch_does(loader: type) -> bool:
+    return loader.__iter__ is DataLoader.__iter__ and loader._get_iterator is DataLoader._get_iterator  # type: ignore[attr-defined]
+
+
+def _given_by(loader: Any) -> Given | None:
+    if isinstance(loader, _CountingLoader):
+        return loader.given
+    samplers = [getattr(loader, name, None) for name in ("batch_sampler", "sampler")]
+    return next((sampler.given for sampler in samplers if isinstance(sampler, _CountingSampler)), None)
+
+
+def _taken_from(loader: Any) -> int | None:
+    if isinstance(loader, PoissonLoader):
+        return loader.drawn
+    given = _given_by(loader)
+    return given.take() if given else None
+
+
+def _combined(trainer: Trainer) -> CombinedLoader:
+    combined = trainer.fit_loop._combined_loader
+    assert combined is not None
+    return combined
