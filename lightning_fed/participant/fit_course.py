@@ -71,6 +71,10 @@ class FitCourse:
         if self._followers:
             self._followers.epoch_ends()
 
+    def ended_with_round(self) -> None:
+        """See ``TrainerLimits.ended_with_round``."""
+        self._limits.ended_with_round()
+
     def stop(self) -> None:
         """See ``TrainerLimits.stop``."""
         self._limits.stop()

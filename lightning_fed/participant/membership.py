@@ -5,7 +5,7 @@ from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_fed.callbacks.control_variates import control_corrections
 from lightning_fed.errors import ConfigError, PlanRefusedError
@@ -22,6 +22,7 @@ from lightning_fed.participant.model_metrics import ModelMetrics
 from lightning_fed.participant.plan_callbacks import attach
 from lightning_fed.participant.site_model import SiteModel
 from lightning_fed.participant.site_state import SiteState
+from lightning_fed.participant.thawing import thawed, trained_later
 from lightning_fed.participant.trainer_limits import end_of
 from lightning_fed.participant.weight_averaging import refuse_averaged_validation
 from lightning_fed.plan import FederationPlan
@@ -31,7 +32,7 @@ from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.site.session import SiteSession
 from lightning_fed.transport.identity import Identity, Roster
 from lightning_fed.transport.site import SiteConnection
-from lightning_fed.update.layout import Layout
+from lightning_fed.update.layout import Layout, layout_of
 
 
 class Membership(Callback):
@@ -83,6 +84,7 @@ class Membership(Callback):
         self._model = SiteModel(identity.name, self._link, self._state)
         self._initial = InitialState(ledger.with_name(f"{ledger.name}.trained"), identity.name, policy)
         self._attached: list[Callback] = []
+        self._trained_later: list[nn.Parameter] = []
         self._round = 0
         self._begun = self._finished = self._spent = False
         self._course: FitCourse | None = None
@@ -90,12 +92,14 @@ class Membership(Callback):
 
     @property
     def layout(self) -> Layout:
-        """What is exchanged; set before training."""
+        """What is exchanged; known once ``take_layout`` was called."""
         return self._model.layout
 
-    @layout.setter
-    def layout(self, layout: Layout) -> None:
-        self._model.layout = layout
+    def take_layout(self, module: LightningModule) -> None:
+        """Decide what is exchanged: what is trainable now, or was before a callback froze it to train it later."""
+        assert self.plan is not None
+        with thawed(self._trained_later):
+            self._model.layout = layout_of(module, self.plan.personal)
 
     @property
     def version(self) -> int:
@@ -134,6 +138,7 @@ class Membership(Callback):
         assert self.plan is not None
         self._policy.check_plan(self.plan, self._identity.name)
         refuse_data_dependent(trainer, self.plan, self.tuned)
+        self._trained_later = trained_later(trainer, pl_module, self.plan)
         self._course = FitCourse(trainer, self.plan, version)
         self._local = LocalProgress(self.plan.local, self._identity.name)
         self._attached += attach(trainer, self, self.plan)

@@ -17,6 +17,7 @@ from lightning_fed.lightning_api import LightningModule, Trainer, rank_zero_info
 from lightning_fed.participant.membership import Membership
 from lightning_fed.participant.model_metrics import Report
 from lightning_fed.participant.policy_checks import steps_of_a_round
+from lightning_fed.participant.thawing import refuse_thawed
 from lightning_fed.participant.trainer_limits import end_of
 from lightning_fed.participant.weight_averaging import pass_to_come, trains_no_more
 from lightning_fed.protocol.site.session import SiteSession
@@ -103,10 +104,11 @@ class RoundLoop(Membership):
         round, over = self._link.ask(trainer, f"the coordinator to begin round {version + 1}", begun_or_over)
         if over or round - 1 > version:
             self._load_newest(trainer, pl_module, at_least=round if over else round - 1)
-        if over:
-            self._finish(trainer)
-            return
         assert self._course is not None
+        if over:
+            self._finish()
+            self._course.stop()
+            return
         self._initial.training_begins(trainer, self.run or "", round)
         self._round = round
         self._state.begin_round()
@@ -116,8 +118,9 @@ class RoundLoop(Membership):
             callback.on_round_start(trainer, pl_module, round)
 
     def _exchange(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert self.plan is not None
+        assert self.plan is not None and self._course is not None
         round = self._round
+        refuse_thawed(pl_module, self.layout)
         for callback in round_callbacks(trainer):
             callback.on_round_end(trainer, pl_module, round)
         try:
@@ -136,7 +139,9 @@ class RoundLoop(Membership):
         pl_module.log("federated_round", float(self._model.version), on_step=False, on_epoch=True, reduce_fx="max")
         over = self._link.ask(trainer, "the coordinator", lambda s: (s.finished == self._model.version,))
         if over[0]:
-            self._finish(trainer)
+            self._finish()
+            if not pass_to_come(trainer):
+                self._course.ended_with_round()
 
     def _stop_spent(self, pl_module: LightningModule, spent: BudgetExhaustedError) -> None:
         """End this site's part with the last global model; the others go on without it."""
@@ -147,12 +152,9 @@ class RoundLoop(Membership):
         self._spent = True
         self._course.stop()
 
-    def _finish(self, trainer: Trainer) -> None:
-        assert self._course is not None
+    def _finish(self) -> None:
         self._finished = True
         self._state.forget()
-        if not pass_to_come(trainer):
-            self._course.stop()
         rank_zero_info(f"the federation has ended with global model {self._model.version}.")
 
     # What the coordinator may know of the global model's quality

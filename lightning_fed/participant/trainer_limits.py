@@ -88,6 +88,17 @@ class TrainerLimits:
         epoch.max_steps = max(epoch.max_steps, before[1])
         self.training_begins()
 
+    def ended_with_round(self) -> None:
+        """The federation ended with the batch that ends now: end the fit, if the limits do not end it here already.
+
+        ``trainer.should_stop`` is no limit to Lightning: it makes it log and validate once more, out of the rhythm that
+        the user chose.
+        """
+        fit, steps = self._trainer.fit_loop, self._trainer.fit_loop.epoch_loop.max_steps
+        last_epoch = self._trainer.is_last_batch and fit.max_epochs == self._trainer.current_epoch + 1
+        if not last_epoch and (steps == -1 or self._trainer.global_step < steps):
+            self.stop()
+
     def stop(self) -> None:
         """End the fit, whatever least number of epochs the user had in mind: a federation that is over has no more."""
         self._trainer.should_stop = True

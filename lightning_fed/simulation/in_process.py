@@ -24,7 +24,6 @@ from lightning_fed.simulation.memory import MemoryConnection, Switchboard
 from lightning_fed.simulation.stage import Stage
 from lightning_fed.transport.identity import Identity, Roster, new_identity
 from lightning_fed.update.global_model import GlobalModel
-from lightning_fed.update.layout import layout_of
 
 QUIET: Mapping[str, Any] = {
     "accelerator": "cpu",
@@ -127,8 +126,7 @@ class _VirtualLoop(RoundLoop):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Decide what is exchanged, which elsewhere the strategy does, and join."""
-        assert self.plan is not None
-        self.layout = layout_of(pl_module, self.plan.personal)
+        self.take_layout(pl_module)
         super().on_fit_start(trainer, pl_module)
 
     def _connected(self, trainer: Trainer, session: SiteSession) -> Connection:

@@ -30,7 +30,6 @@ from lightning_fed.lightning_api import (
 from lightning_fed.participant.round_loop import RoundLoop
 from lightning_fed.policy import SitePolicy
 from lightning_fed.transport.identity import Roster, load_identity
-from lightning_fed.update.layout import layout_of
 
 
 class Federated(Strategy):
@@ -110,7 +109,7 @@ class Federated(Strategy):
     def setup(self, trainer: Trainer) -> None:
         """Take the model's layout before the Trainer's precision changes dtypes: sites may differ in precision."""
         if trainer.state.fn == TrainerFn.FITTING and self._loop and self._loop.plan and self.lightning_module:
-            self._loop.layout = layout_of(self.lightning_module, self._loop.plan.personal)
+            self._loop.take_layout(self.lightning_module)
         super().setup(trainer)
 
     def on_exception(self, exception: BaseException) -> None:
