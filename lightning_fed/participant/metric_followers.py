@@ -57,10 +57,9 @@ class MetricFollowers:
 
     def batch_begins(self) -> None:
         """What was due after a validation has happened."""
-        if self._local.steps and self._new:
-            self._new = False
+        if self._local.steps:
             for config, _ in self._following_validation():
-                config.frequency = _NEVER
+                config.interval, config.frequency = "step", _NEVER
 
     def epoch_ends(self) -> None:
         """Lightning is about to act on the metrics that there are.
@@ -76,6 +75,7 @@ class MetricFollowers:
             # Before the first validation nobody knows whether the metric is one of its; Lightning waits for it then.
             config.strict = strict and bool(self._validations or config.monitor in trainer.callback_metrics)
         if self._local.steps:
+            self.batch_begins()
             return
         epochs = trainer.current_epoch + 1 - self._first_epoch
         for config, frequency in self._following_validation():

@@ -40,11 +40,16 @@ class RoundLoop(Membership):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say goodbye, with the global model in the module and not half a round."""
-        if self._round > self._model.version and not (self._finished or self._spent):
+        name, version = self._identity.name, self._model.version
+        if self._finished or self._spent:
+            pass
+        elif self._settled:
+            rank_zero_info(f"{end_of(trainer)} has ended the fit of site {name!r} with global model {version}.")
+        else:
             rank_zero_warn(
-                f"{end_of(trainer)} has ended the fit of site {self._identity.name!r} in the middle of round "
-                f"{self._round}, after {self._local.so_far}. They are not sent: the site leaves, and its module holds "
-                f"global model {self._model.version} again."
+                f"{end_of(trainer)} has ended the fit of site {name!r} in the middle of round {self._round}, after "
+                f"{self._local.so_far}. They are not sent: the site leaves, and its module holds global model "
+                f"{version} again."
             )
             self._model.put_back(pl_module)
         self._leave("done" if self._finished else "stopped")
@@ -136,7 +141,9 @@ class RoundLoop(Membership):
         if not sent or self.plan.local.optimizer_state == "reset":
             for optimizer in trainer.optimizers:
                 optimizer.state = defaultdict(dict)
-        pl_module.log("federated_round", float(self._model.version), on_step=False, on_epoch=True, reduce_fx="max")
+        # The number of examples only because a module that iterates the loader itself has to say one.
+        version = float(self._model.version)
+        pl_module.log("federated_round", version, on_step=False, on_epoch=True, reduce_fx="max", batch_size=1)
         over = self._link.ask(trainer, "the coordinator", lambda s: (s.finished == self._model.version,))
         if over[0]:
             self._finish()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from lightning_fed.errors import FederationError
 from lightning_fed.lightning_api import (
@@ -58,6 +59,7 @@ class Federated(Strategy):
         self._data_set = data_set or ""
         self._loop: RoundLoop | None = None
         self._tuned: list[str] = []
+        self._without_gradient: list[nn.Parameter] = []
 
     def connect(self, model: LightningModule) -> None:
         """Attach the round loop in front of the user's callbacks, so that they all see the global model."""
@@ -69,6 +71,7 @@ class Federated(Strategy):
         if alone:
             rank_zero_warn(f"{alone}: this site does not join the federation.")
             self._tuned += _tuners(trainer)
+            self._without_gradient = [parameter for parameter in model.parameters() if parameter.grad is None]
             if self._loop in trainer.callbacks:  # type: ignore[attr-defined]
                 trainer.callbacks.remove(self._loop)  # type: ignore[attr-defined]
             return
@@ -111,6 +114,13 @@ class Federated(Strategy):
         if trainer.state.fn == TrainerFn.FITTING and self._loop and self._loop.plan and self.lightning_module:
             self._loop.take_layout(self.lightning_module)
         super().setup(trainer)
+
+    def teardown(self) -> None:
+        """Leave no gradient of a tuner's fit, which puts the weights back: it would say that they are trained."""
+        for parameter in self._without_gradient:
+            parameter.grad = None
+        self._without_gradient = []
+        super().teardown()
 
     def on_exception(self, exception: BaseException) -> None:
         """Give the Trainer back as the user made it, so that a fit that failed can be tried again."""

@@ -28,8 +28,8 @@ def examples(count: int, seed: int = 1) -> TensorDataset:
     return TensorDataset(x, (x @ torch.tensor([[0.1], [-0.1], [0.05], [0.2]])).tanh())
 
 
-def loader(count: int = 24, batch_size: int = 8, seed: int = 1) -> DataLoader:
-    return DataLoader(examples(count, seed), batch_size=batch_size, shuffle=True)
+def loader(count: int = 24, seed: int = 1, *, shuffle: bool = True) -> DataLoader:
+    return DataLoader(examples(count, seed), batch_size=8, shuffle=shuffle)
 
 
 class Near(nn.Module):
@@ -50,12 +50,11 @@ class Near(nn.Module):
 class Module(L.LightningModule):
     """A small regression with dropout, whose optimisers and schedulers a test chooses."""
 
-    def __init__(self, configure: Callable[["Module"], Any] | None = None, validated: int = 16) -> None:
+    def __init__(self, configure: Callable[["Module"], Any] | None = None, dropout: float = 0.2) -> None:
         super().__init__()
         torch.manual_seed(3)
-        self.net = nn.Sequential(Near(4, 8), nn.Tanh(), nn.Dropout(0.2), Near(8, 1))
+        self.net = nn.Sequential(Near(4, 8), nn.Tanh(), nn.Dropout(dropout), Near(8, 1))
         self.configure = configure or (lambda module: torch.optim.Adam(module.parameters(), 0.004))
-        self.validated = validated
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         loss = nn.functional.mse_loss(self.net(batch[0]), batch[1])
@@ -66,7 +65,7 @@ class Module(L.LightningModule):
         self.log("val_loss", nn.functional.mse_loss(self.net(batch[0]), batch[1]))
 
     def val_dataloader(self) -> Any:
-        return DataLoader(examples(self.validated, 99), 8)
+        return DataLoader(examples(16, 99), 8)
 
     def configure_optimizers(self) -> Any:
         return self.configure(self)
@@ -163,7 +162,7 @@ def alone(
 ) -> Outcome:
     """The script as the only site of a federation, which ends with it if it leaves."""
     trace = Trace()
-    site = VirtualSite("site", module, data or loader(), [*callbacks, trace])
+    site = VirtualSite("site", module, loader() if data is None else data, [*callbacks, trace])
     with contextlib.suppress(QuorumLostError):
         federate_in_process(plan, [site], seed=SEED, **settings)
     return Outcome(module, module.trainer, callbacks, trace)
@@ -176,7 +175,7 @@ def plain(
     trace = Trace()
     L.seed_everything(SEED, verbose=False)
     trainer = L.Trainer(callbacks=[*callbacks, trace], **{**QUIET, **settings})
-    trainer.fit(module, data or loader())
+    trainer.fit(module, loader() if data is None else data)
     return Outcome(module, trainer, callbacks, trace)
 
 

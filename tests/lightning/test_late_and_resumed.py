@@ -1,0 +1,135 @@
+"""A site that comes late, or goes on from a checkpoint, knows how much of the federation is left before it asks."""
+
+import threading
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from loopback import Loopback
+from one_site import Module, loader, plan, same
+from torch.optim.lr_scheduler import OneCycleLR
+
+from lightning_fed.simulation.in_process import QUIET
+
+
+class Asking(Module):
+    """Builds its schedule on the number of steps, and keeps what it was told."""
+
+    def __init__(self, asked: threading.Event | None = None) -> None:
+        super().__init__(dropout=0)
+        self.told: list[float] = []
+        self.asked = asked
+
+    def configure_optimizers(self) -> Any:
+        self.told.append(self.trainer.estimated_stepping_batches)
+        if self.asked:
+            self.asked.set()
+        optimizer = torch.optim.Adam(self.parameters(), 0.004)
+        scheduler = OneCycleLR(optimizer, 0.004, total_steps=self.told[-1])
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+class Until(L.Callback):
+    """Does something when the site has trained so many steps."""
+
+    def __init__(self, step: int, then: Any) -> None:
+        self.step, self.then = step, then
+
+    def on_train_batch_start(self, trainer: Any, *args: Any) -> None:
+        if trainer.global_step == self.step:
+            self.then(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+
+class Stop(L.Callback):
+    """Ends the fit after so many steps."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+        trainer.should_stop = trainer.global_step >= self.step
+
+
+def trainer_of(callbacks: list[L.Callback], folder: Any, strategy: Any = None, **settings: Any) -> L.Trainer:
+    options = {**QUIET, "enable_checkpointing": None, "default_root_dir": folder, **settings}
+    return L.Trainer(callbacks=callbacks, **options, **({"strategy": strategy} if strategy else {}))
+
+
+@pytest.mark.parametrize(("local", "length"), [({"epochs": 1}, 3), ({"epochs": 2}, 6), ({"steps": 5}, 5)], ids=str)
+def test_a_site_that_comes_late_counts_the_rounds_that_are_left(local, length, tmp_path):
+    here = Loopback(tmp_path, plan(6, **local, gather_s=0.5), ("first", "late"))
+    reached, asked = threading.Event(), threading.Event()
+
+    def wait(trainer: L.Trainer) -> None:
+        reached.set()
+        assert asked.wait(20)
+
+    first, late = Asking(), Asking(asked)
+    trainers = {
+        # In the middle of round 3, so that two global models are there.
+        "first": trainer_of([Until(2 * length + 1, wait)], tmp_path, here.strategy("first")),
+        "late": trainer_of([], tmp_path, here.strategy("late")),
+    }
+    fit = threading.Thread(target=trainers["first"].fit, args=(first, loader()), daemon=True)
+    fit.start()
+    assert reached.wait(20)
+    trainers["late"].fit(late, loader(seed=2))
+    fit.join(20)
+    here.wait()
+    assert here.error is None
+    assert here.versions == list(range(7))
+    assert first.told == [6 * length]
+    assert late.told == [4 * length]
+    # It may have missed the round that was under way when it came.
+    assert trainers["first"].global_step == 6 * length
+    assert trainers["late"].global_step in (3 * length, 4 * length)
+    same(dict(first.state_dict()), dict(late.state_dict()), "weights")
+
+
+RESUMED = {
+    "an epoch": ({"epochs": 1}, {"max_epochs": 5}),
+    "two epochs": ({"epochs": 2}, {"max_epochs": 10, "check_val_every_n_epoch": 2}),
+    "three steps": ({"steps": 3}, {"max_steps": 15, "val_check_interval": 3, "check_val_every_n_epoch": None}),
+}
+
+
+@pytest.mark.parametrize("rhythm", RESUMED)
+@pytest.mark.parametrize("saved", ["by itself", "after the epoch"])
+def test_a_resumed_site_goes_on_with_the_schedule_that_it_had(rhythm, saved, tmp_path):
+    local, settings = RESUMED[rhythm]
+    agreed = plan(5, **local)
+    here = Loopback(tmp_path, agreed)
+    length = 6 if local == {"epochs": 2} else 3
+    keep = ModelCheckpoint(
+        tmp_path / "kept", save_last=True, save_on_train_epoch_end=True if saved == "after the epoch" else None
+    )
+
+    first = Asking()
+    interrupted = trainer_of([Stop(2 * length), keep], tmp_path, here.strategy())
+    interrupted.fit(first, loader(shuffle=False))
+    assert interrupted.global_step == 2 * length
+    here.wait()
+    assert "too few sites are left" in str(here.error)
+    here.begin(agreed)
+
+    resumed, module = trainer_of([], tmp_path, here.strategy()), Asking()
+    resumed.fit(module, loader(shuffle=False), ckpt_path=tmp_path / "kept" / "last.ckpt")
+    here.wait()
+    assert here.error is None
+    assert here.versions == list(range(6))
+
+    whole, plain = trainer_of([], tmp_path, **settings), Asking()
+    whole.fit(plain, loader(shuffle=False))
+    assert first.told == module.told == plain.told == [5 * length]
+    for state in (
+        lambda trainer: dict(trainer.lightning_module.state_dict()),
+        lambda trainer: trainer.optimizers[0].state_dict(),
+        lambda trainer: trainer.lr_scheduler_configs[0].scheduler.state_dict(),
+        lambda trainer: (trainer.global_step, trainer.current_epoch),
+    ):
+        same(state(resumed), state(whole), rhythm)
