@@ -39,8 +39,6 @@ class FitCourse:
         """Data are loaded, and a checkpoint is restored, if there was one."""
         self._limits.check()
         self._limits.training_begins()
-        if self._followers:
-            self._followers.training_begins()
 
     def round_begins(self, round: int) -> None:
         """See ``TrainerLimits.round_begins``."""

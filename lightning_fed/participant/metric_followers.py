@@ -25,7 +25,8 @@ class MetricFollowers:
         self._local = local
         self._of_validation: set[str] = set()
         self._of_training: set[str] = set()
-        self._validations = self._first_epoch = 0
+        self._validations = 0
+        self._first_epoch: int | None = None
         self._new = False
         for config in trainer.lr_scheduler_configs:
             # Lightning's documentation recommends to set it to trainer.check_val_every_n_epoch, which may be None now.
@@ -35,10 +36,6 @@ class MetricFollowers:
             for config in trainer.lr_scheduler_configs
             if config.reduce_on_plateau and config.interval == "epoch"
         ]
-
-    def training_begins(self) -> None:
-        """The first round begins in the epoch to come; a resumed fit may have epochs of half a round behind it."""
-        self._first_epoch = self._trainer.current_epoch % (self._local.epochs or 1)
 
     def validated(self) -> None:
         """A validation has ended, be it the sanity check; its metrics are still there."""
@@ -50,16 +47,18 @@ class MetricFollowers:
         self._new = True
         self._validations += 1
         if self._local.steps:
-            # At once, since Lightning would wait for the end of an epoch that may hold many rounds.
+            # Right after it, since Lightning would wait for the end of an epoch, which may hold many rounds.
             for config, frequency in self._following_validation():
                 config.interval = "step"
                 config.frequency = 1 if self._validations % frequency == 0 else _NEVER
 
     def batch_begins(self) -> None:
         """What was due after a validation has happened."""
+        if self._first_epoch is None:
+            # Of a round, as a resumed fit may have epochs of half a round behind it.
+            self._first_epoch = self._trainer.current_epoch % (self._local.epochs or 1)
         if self._local.steps:
-            for config, _ in self._following_validation():
-                config.interval, config.frequency = "step", _NEVER
+            self._nothing_is_due()
 
     def epoch_ends(self) -> None:
         """Lightning is about to act on the metrics that there are.
@@ -75,12 +74,16 @@ class MetricFollowers:
             # Before the first validation nobody knows whether the metric is one of its; Lightning waits for it then.
             config.strict = strict and bool(self._validations or config.monitor in trainer.callback_metrics)
         if self._local.steps:
-            self.batch_begins()
+            self._nothing_is_due()
             return
-        epochs = trainer.current_epoch + 1 - self._first_epoch
+        epochs = trainer.current_epoch + 1 - (self._first_epoch or 0)
         for config, frequency in self._following_validation():
             config.frequency = 1 if self._new and epochs % frequency == 0 else _NEVER
         self._new = False
+
+    def _nothing_is_due(self) -> None:
+        for config, _ in self._following_validation():
+            config.interval, config.frequency = "step", _NEVER
 
     def _following_validation(self) -> list[tuple[Any, int]]:
         names = self._of_validation - self._of_training
@@ -102,6 +105,18 @@ class MetricFollowers:
                 f"value of an older model. Leave {setting} out, and it acts after each validation; or choose when to "
                 "validate, with Trainer(val_check_interval=...) or Trainer(check_val_every_n_epoch=...)."
             )
+
+
+def undecided(trainer: Trainer) -> list[EarlyStopping]:
+    """Those that leave it to Lightning whether they follow validations or epochs.
+
+    They decide in the first fit or evaluation of a Trainer, which need not be the federation's fit, and for good.
+    """
+    return [
+        callback
+        for callback in trainer.callbacks  # type: ignore[attr-defined]
+        if isinstance(callback, EarlyStopping) and callback._check_on_train_epoch_end is None
+    ]
 
 
 def _logged(results: Any) -> set[str]:

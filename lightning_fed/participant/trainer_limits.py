@@ -101,15 +101,9 @@ class TrainerLimits:
 
     def stop(self) -> None:
         """End the fit, whatever least number of epochs the user had in mind: a federation that is over has no more."""
+        self._trainer.should_stop = True
         self._trainer.fit_loop.min_epochs = None
         self._trainer.fit_loop.epoch_loop.min_steps = None
-        # Lightning validates before it heeds should_stop, which may not be the user's rhythm.
-        self._trainer.should_stop = self._trainer.should_stop or not self._ends_here()
-
-    def _ends_here(self) -> bool:
-        trainer = self._trainer
-        epochs_end = trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
-        return trainer.global_step == trainer.max_steps or (epochs_end and trainer.is_last_batch)
 
     def restore(self) -> None:
         """As the user set them, so that the Trainer can be used again."""

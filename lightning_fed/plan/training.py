@@ -13,7 +13,8 @@ class LocalTraining:
 
     Args:
         epochs: local epochs a round; the default when ``steps`` is not given.
-        steps: local optimiser steps a round, as ``trainer.global_step`` counts them; excludes ``epochs``.
+        steps: local optimiser steps a round; excludes ``epochs``. A batch at whose end an optimiser has stepped is one,
+            however many optimisers there are.
         optimizer_state: ``keep`` carries the optimisers' state (momenta) over to the next round, ``reset`` clears it
             whenever a new global model arrives.
         proximal: mu of FedProx: each step also pulls the weights back to the round's global model by mu times their

@@ -19,6 +19,7 @@ from torch import nn
 from lightning_fed.errors import FederationError
 from lightning_fed.lightning_api import (
     BatchSizeFinder,
+    EarlyStopping,
     LearningRateFinder,
     LightningModule,
     SingleDeviceStrategy,
@@ -28,6 +29,7 @@ from lightning_fed.lightning_api import (
     TrainerFn,
     rank_zero_warn,
 )
+from lightning_fed.participant.metric_followers import undecided
 from lightning_fed.participant.round_loop import RoundLoop
 from lightning_fed.policy import SitePolicy
 from lightning_fed.transport.identity import Roster, load_identity
@@ -60,11 +62,13 @@ class Federated(Strategy):
         self._loop: RoundLoop | None = None
         self._tuned: list[str] = []
         self._without_gradient: list[nn.Parameter] = []
+        self._undecided: list[EarlyStopping] = []
 
     def connect(self, model: LightningModule) -> None:
         """Attach the round loop in front of the user's callbacks, so that they all see the global model."""
         super().connect(model)
         trainer = model.trainer
+        self._undecided += undecided(trainer)
         if trainer.state.fn != TrainerFn.FITTING:
             return
         alone = _alone(trainer)
@@ -105,6 +109,8 @@ class Federated(Strategy):
                 self._ledger.with_name(f"{self._ledger.name}.signed"),
                 self._data_set,
             )
+        for callback in self._undecided:
+            callback._check_on_train_epoch_end = None
         self._loop.tuned = self._tuned
         if self._loop not in trainer.callbacks:  # type: ignore[attr-defined]
             trainer.callbacks.insert(0, self._loop)  # type: ignore[attr-defined]

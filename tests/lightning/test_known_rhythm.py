@@ -1,5 +1,7 @@
 """Who asks the Trainer how long the fit lasts and when it validates gets the federation's answer, whenever he asks."""
 
+from datetime import timedelta
+
 import lightning as L
 import pytest
 import torch
@@ -156,6 +158,7 @@ CHOSEN = [
     {"check_val_every_n_epoch": 2},
     {"check_val_every_n_epoch": 3},
     {"val_check_interval": 4, "check_val_every_n_epoch": None},
+    {"val_check_interval": timedelta(hours=1)},
 ]
 
 

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from loopback import Loopback
 from one_site import Module, loader, plan, same
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from lightning_fed.simulation.in_process import QUIET
 
@@ -91,6 +91,19 @@ def test_a_site_that_comes_late_counts_the_rounds_that_are_left(local, length, t
     same(dict(first.state_dict()), dict(late.state_dict()), "weights")
 
 
+class Lowered(Asking):
+    """Halves its rate after every validation, and asks the Trainer how often that is."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.parameters(), 0.004)
+        scheduler = ReduceLROnPlateau(optimizer, factor=0.5, patience=0, threshold=1e9, threshold_mode="abs")
+        every = self.trainer.check_val_every_n_epoch
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "monitor": "val_loss", "frequency": every},
+        }
+
+
 RESUMED = {
     "an epoch": ({"epochs": 1}, {"max_epochs": 5}),
     "two epochs": ({"epochs": 2}, {"max_epochs": 10, "check_val_every_n_epoch": 2}),
@@ -133,3 +146,24 @@ def test_a_resumed_site_goes_on_with_the_schedule_that_it_had(rhythm, saved, tmp
         lambda trainer: (trainer.global_step, trainer.current_epoch),
     ):
         same(state(resumed), state(whole), rhythm)
+
+
+@pytest.mark.parametrize("epochs", [2, 3])
+@pytest.mark.parametrize("step", [6, 9])
+def test_a_resumed_sites_plateau_is_looked_for_once_a_round(step, epochs, tmp_path):
+    agreed = plan(4, epochs=epochs)
+    here = Loopback(tmp_path, agreed)
+    keep = ModelCheckpoint(tmp_path / "kept", every_n_train_steps=step, save_top_k=1)
+    trainer_of([Stop(step), keep], tmp_path, here.strategy()).fit(Lowered(), loader())
+    here.wait()
+    done = here.versions[-1]
+    assert done == step // 3 // epochs
+    here.begin(agreed)
+    resumed = trainer_of([], tmp_path, here.strategy())
+    resumed.fit(Lowered(), loader(), ckpt_path=keep.best_model_path)
+    here.wait()
+    assert here.versions == [0, 1, 2, 3, 4]
+    scheduler = resumed.lr_scheduler_configs[0].scheduler
+    # What was validated right after the checkpoint was written is not in it.
+    validated = done if step % (3 * epochs) else done - 1
+    assert scheduler.last_epoch == validated + 4 - done

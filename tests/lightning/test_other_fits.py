@@ -5,7 +5,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
+from lightning.pytorch.callbacks import BatchSizeFinder, EarlyStopping, LearningRateFinder
 from lightning.pytorch.tuner import Tuner
 from loopback import Loopback
 from one_site import SEED, Module, Trace, examples, plan, same
@@ -115,6 +115,17 @@ def test_the_tuner_says_that_it_stays_out_and_asks_for_no_coordinator(federation
     # And after the fit, when the round loop is among the callbacks.
     lr_find(site)
     assert here.error is None
+
+
+@pytest.mark.parametrize("before", BEFORE)
+def test_early_stopping_has_not_made_up_its_mind_before_the_fit(before, federation, tmp_path):
+    here = federation(plan(6, epochs=2))
+    site = Site(tmp_path, here.strategy(), callbacks=[EarlyStopping("val_loss", patience=2, min_delta=1e9)])
+    for step in BEFORE[before]:
+        step(site)
+    site.trainer.fit(site.module)
+    here.wait()
+    assert here.versions == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("finder", [LearningRateFinder, BatchSizeFinder])

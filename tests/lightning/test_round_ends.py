@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from one_site import SEED, Module, alone, assert_same, examples, loader, plain, plan
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
@@ -79,6 +80,17 @@ def test_steps_of_accumulated_batches_end_rounds_where_they_are_taken():
         assert [step for _, step in federated.trace.validations] == [steps * k for k in range(1, 5)]
         assert federated.version == 4
         assert training(federated) == training(unvalidated(Module(dropout=0), max_steps=4 * steps, **settings))
+
+
+def test_steps_end_rounds_where_the_accumulation_changes_on_the_way():
+    def grows():
+        return [GradientAccumulationScheduler({0: 1, 1: 2, 2: 3})]
+
+    data = loader(40, shuffle=False)
+    federated = alone(plan(5, steps=2), Module(dropout=0), grows(), data=data)
+    # An epoch of five batches is 5, 3 and then 2 steps.
+    assert federated.trace.validations == [(0, 2), (0, 4), (1, 6), (1, 8), (2, 10)]
+    assert training(federated) == training(unvalidated(Module(dropout=0), callbacks=grows(), data=data, max_steps=10))
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 5])
@@ -181,6 +193,12 @@ def test_an_epoch_without_a_batch_is_an_error(local):
 def test_a_site_without_data_is_an_error(local, settings):
     with pytest.raises(ConfigError, match="site 'site' has joined the federation and has nothing to train on"):
         alone(plan(2, **local), Module(), **settings)
+
+
+@pytest.mark.parametrize("limit", [{"max_epochs": 0}, {"max_steps": 0}], ids=str)
+def test_a_fit_that_is_over_before_it_begins_says_so(limit):
+    with pytest.warns(UserWarning, match=r"site 'site' leaves without having trained: Trainer\(max_(epochs|steps)=0\)"):
+        alone(plan(2, epochs=1), Module(), **limit)
 
 
 class Idle(TwoOptimisers):
