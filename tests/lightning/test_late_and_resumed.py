@@ -17,15 +17,12 @@ from lightning_fed.simulation.in_process import QUIET
 class Asking(Module):
     """Builds its schedule on the number of steps, and keeps what it was told."""
 
-    def __init__(self, asked: threading.Event | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__(dropout=0)
         self.told: list[float] = []
-        self.asked = asked
 
     def configure_optimizers(self) -> Any:
         self.told.append(self.trainer.estimated_stepping_batches)
-        if self.asked:
-            self.asked.set()
         optimizer = torch.optim.Adam(self.parameters(), 0.004)
         scheduler = OneCycleLR(optimizer, 0.004, total_steps=self.told[-1])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -43,6 +40,16 @@ class Until(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         return {}
+
+
+class Joined(L.Callback):
+    """Says when the site has joined."""
+
+    def __init__(self, event: threading.Event) -> None:
+        self.event = event
+
+    def on_fit_start(self, *args: Any) -> None:
+        self.event.set()
 
 
 class Stop(L.Callback):
@@ -63,17 +70,17 @@ def trainer_of(callbacks: list[L.Callback], folder: Any, strategy: Any = None, *
 @pytest.mark.parametrize(("local", "length"), [({"epochs": 1}, 3), ({"epochs": 2}, 6), ({"steps": 5}, 5)], ids=str)
 def test_a_site_that_comes_late_counts_the_rounds_that_are_left(local, length, tmp_path):
     here = Loopback(tmp_path, plan(6, **local, gather_s=0.5), ("first", "late"))
-    reached, asked = threading.Event(), threading.Event()
+    reached, joined = threading.Event(), threading.Event()
 
     def wait(trainer: L.Trainer) -> None:
         reached.set()
-        assert asked.wait(20)
+        assert joined.wait(20)
 
-    first, late = Asking(), Asking(asked)
+    first, late = Asking(), Asking()
     trainers = {
         # In the middle of round 3, so that two global models are there.
         "first": trainer_of([Until(2 * length + 1, wait)], tmp_path, here.strategy("first")),
-        "late": trainer_of([], tmp_path, here.strategy("late")),
+        "late": trainer_of([Joined(joined)], tmp_path, here.strategy("late")),
     }
     fit = threading.Thread(target=trainers["first"].fit, args=(first, loader()), daemon=True)
     fit.start()
