@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.callbacks import GradientAccumulationScheduler as GradientAccumulationScheduler
     from lightning.pytorch.callbacks import LearningRateFinder as LearningRateFinder
     from lightning.pytorch.callbacks import ModelCheckpoint as ModelCheckpoint
+    from lightning.pytorch.callbacks import ModelPruning as ModelPruning
     from lightning.pytorch.callbacks import StochasticWeightAveraging as StochasticWeightAveraging
     from lightning.pytorch.callbacks.spike import SpikeDetection as SpikeDetection
     from lightning.pytorch.cli import ArgsType as ArgsType
@@ -53,6 +54,7 @@ _WHERE = {
         "GradientAccumulationScheduler",
         "LearningRateFinder",
         "ModelCheckpoint",
+        "ModelPruning",
         "StochasticWeightAveraging",
     ),
     ".callbacks.spike": ("SpikeDetection",),

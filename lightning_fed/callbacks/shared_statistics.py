@@ -42,6 +42,8 @@ class SharedVector(nn.Module):
         known: float32 scalar, 0 until a round has filled them, then 1 but for rounding.
     """
 
+    averaged_buffers = ("values", "known")
+
     values: Tensor
     known: Tensor
 

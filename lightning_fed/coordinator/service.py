@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_fed.coordinator.events import EventLog
+from lightning_fed.coordinator.hyperparameters import loadable_hyperparameters
 from lightning_fed.coordinator.store import Store
 from lightning_fed.errors import FederationError, IdentityError, ModelMismatchError, ProtocolError, printable
 from lightning_fed.lightning_api import LightningModule
@@ -19,7 +20,7 @@ from lightning_fed.protocol.coordinator.actions import Action, Charge, Record, S
 from lightning_fed.protocol.coordinator.session import CoordinatorSession
 from lightning_fed.transport.hub import Hub, Traffic
 from lightning_fed.transport.identity import Identity, Roster
-from lightning_fed.update.global_model import GlobalModel
+from lightning_fed.update.global_model import GlobalModel, state_of
 from lightning_fed.update.layout import layout_of
 
 _KINDS: dict[type[FederationError], m.RefusalKind] = {
@@ -71,14 +72,23 @@ class Coordinator:
         store: Path | str,
         initial: LightningModule | None = None,
     ) -> None:
-        hyperparameters = dict(initial.hparams) if initial is not None else {}
+        hyperparameters, left_out = loadable_hyperparameters(initial) if initial is not None else ({}, [])
+        if left_out:
+            _log.warning(
+                "the .ckpt files do without the model's arguments %s, which are no plain data. Whoever loads one gives "
+                "them again where they are not the default: %s.load_from_checkpoint(path, %s=...).",
+                left_out,
+                type(initial).__name__,
+                left_out[0],
+            )
         self._store = Store(Path(store), plan, hyperparameters)
         self._events = EventLog(self._store.folder)
         model, fresh = self._store.model, False
         if model is None and initial is not None:
+            initial.configure_model()
             if plan.privacy.example and plan.privacy.example.replace_layers:
                 replace_layers(initial)  # as the sites do
-            model, fresh = GlobalModel.from_state(initial.state_dict(), layout_of(initial, plan.personal)), True
+            model, fresh = GlobalModel.from_state(state_of(initial), layout_of(initial, plan.personal)), True
         self._session = CoordinatorSession(
             plan,
             self._store.run,

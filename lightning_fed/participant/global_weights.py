@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from lightning_fed.errors import ProtocolError, UpdateRefusedError
 from lightning_fed.lightning_api import rank_zero_warn
 from lightning_fed.plan import FederationPlan
-from lightning_fed.update.layout import Layout, check_update, flatten, tensors_of, unflatten
+from lightning_fed.update.layout import Layout, check_update, flatten, spec_of, tensors_of, unflatten
+from lightning_fed.update.spectral import singular_vectors, spectral_layers
 
 
 def load_global(module: nn.Module, layout: Layout, vector: Tensor) -> Tensor:
@@ -18,7 +19,9 @@ def load_global(module: nn.Module, layout: Layout, vector: Tensor) -> Tensor:
         The values read back: in a half-precision model they were rounded, and an update must not contain that rounding.
     """
     tensors = tensors_of(module, layout.exchanged)
+    spectral = _SpectralVectors(module)
     unflatten(vector, tensors)
+    spectral.follow()
     return flatten(tensors)
 
 
@@ -27,21 +30,61 @@ def update_since(module: nn.Module, layout: Layout, start: Tensor) -> Tensor:
     return flatten(tensors_of(module, layout.exchanged)).sub_(start)
 
 
-def load_frozen(module: nn.Module, layout: Layout, data: bytes) -> None:
-    """Take over the federation's frozen parameters, safetensors bytes.
+def load_frozen(module: nn.Module, layout: Layout, data: bytes, *, constants: bool) -> None:
+    """Take over the federation's frozen parameters and constants, safetensors bytes.
+
+    A constant that has another shape or dtype at this site stays as it is, and a warning names it.
+
+    Args:
+        module: the model.
+        layout: what is frozen and constant.
+        data: the bytes; empty where there is nothing.
+        constants: whether to take the constants, too: not where they have become the site's own in this run.
 
     Raises:
         ProtocolError: the bytes are damaged, or do not hold a parameter of the layout.
     """
     try:
-        state = load(data)
-    except SafetensorError as error:
+        state = load(data) if data else {}
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise ProtocolError(f"the coordinator's frozen parameters cannot be read: {error}.") from error
     for spec, tensor in zip(layout.frozen, tensors_of(module, layout.frozen), strict=True):
         if spec.name not in state or tuple(state[spec.name].shape) != spec.shape:
             raise ProtocolError(f"the coordinator's frozen parameters do not hold {spec}.")
         with torch.no_grad():
             tensor.copy_(state[spec.name])
+    if not constants:
+        return
+    other = []
+    for spec, tensor in zip(layout.constants, tensors_of(module, layout.constants), strict=True):
+        given = state.get(spec.name)
+        if given is None or spec_of(spec.name, given, buffer=True) != spec:
+            other.append(str(spec))
+        else:
+            with torch.no_grad():
+                tensor.copy_(given)
+    if other:
+        rank_zero_warn(
+            f"{len(other)} buffers of this site's model have another shape or dtype in the federation, or are not "
+            f"there, and stay as they are here: {', '.join(other[:4])}."
+        )
+
+
+class _SpectralVectors:
+    """Keeps singular vectors beside the weights that they belong to, while global ones are loaded."""
+
+    def __init__(self, module: nn.Module) -> None:
+        live = {**dict(module.named_buffers()), **dict(module.named_parameters())}
+        self._layers = [tuple(live[name] for name in layer) for layer in spectral_layers(live)]
+        self._before = [weight.detach().clone() for weight, _, _ in self._layers]
+
+    def follow(self) -> None:
+        """Work them out anew for the weights that have changed; a site alone goes on as in plain training."""
+        for (weight, u, v), before in zip(self._layers, self._before, strict=True):
+            if not torch.equal(weight, before):
+                left, right = singular_vectors(weight, u, v)
+                u.copy_(left)
+                v.copy_(right)
 
 
 def zeroed_if_unsound(update: Tensor, layout: Layout, plan: FederationPlan, round: int) -> bool:

@@ -18,7 +18,7 @@ from lightning_fed.files import write_whole
 from lightning_fed.lightning_api import LightningModule, Trainer, rank_zero_info
 from lightning_fed.policy import SitePolicy
 from lightning_fed.update.aliases import aliases
-from lightning_fed.update.global_model import state_bytes
+from lightning_fed.update.global_model import state_bytes, state_of
 from lightning_fed.update.layout import Layout
 
 _CURE = (
@@ -81,12 +81,7 @@ class InitialState:
                 f"site {self._site!r} refused to give the initial model, which leaves without masks: {reason}, and "
                 f"only an untrained model may leave this way. {_CURE}"
             )
-        registered = {
-            *(name for name, _ in module.named_parameters(remove_duplicate=False)),
-            *(name for name, _ in module.named_buffers(remove_duplicate=False)),
-        }
-        # Not what else a module may save: a metric's counts are about images.
-        state = {name: tensor for name, tensor in module.state_dict().items() if name in registered}
+        state = state_of(module)
         self._policy.check_names(aliases(module, [name for name in state if name not in layout.personal]), self._site)
         data = state_bytes(state, layout)
         rank_zero_info(

@@ -117,8 +117,18 @@ class Joining:
         link: Link,
         ledger: SiteLedger | None,
         initial: InitialState,
+        *,
+        resumed: bool,
     ) -> None:
-        """Give the initial model if this site is asked for it, and take over what is frozen.
+        """Give the initial model if this site is asked for it, and take over what is frozen and constant.
+
+        Args:
+            trainer: whose fit it is.
+            module: the model.
+            link: the line to the coordinator.
+            ledger: the site's privacy ledger, if it has one.
+            initial: gives the site's untrained state.
+            resumed: the module's buffers come from a checkpoint of this run, and stay.
 
         Raises:
             LedgerError: the site's ledger is older than what the coordinator heard of it last.
@@ -134,8 +144,7 @@ class Joining:
         if ledger and link.connection:
             ledger.require_newest(link.connection.read(lambda session: session.ledger_head))
         frozen = link.ask(trainer, "the frozen parameters", lambda s: None if s.frozen is None else (s.frozen,))
-        if frozen[0]:
-            load_frozen(module, self._layout, frozen[0])
+        load_frozen(module, self._layout, frozen[0], constants=not resumed)
 
     def summary(self, trainer: Trainer, version: int) -> str:
         """What a site says of itself when it has joined."""

@@ -20,6 +20,7 @@ from lightning_fed.participant.link import Link, heed_sigterm
 from lightning_fed.participant.local_progress import LocalProgress
 from lightning_fed.participant.model_metrics import ModelMetrics
 from lightning_fed.participant.plan_callbacks import attach
+from lightning_fed.participant.pruning import refuse_pruning
 from lightning_fed.participant.site_model import SiteModel
 from lightning_fed.participant.site_state import SiteState
 from lightning_fed.participant.thawing import thawed, trained_later
@@ -118,6 +119,7 @@ class Membership(Callback):
         self._begun, self._finished, self._spent, self._round = False, False, False, 0
         self._policy.check_members(self._roster.fingerprints, self._identity.name)
         refuse_averaged_validation(trainer)
+        refuse_pruning(trainer)
         if trainer.is_global_zero:
             session = SiteSession(
                 self._identity.name,
@@ -169,7 +171,10 @@ class Membership(Callback):
         signed = joining.signed_sums(self._signed_path) if trainer.is_global_zero else None
         self._metrics = ModelMetrics(self.plan, pl_module)
         joining.join(trainer, self._link, self._state, self._metrics, self._model.ledger, signed)
-        joining.take_part(trainer, pl_module, self._link, self._model.ledger, self._initial)
+        joining.take_part(
+            trainer, pl_module, self._link, self._model.ledger, self._initial, resumed=self._state.resumed
+        )
+        self._model.watch_constants(pl_module)
         self._load_newest(trainer, pl_module, at_least=0)
         rank_zero_info(joining.summary(trainer, self._model.version))
 

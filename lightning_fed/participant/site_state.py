@@ -34,6 +34,11 @@ class SiteState:
         """Go on with the residual of a checkpoint of the same run; another run starts without."""
         self._restored = checkpoint if checkpoint.get("run") == run else {}
 
+    @property
+    def resumed(self) -> bool:
+        """Whether the site goes on from a checkpoint of this run."""
+        return bool(self._restored)
+
     def into(self, trainer: Trainer, run: str, exchange: Exchange) -> Mapping[str, Any]:
         """What the exchange goes on from: the last update that left this site, or a checkpoint if that is newer.
 

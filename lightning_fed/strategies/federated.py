@@ -9,6 +9,7 @@ asks for types (``isinstance(strategy, DDPStrategy)``) in a dozen places.
 """
 
 import os
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,11 +64,18 @@ class Federated(Strategy):
         self._tuned: list[str] = []
         self._without_gradient: list[nn.Parameter] = []
         self._undecided: list[EarlyStopping] = []
+        self._trainer: weakref.ref[Trainer] | None = None
 
     def connect(self, model: LightningModule) -> None:
         """Attach the round loop in front of the user's callbacks, so that they all see the global model."""
-        super().connect(model)
         trainer = model.trainer
+        if self._trainer is not None and self._trainer() is not trainer:
+            raise FederationError(
+                f"this FederatedStrategy for site {self.site!r} has served another Trainer. Make a new one for each: "
+                "Trainer(strategy=FederatedStrategy(...))."
+            )
+        self._trainer = weakref.ref(trainer)
+        super().connect(model)
         self._undecided += undecided(trainer)
         if trainer.state.fn != TrainerFn.FITTING:
             return

@@ -46,11 +46,12 @@ def _all_names(
         other for other in by_storage[storage] if other != name and spans[other][1] < stop and start < spans[other][2]
     ]
     found = dict.fromkeys((name, *sharing))
-    found.update(dict.fromkeys(_plain(each) for each in (name, *sharing)))
+    found.update(dict.fromkeys(plain(each) for each in (name, *sharing)))
     return tuple(found)
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """The name that a tensor has where its layer is neither parametrised nor compiled."""
     return _PARAMETRISED.sub(r"\1\2", _COMPILED.sub(lambda match: match[1] if match[2] else "", name))
 
 

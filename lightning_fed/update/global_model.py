@@ -6,10 +6,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_fed.errors import ModelMismatchError
-from lightning_fed.update.layout import Layout, flatten, spec_of
+from lightning_fed.update.layout import Layout, flatten, is_storable, spec_of
+from lightning_fed.update.spectral import refreshed
 
 CONTROL = "control"
 """Name of the control variate in the server's state."""
@@ -26,8 +27,8 @@ class GlobalModel:
         version: rounds that went into it; 0 is the initial model.
         layout: names, shapes and dtypes.
         vector: the exchanged values, flat float32, shape ``(P,)``, on the CPU; not to be changed in place.
-        fixed: every other tensor of the state but the sites' own: frozen parameters and integer buffers, as they were
-            at the start.
+        fixed: every other tensor of the state but the sites' own: frozen parameters and constants, as they were at the
+            start.
         bounds: of the next masked round's fixed-point codes, or its clipping norm; None before the first.
         server: state of the server's rule, by name: tensors of shape ``(P,)`` and numbers.
         counted: the last round whose sum holds a site's update, by the site's name, where something of it stays there.
@@ -91,6 +92,7 @@ class GlobalModel:
         parts = zip(self.layout.exchanged, torch.split(self.vector, sizes), strict=True)
         state = {spec.name: part.view(spec.shape).to(getattr(torch, spec.dtype)) for spec, part in parts}
         state.update(self.fixed)
+        state.update(refreshed(state))
         state.update({name: state[first] for name, first in self.layout.tied})
         return state
 
@@ -110,12 +112,23 @@ class GlobalModel:
         return memoryview(self.vector.numpy()).cast("B")  # type: ignore[arg-type]
 
     def frozen_bytes(self) -> bytes:
-        """The frozen parameters as safetensors; empty when nothing is frozen."""
-        return (
-            bytes(save({s.name: self.fixed[s.name].contiguous() for s in self.layout.frozen}))
-            if self.layout.frozen
-            else b""
-        )
+        """The frozen parameters and the constants as safetensors; empty where there are none."""
+        once = {s.name for s in (*self.layout.frozen, *self.layout.constants)}
+        tensors = {name: tensor.contiguous() for name, tensor in self.fixed.items() if name in once}
+        return bytes(save(tensors)) if tensors else b""
+
+
+def state_of(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers of a module's state that a global model can hold, by name.
+
+    Not what else a module may save: a metric's counts are about images, and ``get_extra_state`` may return anything.
+    """
+    registered = {
+        **dict(module.named_buffers(remove_duplicate=False)),
+        **dict(module.named_parameters(remove_duplicate=False)),
+    }
+    state = module.state_dict()
+    return {name: tensor for name, tensor in state.items() if name in registered and is_storable(tensor)}
 
 
 def state_bytes(state: Mapping[str, Tensor], layout: Layout) -> bytes:
@@ -140,10 +153,10 @@ def state_bytes(state: Mapping[str, Tensor], layout: Layout) -> bytes:
 
 
 def largest_state_bytes(layout: Layout) -> int:
-    """Most bytes that an initial state of this layout may take; integer buffers count as headroom.
+    """Most bytes that an initial state of this layout may take.
 
     Bounds what a site can make the coordinator allocate.
     """
-    specs = (*layout.exchanged, *layout.frozen)
+    specs = (*layout.exchanged, *layout.frozen, *layout.constants)
     values: int = sum(spec.size * getattr(torch, spec.dtype).itemsize for spec in specs)
     return 2 * values + _ROOM_FOR_A_NAME * (len(specs) + 64) + (1 << 20)

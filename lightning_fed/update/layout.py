@@ -1,23 +1,35 @@
 """Which of a module's tensors are exchanged, in which order, and how they become one flat vector.
 
-Exchanged: trainable parameters and floating-point buffers (BatchNorm's running statistics). Sent once, when a site
-joins: frozen parameters, so that all sites share one backbone. Never exchanged: integer buffers such as
-``num_batches_tracked``, and what is a site's own (``update.personal``). A tensor that has several names (tied weights)
-counts once, under the first.
+The rule, by what a tensor is:
+
+* trainable parameters are exchanged each round,
+* buffers that are averages over data are, too: ``running_mean`` and ``running_var`` of normalisation layers, and what a
+  layer of one's own lists in ``averaged_buffers``, a tuple of the buffers' names,
+* frozen parameters are sent once, when a site joins, so that all sites share one backbone,
+* all other buffers of the state are sent once as well (masks, tables, a random projection, codes of a quantiser): they
+  are the first model's constants. What training makes of them at a site stays there, and the site says which they are,
+* spectral normalisation's singular vectors are worked out anew for each global model (``update.spectral``),
+* what is a site's own (``update.personal``), buffers outside the state, and tensors that are sparse, quantised or
+  complex stay at the site.
+
+A tensor that has several names (tied weights) counts once, under the first.
 """
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated
 
 import msgspec
 import torch
 from msgspec import Meta
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lightning_fed.errors import FederationError, ModelMismatchError, UpdateRefusedError
+from lightning_fed.update.aliases import plain
 from lightning_fed.update.personal import personal_names
+from lightning_fed.update.spectral import spectral_layers
 from lightning_fed.update.vectors import LARGEST_CHANGE
 
 LARGEST_MODEL = 1 << 31
@@ -26,8 +38,17 @@ LARGEST_MODEL = 1 << 31
 MAX_TENSORS = 1 << 14
 """Most tensors of each kind that a layout has room for."""
 
+RUNNING_STATISTICS = ("running_mean", "running_var")
+"""Names of normalisation layers' averages over batches, in torch and in packages that follow it."""
+
 Name = Annotated[str, Meta(max_length=512)]
 Length = Annotated[int, Meta(ge=0, le=LARGEST_MODEL)]
+
+_COMPILED = (
+    "They are the same but for a layer that is compiled or parametrised on one side alone, which gives its tensors "
+    "other names. Compile it nowhere or everywhere, in place (layer.compile()), or as a whole "
+    "(trainer.fit(torch.compile(module))): these keep the names."
+)
 
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
 
@@ -56,13 +77,15 @@ class Layout(msgspec.Struct, frozen=True):
     """The exchanged and the frozen tensors of a model, in the order of its ``state_dict``.
 
     ``tied`` lists further names of a tensor as pairs ``(name, first name)``. ``personal`` names what is the site's own
-    and part of neither; sites may differ there.
+    and part of neither; sites may differ there. So may ``constants``, the buffers that are sent once: one that has
+    another shape at a site stays as it is there.
     """
 
     exchanged: Annotated[tuple[TensorSpec, ...], Meta(max_length=MAX_TENSORS)]
     frozen: Annotated[tuple[TensorSpec, ...], Meta(max_length=MAX_TENSORS)] = ()
     tied: Annotated[tuple[tuple[Name, Name], ...], Meta(max_length=MAX_TENSORS)] = ()
     personal: Annotated[tuple[Name, ...], Meta(max_length=MAX_TENSORS)] = ()
+    constants: Annotated[tuple[TensorSpec, ...], Meta(max_length=MAX_TENSORS)] = ()
 
     @property
     def size(self) -> int:
@@ -96,14 +119,18 @@ def layout_of(module: nn.Module, personal: Sequence[str] = ()) -> Layout:
         personal: patterns of the tensors that are a site's own, see ``update.personal.personal_names``.
 
     Raises:
-        FederationError: a trainable tensor is complex or quantised, or the module has nothing to exchange.
+        FederationError: a trainable tensor is complex or quantised or has no shape yet, or the module has nothing to
+            exchange.
         ModelMismatchError: a pattern matches no tensor.
     """
-    own = personal_names(module, personal)
     parameters = dict(module.named_parameters(remove_duplicate=False))
     buffers = dict(module.named_buffers(remove_duplicate=False))
+    check_initialised({**parameters, **buffers})
+    own = personal_names(module, personal)
+    vectors = {name for layer in spectral_layers({**parameters, **buffers}) for name in (layer.u, layer.v)}
     exchanged: list[TensorSpec] = []
     frozen: list[TensorSpec] = []
+    constants: list[TensorSpec] = []
     tied: list[tuple[str, str]] = []
     first_names: dict[int, str] = {}
     for name in module.state_dict():
@@ -116,6 +143,9 @@ def layout_of(module: nn.Module, personal: Sequence[str] = ()) -> Layout:
             tied.append((name, first))
         elif name in parameters and not tensor.requires_grad:
             frozen.append(spec)
+        elif name in buffers and not is_averaged(module, name):
+            if is_storable(tensor) and name not in vectors:
+                constants.append(spec)
         elif tensor.is_floating_point():
             exchanged.append(spec)
         elif name in parameters:
@@ -127,7 +157,34 @@ def layout_of(module: nn.Module, personal: Sequence[str] = ()) -> Layout:
         raise FederationError(
             f"the model has no trainable parameter beside {len(own)} personal tensors, so there is nothing to exchange."
         )
-    return Layout(tuple(exchanged), tuple(frozen), tuple(tied), tuple(sorted(own)))
+    return Layout(tuple(exchanged), tuple(frozen), tuple(tied), tuple(sorted(own)), tuple(constants))
+
+
+def is_averaged(module: nn.Module, name: str) -> bool:
+    """Whether a buffer is an average over data: a layer's running statistics, or named in its ``averaged_buffers``."""
+    owner, _, buffer = name.rpartition(".")
+    layer = module.get_submodule(owner)
+    return buffer in RUNNING_STATISTICS or buffer in getattr(layer, "averaged_buffers", ())
+
+
+def is_storable(tensor: Tensor) -> bool:
+    """Whether a tensor is plain numbers side by side, which is what files and streams hold."""
+    return tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_complex()
+
+
+def check_initialised(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse lazy tensors.
+
+    Raises:
+        FederationError: names them.
+    """
+    lazy = [name for name, tensor in tensors.items() if is_lazy(tensor)]
+    if lazy:
+        raise FederationError(
+            f"the model's tensors {lazy[:4]} have no shape yet, {len(lazy)} in all: lazy layers (nn.LazyLinear) get "
+            "one from their first batch, and sites agree on the model before that. Name their input sizes, or run one "
+            "batch of zeros through the model in its __init__ or configure_model."
+        )
 
 
 def tensors_of(module: nn.Module, specs: Iterable[TensorSpec]) -> list[Tensor]:
@@ -135,11 +192,21 @@ def tensors_of(module: nn.Module, specs: Iterable[TensorSpec]) -> list[Tensor]:
 
     Source of the names is the layout of the start, so that a training step that switches ``requires_grad`` for a while
     (several optimisers, gradual unfreezing) does not change what is exchanged.
+
+    Raises:
+        ModelMismatchError: the module has lost one of them since.
     """
     live = {
         **dict(module.named_buffers(remove_duplicate=False)),
         **dict(module.named_parameters(remove_duplicate=False)),
     }
+    specs = list(specs)
+    if gone := [spec.name for spec in specs if spec.name not in live]:
+        raise ModelMismatchError(
+            f"the module no longer has the tensors {gone[:4]} that it exchanges, {len(gone)} in all: something has "
+            "replaced or renamed layers since the site joined (pruning, a parametrisation, quantisation). Do it in "
+            "configure_model, at every site, or with the finished model."
+        )
     return [live[spec.name] for spec in specs]
 
 
@@ -149,14 +216,15 @@ def check_sound(layout: Layout) -> None:
     Raises:
         ModelMismatchError: an unknown dtype, an impossible shape, a name that occurs twice, or nothing to exchange.
     """
-    specs = (*layout.exchanged, *layout.frozen)
+    specs = (*layout.exchanged, *layout.frozen, *layout.constants)
     names = [spec.name for spec in specs] + [name for name, _ in layout.tied] + [*layout.personal]
     if len(set(names)) != len(names) or not {first for _, first in layout.tied} <= {spec.name for spec in specs}:
         raise ModelMismatchError("the model's layout names a tensor twice, or ties one to a tensor that is not there.")
     for index, spec in enumerate(specs):
-        dtype, frozen = _DTYPES.get(spec.dtype), index >= len(layout.exchanged)
-        exchangeable = dtype is not None and (dtype.is_floating_point or frozen)
-        if not exchangeable or (frozen and spec.buffer) or min(spec.shape, default=0) < 0:
+        dtype, sent_once = _DTYPES.get(spec.dtype), index >= len(layout.exchanged)
+        exchangeable = dtype is not None and (dtype.is_floating_point or sent_once)
+        constant = index >= len(layout.exchanged) + len(layout.frozen)
+        if not exchangeable or (sent_once and spec.buffer != constant) or min(spec.shape, default=0) < 0:
             raise ModelMismatchError(f"the model's layout holds an impossible tensor: {spec}.")
     values = sum(spec.size for spec in specs)
     if layout.size < 1 or values > LARGEST_MODEL:
@@ -178,10 +246,11 @@ def check_same_layout(expected: Layout, got: Layout, site: str) -> None:
             a = ours[index] if index < len(ours) else None
             b = theirs[index] if index < len(theirs) else None
             if a != b:
+                compiled = a is not None and b is not None and a.name != b.name and plain(a.name) == plain(b.name)
                 raise ModelMismatchError(
                     f"site {site!r} has another model than the federation: {kind} tensor number {index + 1} is "
                     f"{b or 'missing'} at the site and {a or 'missing'} in the federation. "
-                    "Give the site the same LightningModule with the same arguments."
+                    + (_COMPILED if compiled else "Give the site the same LightningModule with the same arguments.")
                 )
     for ours, theirs in itertools.zip_longest(expected.tied, got.tied):
         if ours != theirs:

@@ -160,7 +160,7 @@ class SiteSession:
                 if (
                     layout is None
                     or not 0 <= frozen_bytes <= largest_state_bytes(layout)
-                    or bool(frozen_bytes) != bool(layout.frozen)
+                    or (layout.frozen and not frozen_bytes)
                 ):
                     raise ProtocolError(
                         f"{frozen_bytes} bytes of frozen parameters were announced, not those of this model."
