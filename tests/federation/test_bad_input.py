@@ -6,8 +6,10 @@ import shutil
 import signal
 import warnings
 
+import lightning as L
 import pytest
 import zmq
+from lightning.pytorch.demos.boring_classes import BoringModel
 from modules import Plain, Tied, WithBuffers, train
 from processes import Program
 
@@ -233,6 +235,18 @@ def test_a_damaged_global_model_is_named(federation):
     path.write_bytes(path.read_bytes()[:100])
     error = here.coordinate(Plain).error()
     assert "StoreError: global model 000001.safetensors cannot be read" in error
+
+
+def test_a_strategy_serves_one_trainer(federation):
+    strategy = FederatedStrategy(**federation(sites=2).strategy_arguments("site-0"))
+    quiet = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    first = L.Trainer(strategy=strategy, fast_dev_run=True, **quiet)
+    for _ in range(2):
+        first.fit(BoringModel())
+    with pytest.raises(
+        FederationError, match=r"has served another Trainer. Make a new one for each: Trainer\(strategy="
+    ):
+        L.Trainer(strategy=strategy, fast_dev_run=True, **quiet).fit(BoringModel())
 
 
 def test_arguments_of_the_strategy_are_checked(federation, monkeypatch, tmp_path):
