@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.cli import ArgsType as ArgsType
     from lightning.pytorch.cli import LightningArgumentParser as LightningArgumentParser
     from lightning.pytorch.cli import LightningCLI as LightningCLI
+    from lightning.pytorch.loops.fetchers import _DataLoaderIterDataFetcher as _DataLoaderIterDataFetcher
     from lightning.pytorch.plugins.precision import MixedPrecision as MixedPrecision
     from lightning.pytorch.strategies import SingleDeviceStrategy as SingleDeviceStrategy
     from lightning.pytorch.strategies import Strategy as Strategy
@@ -59,6 +60,7 @@ _WHERE = {
     ),
     ".callbacks.spike": ("SpikeDetection",),
     ".cli": ("ArgsType", "LightningArgumentParser", "LightningCLI"),
+    ".loops.fetchers": ("_DataLoaderIterDataFetcher",),
     ".plugins.precision": ("MixedPrecision",),
     ".strategies": ("SingleDeviceStrategy", "Strategy", "StrategyRegistry"),
     ".trainer.states": ("RunningStage", "TrainerFn"),

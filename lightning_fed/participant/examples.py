@@ -4,9 +4,13 @@ A batch does not say how many examples it holds: its first dimension is time in 
 images, and nodes in a graph. So the count comes from where examples are put together:
 
 1. the module's own ``examples_in_batch(batch) -> int``, if it has one;
-2. a ``DataLoader``'s sampler, or what it collates for an ``IterableDataset``;
-3. for loaders that say neither (they yield ready-made batches), the first dimension that all tensors of a batch share,
-   with a warning; where they share none, the site asks for 1.
+2. a ``DataLoader``'s sampler, or what it collates for an ``IterableDataset``; several loaders (``CombinedLoader``) are
+   added up;
+3. for loaders that say neither (they yield ready-made batches, or iterate in a way of their own), the first dimension
+   that all tensors of a batch share, with a warning; where they share none, the site asks for 1.
+
+The count is this process's own, and that of all batches it has trained on: a batch in two epochs counts twice, one that
+is None or that Lightning left out does not.
 """
 
 import copy
@@ -15,13 +19,20 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sized
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from lightning_fed.callbacks.differential_privacy import DifferentialPrivacy
 from lightning_fed.errors import ConfigError
-from lightning_fed.lightning_api import CombinedLoader, RunningStage, Trainer, rank_zero_warn
+from lightning_fed.lightning_api import (
+    CombinedLoader,
+    RunningStage,
+    Trainer,
+    _DataLoaderIterDataFetcher,
+    rank_zero_warn,
+)
 from lightning_fed.privacy.poisson import PoissonLoader
 
 _HOOK = "examples_in_batch"
@@ -37,9 +48,11 @@ class ExampleCount:
     def __init__(self, site: str) -> None:
         self._site = site
         self._warned = False
+        self._fetched: int | None = None
 
     def begin_epoch(self, trainer: Trainer) -> None:
         """Forget what loaders gave out for batches that the last epoch did not come to."""
+        self._fetched = None
         for loader in _combined(trainer).flattened:
             if given := _given_by(loader):
                 given.epoch_begins()
@@ -47,11 +60,24 @@ class ExampleCount:
     def of(self, trainer: Trainer, batch: Any) -> int:
         """Number of examples in the batch that was trained on last; once for each batch.
 
+        A training step with a ``dataloader_iter`` takes its batches itself: then of all that it took.
+
         Raises:
             ConfigError: it cannot be known, or the module's hook gives no number.
         """
-        given = self._given(trainer)
-        if hook := getattr(trainer.lightning_module, _HOOK, None):
+        batches = self._taken(trainer)
+        counts = [self._given(trainer) for _ in range(batches)]
+        if batches == 0 or batch is None:
+            return 0
+        given = None if None in counts else sum(count for count in counts if count)
+        hook = getattr(trainer.lightning_module, _HOOK, None)
+        if batches > 1 and (hook or given is None):
+            raise ConfigError(
+                f"site {self._site!r} cannot tell how many examples a training step took: it has taken {batches} "
+                f"batches from its dataloader_iter, and only the last one could be looked at. Take one a step, and say "
+                f"of it what {_HOOK}(self, batch) returns; or give the module a DataLoader and no {_HOOK}."
+            )
+        if hook:
             count = hook(batch)
             if not isinstance(count, int) or isinstance(count, bool) or count < 0:
                 raise ConfigError(
@@ -61,13 +87,21 @@ class ExampleCount:
             return count
         return self._guess(batch) if given is None else given
 
+    def _taken(self, trainer: Trainer) -> int:
+        """How many batches a training step took from its loaders."""
+        fetcher = trainer.fit_loop._data_fetcher
+        if not isinstance(fetcher, _DataLoaderIterDataFetcher):
+            return 1
+        # Lightning counts batches on in an epoch that goes on from a checkpoint.
+        before = (
+            trainer.fit_loop.epoch_loop.batch_progress.current.ready - 1 if self._fetched is None else self._fetched
+        )
+        self._fetched = fetcher.fetched
+        return fetcher.fetched - before
+
     def _given(self, trainer: Trainer) -> int | None:
         """What the loaders say, added up over those that are combined; None if one of them does not say it."""
-        combined = _combined(trainer)
-        loaders = combined.flattened
-        if len(loaders) > 1 and combined._mode == "sequential":
-            return None  # a batch is of one loader, and Lightning does not say of which
-        counts = [_taken_from(loader) for loader in loaders]
+        counts = [_taken_from(loader) for loader in _combined(trainer).flattened]
         # Beside a longer loader, one that has come to its end gives nothing.
         return None if None in counts or not any(counts) else sum(count for count in counts if count)
 
@@ -78,14 +112,15 @@ class ExampleCount:
             found = f"its tensors' first dimensions are {sorted(sizes)}" if sizes else "it holds no tensor"
             raise ConfigError(
                 f"site {self._site!r} cannot tell how many examples a training batch ({type(batch).__name__}) holds, "
-                f"and sites are weighed by them: its loader yields batches ready-made, and {found}. {cure}"
+                f"and sites are weighed by them: its loader does not say of how many it made it, and {found}. {cure}"
             )
         count = sizes.pop()
         if not self._warned:
             self._warned = True
             rank_zero_warn(
-                f"the training loader of site {self._site!r} yields batches ready-made, so its examples are counted by "
-                f"the first dimension of their tensors: {count} in this one. Sites are weighed by this number. {cure}"
+                f"the training loader of site {self._site!r} does not say of how many examples it makes a batch, so "
+                f"they are counted by the first dimension of the batch's tensors: {count} in this one. Sites are "
+                f"weighed by this number. {cure}"
             )
         return count
 
@@ -116,14 +151,17 @@ def counted(loader: Any) -> Any:
 
     Batches, their order, the data set and the sampler are the loader's own.
     """
-    if not isinstance(loader, DataLoader) or isinstance(loader, PoissonLoader) or _given_by(loader):
+    own_way = not isinstance(loader, DataLoader) or type(loader).__iter__ is not DataLoader.__iter__
+    if own_way or isinstance(loader, PoissonLoader) or _given_by(loader):
         return loader
     clone = copy.copy(loader)
+    clone._iterator = None  # one that persists was made without counting
     if not isinstance(loader.dataset, IterableDataset):
-        sampler = "sampler" if loader.batch_sampler is None else "batch_sampler"
+        batched = loader.batch_sampler is not None
+        sampler = "batch_sampler" if batched else "sampler"
         # DataLoader refuses to have its sampler set; a copy of it with another one is what is wanted.
-        clone.__dict__[sampler] = _CountingSampler(getattr(loader, sampler))
-    elif loader.batch_size is not None and _iterates_as_torch_does(type(loader)):
+        clone.__dict__[sampler] = _CountingSampler(getattr(loader, sampler), batched=batched)
+    elif loader.batch_size is not None and type(loader)._get_iterator is DataLoader._get_iterator:
         clone.collate_fn = _CountingCollate(loader.collate_fn)
         clone.__class__ = type(type(loader).__name__, (_CountingLoader, type(loader)), {"given": Given()})
     return clone
@@ -158,17 +196,29 @@ class Given:
 
 
 class _CountingSampler(Sampler[Any]):
-    """Gives out what another sampler does, and notes how many indices each batch has."""
+    """Gives out what another sampler does, and notes how many indices each batch has.
 
-    def __init__(self, sampler: Any) -> None:
+    Args:
+        sampler: the other sampler.
+        batched: whether it is a batch sampler. Else what it gives out is one key of the data set, which may be the
+            list of a batch's indices, and may be a text or a pair as well.
+    """
+
+    def __init__(self, sampler: Any, *, batched: bool) -> None:
         self.given = Given()
         self._sampler = sampler
+        self._batched = batched
 
     def __iter__(self) -> Iterator[Any]:
         self.given.iterator_begins()
         for indices in self._sampler:
-            self.given.add(len(indices) if isinstance(indices, Sized) else None)
+            self.given.add(self._size(indices))
             yield indices
+
+    def _size(self, indices: Any) -> int | None:
+        if isinstance(indices, Tensor | np.ndarray):
+            return len(indices) if indices.ndim else None
+        return len(indices) if isinstance(indices, Sized if self._batched else list) else None
 
     def __len__(self) -> int:
         return len(self._sampler)
@@ -195,10 +245,6 @@ class _CountingLoader(DataLoader[Any]):
         for batch, examples in super().__iter__():
             self.given.add(examples)
             yield batch
-
-
-def _iterates_as_torch_does(loader: type) -> bool:
-    return loader.__iter__ is DataLoader.__iter__ and loader._get_iterator is DataLoader._get_iterator  # type: ignore[attr-defined]
 
 
 def _given_by(loader: Any) -> Given | None:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
+from torch.nn.utils.rnn import pack_sequence
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler, TensorDataset
 
 from lightning_fed.errors import ConfigError
@@ -62,6 +63,10 @@ def time_first(examples):
     return torch.zeros(12, len(examples), 5)
 
 
+def packed(examples):
+    return pack_sequence([torch.zeros(length + 1, 5) for length in reversed(range(len(examples)))])
+
+
 def words(examples):
     return ["word"] * len(examples)
 
@@ -73,7 +78,7 @@ class Opaque:
         self.nodes = torch.zeros(31, 2)
 
 
-@pytest.mark.parametrize("collate", [None, unstacked, time_first, words, Opaque])
+@pytest.mark.parametrize("collate", [None, unstacked, time_first, packed, words, Opaque])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_loader_says_how_many_examples_a_batch_holds(collate, workers):
     loader = DataLoader(VALUES, 8, collate_fn=collate, num_workers=workers)
@@ -97,6 +102,13 @@ def test_a_batch_sampler_of_ones_own_decides():
     assert counts(DataLoader(VALUES, batch_sampler=sampler, collate_fn=time_first), epochs=2) == [4, 1, 2] * 2
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_workers_that_were_there_before_do_not_hide_what_is_given_out(stream):
+    loader = DataLoader(Stream() if stream else VALUES, 8, collate_fn=unstacked, num_workers=1, persistent_workers=True)
+    assert len(list(loader)) == 3
+    assert counts(loader, epochs=2) == [8, 8, 3, 8, 8, 3]
+
+
 class ByLists(Dataset):
     def __getitem__(self, indices):
         return torch.zeros(12, len(indices), 5)
@@ -105,6 +117,93 @@ class ByLists(Dataset):
 def test_a_sampler_of_lists_decides_where_nothing_is_collated():
     sampler = BatchSampler(SequentialSampler(range(19)), 8, drop_last=False)
     assert counts(DataLoader(ByLists(), sampler=sampler, batch_size=None)) == [8, 8, 3]
+    assert counts(DataLoader(ByLists(), sampler=torch.arange(19).split(8), batch_size=None)) == [8, 8, 3]
+
+
+@pytest.mark.parametrize("sampler", [["alpha", "be"], [(1, 2), (3, 4)], [1, 2]])
+def test_the_length_of_a_key_is_no_number_of_examples(sampler):
+    with pytest.raises(ConfigError, match="cannot tell how many examples"):
+        counts(DataLoader(Keyed(), sampler=sampler, batch_size=None))
+
+
+class Keyed(Dataset):
+    def __getitem__(self, key):
+        return torch.zeros(12, 4, 5), torch.zeros(4)
+
+
+class InPairs(DataLoader):
+    """Joins two batches to one, as a subclass may that iterates in its own way."""
+
+    def __iter__(self):
+        batches = super().__iter__()
+        for batch in batches:
+            yield torch.cat([batch, next(batches)])
+
+
+def test_a_loader_that_iterates_in_its_own_way_is_not_taken_for_torchs():
+    with pytest.warns(UserWarning, match="does not say of how many"):
+        assert counts(InPairs(range(8), batch_sampler=[[0], [1, 2], [3, 4], [5, 6, 7]])) == [3, 5]
+
+
+def test_batches_that_were_not_trained_on_do_not_count():
+    def broken(examples):
+        return None if 8 in examples else torch.zeros(12, len(examples))
+
+    class Skipping(Constant):
+        def on_train_batch_start(self, batch, batch_idx):
+            return -1 if batch_idx == 2 else None
+
+    assert counts(DataLoader(range(19), 8, collate_fn=broken), epochs=2) == [8, 0, 3] * 2
+    loader = DataLoader(range(19), batch_sampler=[[0], [1, 2], [3, 4, 5], [6, 7, 8, 9]], num_workers=1)
+    assert counts(loader, Skipping(0.0), epochs=3) == [1, 2] * 3
+
+
+class Taking(Constant):
+    """Takes its batches itself, several in a step."""
+
+    def __init__(self, batches):
+        super().__init__(0.0)
+        self.batches = batches
+
+    def training_step(self, dataloader_iter):
+        for _ in range(self.batches):
+            next(dataloader_iter)
+        return self.weight.sum()
+
+
+class TakingAndSaying(Taking):
+    def examples_in_batch(self, batch):
+        return 2
+
+
+@pytest.mark.parametrize(("batches", "expected"), [(1, [8, 8, 8, 6]), (2, [16, 14])])
+def test_batches_that_a_step_takes_itself_all_count(batches, expected):
+    loader = DataLoader(range(30), 8, collate_fn=time_first)
+    assert counts(loader, Taking(batches), epochs=2) == expected * 2
+
+
+def test_a_steps_several_batches_are_not_judged_by_the_last():
+    with pytest.raises(ConfigError, match="taken 2 batches from its dataloader_iter"):
+        counts(DataLoader(range(30), 8), TakingAndSaying(2))
+    assert counts(DataLoader(range(30), 8), TakingAndSaying(1)) == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("settings", [{"accumulate_grad_batches": 2}, {"overfit_batches": 2}, {}])
+def test_whatever_is_set_each_batch_counts_once(settings):
+    loader = DataLoader(VALUES, 8, shuffle="overfit_batches" not in settings, drop_last=True, collate_fn=time_first)
+    assert counts(loader, epochs=2, **settings) == [8, 8] * 2
+
+
+class Anew(L.LightningDataModule):
+    def train_dataloader(self):
+        return [DataLoader(VALUES, 8), DataLoader(VALUES, 4)]
+
+
+def test_loaders_that_are_made_anew_are_counted():
+    counting = Counting()
+    trainer = L.Trainer(callbacks=[counting], max_epochs=2, reload_dataloaders_every_n_epochs=1, **QUIET)
+    trainer.fit(Constant(0.0), datamodule=Anew())
+    assert counting.examples == [12, 12, 7, 12, 11] * 2
 
 
 def test_an_epoch_that_is_cut_short_leaves_nothing_behind_for_the_next():
@@ -134,7 +233,7 @@ class ReadyMade:
 
 def test_batches_without_a_loader_are_counted_by_the_dimension_they_share_and_a_warning_says_so():
     batches = [(torch.zeros(4, 2), {"y": torch.zeros(4)}), (torch.zeros(3, 2), {"y": torch.zeros(3)})]
-    with pytest.warns(UserWarning, match="ready-made.*: 4 in this one.*examples_in_batch"):
+    with pytest.warns(UserWarning, match="does not say of how many.*: 4 in this one.*examples_in_batch"):
         assert counts(ReadyMade(*batches)) == [4, 3]
 
 
