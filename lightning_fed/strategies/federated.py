@@ -151,6 +151,9 @@ class FederatedStrategy(Federated, SingleDeviceStrategy):
     end of every round. ``fit`` ends when the federation ends, or earlier by the Trainer's own ``max_epochs`` and the
     like. ``strategy="federated"`` works too; arguments then come from the environment.
 
+    Sites are weighed by the examples that they train on, which come from the samplers of their loaders. A module whose
+    loaders do not say it has a method ``examples_in_batch(batch) -> int``; see ``lightning_fed.participant.examples``.
+
     Args:
         coordinator: address like ``tcp://coordinator.example:5790``; else ``LIGHTNING_FED_COORDINATOR``.
         site: this site's name in the roster; else ``LIGHTNING_FED_SITE``.
