@@ -239,7 +239,7 @@ def test_a_damaged_global_model_is_named(federation):
 
 def test_a_strategy_serves_one_trainer(federation):
     strategy = FederatedStrategy(**federation(sites=2).strategy_arguments("site-0"))
-    quiet = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     first = L.Trainer(strategy=strategy, fast_dev_run=True, **quiet)
     for _ in range(2):
         first.fit(BoringModel())
