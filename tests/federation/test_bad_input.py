@@ -239,14 +239,14 @@ def test_a_damaged_global_model_is_named(federation):
 
 def test_a_strategy_serves_one_trainer(federation):
     strategy = FederatedStrategy(**federation(sites=2).strategy_arguments("site-0"))
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     first = L.Trainer(strategy=strategy, fast_dev_run=True, **quiet)
     for _ in range(2):
         first.fit(BoringModel())
-    with pytest.raises(
-        FederationError, match=r"has served another Trainer. Make a new one for each: Trainer\(strategy="
-    ):
-        L.Trainer(strategy=strategy, fast_dev_run=True, **quiet).fit(BoringModel())
+    model = BoringModel()
+    model.trainer = L.Trainer(fast_dev_run=True, **quiet)
+    with pytest.raises(FederationError, match="has served another Trainer. Make a new one for each: Trainer"):
+        strategy.connect(model)
 
 
 def test_arguments_of_the_strategy_are_checked(federation, monkeypatch, tmp_path):

@@ -217,7 +217,6 @@ TRIALS = [
         "ModelPruning",
         "'l1_unstructured', amount=0.5",
         lambda folder: stock.ModelPruning("l1_unstructured", amount=0.5, use_global_unstructured=True),
-        fails="It renames the parameters in the middle of the fit.",
     ),
     added("ModelSummary", "max_depth=2", lambda folder: stock.ModelSummary(max_depth=2)),
     added(
