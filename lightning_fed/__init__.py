@@ -6,7 +6,9 @@ release.
 """
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
+from lightning_fed import callbacks as callbacks
 from lightning_fed.aggregation.contracts import (
     Aggregation,
     Algorithm,
@@ -17,6 +19,7 @@ from lightning_fed.aggregation.contracts import (
 )
 from lightning_fed.aggregation.fedavg import PlainStep
 from lightning_fed.aggregation.weightings import ByExamples, Uniform
+from lightning_fed.deferred import deferred
 from lightning_fed.plan import (
     Compression,
     ExamplePrivacy,
@@ -28,7 +31,14 @@ from lightning_fed.plan import (
 )
 from lightning_fed.plan.value_codec import ValueCodec
 from lightning_fed.policy import SitePolicy
-from lightning_fed.strategies.federated import FederatedStrategy
+from lightning_fed.strategies.registration import register
+
+if TYPE_CHECKING:
+    from lightning_fed.strategies.federated import FederatedStrategy
+else:
+    __getattr__ = deferred(__name__, {"strategies.federated": ("FederatedStrategy",)})
+
+register()
 
 __version__ = version("lightning_fed")
 __all__ = [

@@ -76,6 +76,11 @@ VARIABLE = "LIGHTNING_FED_PACKAGE"
 _served: str | None = None
 
 
+def is_package_known() -> bool:
+    """Whether there is something to choose a package by."""
+    return bool(_served or os.environ.get(VARIABLE) or any(name in sys.modules for name in PACKAGES))
+
+
 def served_package() -> str:
     """The package that this process is served in; chosen now, if it was not.
 
@@ -90,6 +95,54 @@ def served_package() -> str:
         # sys.modules keeps the order of imports.
         _served = named or next((name for name in sys.modules if name in PACKAGES), PACKAGES[0])
     return _served
+
+
+def package_of(kind: type) -> str | None:
+    """The package of Lightning that a class derives from, if any."""
+    modules = [base.__module__ for base in kind.__mro__]
+    return next((name for module in modules for name in PACKAGES if f"{module}.".startswith(f"{name}.")), None)
+
+
+def serve(package: str, asked_by: str) -> None:
+    """Choose a package because of something that belongs to it.
+
+    Args:
+        package: one of ``PACKAGES``.
+        asked_by: what belongs to it, for the message.
+
+    Raises:
+        ConfigError: the process is served in the other one already.
+    """
+    global _served
+    if _served is None and not os.environ.get(VARIABLE):
+        _served = package
+    elif served_package() != package:
+        raise ConfigError(f"{asked_by} belongs to {package}, and {how_to_change(package)}")
+
+
+def how_to_change(package: str) -> str:
+    """Why this process is not served in ``package``, and what to do about it."""
+    chosen = f"{VARIABLE} says so" if os.environ.get(VARIABLE) else "it was imported or used first"
+    return (
+        f"lightning_fed works with {served_package()} in this process, because {chosen}. The two are different "
+        f"packages with different classes. Import everything from one of them: for {package}, set {VARIABLE}={package} "
+        f"or import {package} before anything else that brings {served_package()} with it."
+    )
+
+
+def either(*kinds: type) -> tuple[type[Any], ...]:
+    """Classes of the served package, and the same classes of the other one, if that was imported.
+
+    For ``isinstance`` where something of the other package works too: a Trainer takes any object as a callback.
+    """
+    served = served_package()
+    found = list(kinds)
+    for other in PACKAGES:
+        for kind in kinds:
+            module = sys.modules.get(other + kind.__module__.removeprefix(served))
+            if other != served and module is not None:
+                found.append(getattr(module, kind.__name__))
+    return tuple(found)
 
 
 if not TYPE_CHECKING:  # a type checker would take it for a promise of every name

@@ -55,6 +55,7 @@ def test_the_names_are_lightnings_own():
         ("", {}, "lightning.pytorch"),
         ("import lightning", {}, "lightning.pytorch"),
         ("import pytorch_lightning", {}, "pytorch_lightning"),
+        ("import lightning_fed; import pytorch_lightning", {}, "pytorch_lightning"),
         ("import pytorch_lightning; import lightning", {}, "pytorch_lightning"),
         ("import lightning; import pytorch_lightning", {}, "lightning.pytorch"),
         ("import lightning", {"LIGHTNING_FED_PACKAGE": "pytorch_lightning"}, "pytorch_lightning"),
@@ -63,3 +64,12 @@ def test_the_names_are_lightnings_own():
 def test_the_package_that_was_imported_first_is_served_unless_the_environment_names_one(before, environment, served):
     code = f"{before}\nfrom lightning_fed.lightning_api import Trainer\nprint(Trainer.__module__)"
     assert python(code, **environment).startswith(served)
+
+
+def test_an_unknown_package_is_refused():
+    code = (
+        "from lightning_fed.errors import ConfigError\n"
+        "try:\n    from lightning_fed.lightning_api import Trainer\n"
+        "except ConfigError as error:\n    print(error)"
+    )
+    assert python(code, LIGHTNING_FED_PACKAGE="lightening").startswith("LIGHTNING_FED_PACKAGE = 'lightening' is no")

@@ -1,17 +1,43 @@
 """Lightning callbacks that a user may name in a config, and the bases that they share."""
 
-from lightning_fed.callbacks.adabn import AdaBN
-from lightning_fed.callbacks.differential_privacy import DifferentialPrivacy
-from lightning_fed.callbacks.ditto import Ditto
-from lightning_fed.callbacks.feddyn import FedDyn
-from lightning_fed.callbacks.fedprox import FedProx
-from lightning_fed.callbacks.fedrep import FedRep
-from lightning_fed.callbacks.finetuning import FederatedFinetuning
-from lightning_fed.callbacks.moment_alignment import MomentAlignment
-from lightning_fed.callbacks.round_callback import RoundCallback
-from lightning_fed.callbacks.scaffold import Scaffold
-from lightning_fed.callbacks.shared_statistics import SharedStatistics, SharedVector
-from lightning_fed.callbacks.topk_compression import TopKCompression
+from typing import TYPE_CHECKING
+
+from lightning_fed.deferred import deferred
+
+if TYPE_CHECKING:
+    from lightning_fed.callbacks.adabn import AdaBN
+    from lightning_fed.callbacks.differential_privacy import DifferentialPrivacy
+    from lightning_fed.callbacks.ditto import Ditto
+    from lightning_fed.callbacks.feddyn import FedDyn
+    from lightning_fed.callbacks.fedprox import FedProx
+    from lightning_fed.callbacks.fedrep import FedRep
+    from lightning_fed.callbacks.finetuning import FederatedFinetuning
+    from lightning_fed.callbacks.moment_alignment import MomentAlignment
+    from lightning_fed.callbacks.round_callback import RoundCallback
+    from lightning_fed.callbacks.scaffold import Scaffold
+    from lightning_fed.callbacks.shared_statistics import SharedStatistics, SharedVector
+    from lightning_fed.callbacks.topk_compression import TopKCompression
+else:
+    __getattr__ = deferred(
+        __name__,
+        {
+            "adabn": ("AdaBN",),
+            "differential_privacy": ("DifferentialPrivacy",),
+            "ditto": ("Ditto",),
+            "feddyn": ("FedDyn",),
+            "fedprox": ("FedProx",),
+            "fedrep": ("FedRep",),
+            "finetuning": ("FederatedFinetuning",),
+            "moment_alignment": ("MomentAlignment",),
+            "round_callback": ("RoundCallback",),
+            "scaffold": ("Scaffold",),
+            "shared_statistics": (
+                "SharedStatistics",
+                "SharedVector",
+            ),
+            "topk_compression": ("TopKCompression",),
+        },
+    )
 
 __all__ = [
     "AdaBN",

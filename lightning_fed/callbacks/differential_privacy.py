@@ -18,7 +18,7 @@ Ghost clipping is not offered: Opacus' needs the loss of each example, and a ``t
 import functools
 import itertools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -33,8 +33,11 @@ from lightning_fed.lightning_api import (
     RunningStage,
     SingleDeviceStrategy,
     Trainer,
+    either,
     is_param_in_hook_signature,
+    package_of,
     rank_zero_info,
+    serve,
 )
 from lightning_fed.privacy.accounting import (
     DpSgd,
@@ -45,8 +48,10 @@ from lightning_fed.privacy.accounting import (
 from lightning_fed.privacy.discrete import require_noise
 from lightning_fed.privacy.layers import SavedStatistics, check_layers, replace_layers
 from lightning_fed.privacy.poisson import PoissonLoader, rows
-from lightning_fed.privacy.private_optimizer import ExampleGradients, PrivateOptimizer
 from lightning_fed.privacy.steps import Steps
+
+if TYPE_CHECKING:
+    from lightning_fed.privacy.private_optimizer import ExampleGradients, PrivateOptimizer
 
 
 class DifferentialPrivacy(Callback):
@@ -152,6 +157,8 @@ class DifferentialPrivacy(Callback):
                 rank_zero_info(f"replaced for example-level privacy: {listed}.")
         if stage != "fit":
             return
+        if package := package_of(type(trainer)):
+            serve(package, "the Trainer of this fit")
         _check_trainer(trainer, pl_module)
         refuse_data_dependent(trainer, "DifferentialPrivacy")
         check_layers(pl_module)
@@ -172,6 +179,9 @@ class DifferentialPrivacy(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Work out the noise, now that the data, the steps and a resumed count are known, and make training private."""
+        # Here and not above: Opacus takes longer to import than all of this package.
+        from lightning_fed.privacy.private_optimizer import ExampleGradients, PrivateOptimizer
+
         loader = trainer.train_dataloader
         if not isinstance(loader, PoissonLoader):
             raise ConfigError(
@@ -321,7 +331,7 @@ def _check_trainer(trainer: Trainer, pl_module: LightningModule) -> None:
         reason = (
             "precision='16-mixed' scales the loss, and skips steps by what the data's gradients were; use 'bf16-mixed'"
         )
-    elif any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+    elif any(isinstance(callback, either(GradientAccumulationScheduler)) for callback in trainer.callbacks):  # type: ignore[attr-defined]
         reason = "GradientAccumulationScheduler changes the sampling rate; use Trainer(accumulate_grad_batches=...)"
     if reason:
         raise ConfigError(f"this fit cannot have example-level privacy: {reason}.")

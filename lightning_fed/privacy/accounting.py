@@ -2,6 +2,8 @@
 
 Every mechanism gives its Rényi divergences (RDP) at the same orders; releases compose by adding them. Epsilon of
 different units (a patient's image, a whole site) are different promises and are never added.
+
+Opacus and dp-accounting are imported where they are called: they take longer to import than all of this package.
 """
 
 import math
@@ -11,11 +13,7 @@ from typing import ClassVar, Literal
 
 import msgspec
 import numpy as np
-from dp_accounting.rdp import compute_epsilon
 from numpy.typing import NDArray
-from opacus.accountants import PRVAccountant, RDPAccountant
-from opacus.accountants.analysis.rdp import compute_rdp
-from opacus.accountants.utils import get_noise_multiplier
 
 from lightning_fed.errors import PlanError
 from lightning_fed.privacy.central import CentralNoise
@@ -23,7 +21,7 @@ from lightning_fed.privacy.discrete import DistributedNoise, require_noise
 from lightning_fed.privacy.units import Unit
 
 # Opacus' own orders, so that epsilon is Opacus' epsilon, and larger ones for small epsilons.
-ORDERS: tuple[float, ...] = (*RDPAccountant.DEFAULT_ALPHAS, 80, 96, 128, 192, 256, 512)
+ORDERS: tuple[float, ...] = (*(1 + x / 10.0 for x in range(1, 100)), *range(12, 64), 80, 96, 128, 192, 256, 512)
 
 
 class DpSgd(msgspec.Struct, frozen=True, tag="dp-sgd", tag_field="mechanism", forbid_unknown_fields=True):
@@ -60,6 +58,8 @@ Mechanism = DpSgd | CentralNoise | DistributedNoise
 
 @lru_cache(maxsize=256)
 def _dp_sgd_step_rdp(sample_rate: float, noise_multiplier: float, orders: tuple[float, ...]) -> tuple[float, ...]:
+    from opacus.accountants.analysis.rdp import compute_rdp
+
     return tuple(compute_rdp(q=sample_rate, noise_multiplier=noise_multiplier, steps=1, orders=list(orders)))
 
 
@@ -71,6 +71,8 @@ def epsilon_from_rdp(rdp: NDArray[np.float64], delta: float) -> float:
     Raises:
         PlanError: ``delta`` is not between 0 and 1.
     """
+    from dp_accounting.rdp import compute_epsilon
+
     require_delta(delta)
     epsilon, _ = compute_epsilon(ORDERS, list(rdp), delta)
     return float(epsilon)
@@ -94,6 +96,8 @@ def epsilon(mechanisms: Iterable[Mechanism], delta: float) -> float:
 
 def tight_epsilon(mechanism: DpSgd, delta: float) -> float:
     """Epsilon of DP-SGD by Opacus' PRV accountant (Gopi et al. 2021): tighter than RDP, an upper bound within 0.01."""
+    from opacus.accountants import PRVAccountant
+
     require_delta(delta)
     accountant = PRVAccountant()
     accountant.history = [(mechanism.noise_multiplier, mechanism.sample_rate, mechanism.steps)]
@@ -108,6 +112,8 @@ def dp_sgd_noise_multiplier(
     Raises:
         PlanError: a value is out of range, or no noise is large enough.
     """
+    from opacus.accountants.utils import get_noise_multiplier
+
     _require_target(target_epsilon)
     require_delta(delta)
     _require_sample_rate(sample_rate)

@@ -11,10 +11,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import ClassVar
 
-import dp_accounting
 import msgspec
 import numpy as np
-from dp_accounting.rdp import RdpAccountant
 from numpy.typing import NDArray
 
 from lightning_fed.errors import PlanError, UpdateRefusedError
@@ -99,6 +97,10 @@ def _sampled_rdp(noise_multiplier: float, cohort: int, ready: int, orders: tuple
     and integer shifts, the discrete Gaussian's are the Gaussian's to the last digit: the sum over the integers of
     ``exp(-(x - m)^2 / (2 sigma^2))`` is the same for every integer m.
     """
+    # Here and not above: it takes longer to import than all of this package.
+    import dp_accounting
+    from dp_accounting.rdp import RdpAccountant
+
     accountant = RdpAccountant(orders, dp_accounting.NeighboringRelation.REPLACE_ONE)
     release = dp_accounting.GaussianDpEvent(noise_multiplier / 2)
     accountant.compose(dp_accounting.SampledWithoutReplacementDpEvent(ready, cohort, release))

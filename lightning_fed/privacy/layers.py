@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 import torch
-from opacus.validators import ModuleValidator
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -68,6 +67,8 @@ def _faults(module: nn.Module) -> Iterator[str]:
 
 
 def _fault(layer: nn.Module) -> str | None:
+    from opacus.validators import ModuleValidator  # here: it takes longer to import than all of this package
+
     if isinstance(layer, _Loss):
         return _fault_of_loss(layer)
     trainable = any(parameter.requires_grad for parameter in layer.parameters(recurse=False))
@@ -97,6 +98,8 @@ def _fault_of_loss(loss: _Loss) -> str | None:
 
 
 def _replacement(layer: nn.Module) -> nn.Module | None:
+    from opacus.validators import ModuleValidator
+
     replacement: nn.Module
     if isinstance(layer, _InstanceNorm):
         # Opacus' own switches the statistics off and leaves their buffers behind.

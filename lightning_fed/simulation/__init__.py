@@ -1,8 +1,15 @@
 """Whole federations on one machine: in one process for studies, or with real processes from one configuration."""
 
+from typing import TYPE_CHECKING
+
+from lightning_fed.deferred import deferred
 from lightning_fed.simulation.config import Baselines, Simulation, SiteOverrides
-from lightning_fed.simulation.in_process import InProcessRun, VirtualSite, federate_in_process
 from lightning_fed.simulation.simulate import simulate
+
+if TYPE_CHECKING:
+    from lightning_fed.simulation.in_process import InProcessRun, VirtualSite, federate_in_process
+else:
+    __getattr__ = deferred(__name__, {"in_process": ("InProcessRun", "VirtualSite", "federate_in_process")})
 
 __all__ = [
     "Baselines",

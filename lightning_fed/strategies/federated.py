@@ -9,31 +9,36 @@ asks for types (``isinstance(strategy, DDPStrategy)``) in a dozen places.
 """
 
 import os
+import sys
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from lightning_fed.errors import FederationError
 from lightning_fed.lightning_api import (
+    PACKAGES,
     BatchSizeFinder,
     EarlyStopping,
     LearningRateFinder,
     LightningModule,
     SingleDeviceStrategy,
     Strategy,
-    StrategyRegistry,
     Trainer,
     TrainerFn,
+    how_to_change,
     rank_zero_warn,
+    served_package,
 )
 from lightning_fed.participant.metric_followers import undecided
-from lightning_fed.participant.round_loop import RoundLoop
 from lightning_fed.policy import SitePolicy
 from lightning_fed.transport.identity import Roster, load_identity
+
+if TYPE_CHECKING:
+    from lightning_fed.participant.round_loop import RoundLoop
 
 
 class Federated(Strategy):
@@ -65,6 +70,12 @@ class Federated(Strategy):
         self._without_gradient: list[nn.Parameter] = []
         self._undecided: list[EarlyStopping] = []
         self._trainer: weakref.ref[Trainer] | None = None
+
+    def __repr__(self) -> str:
+        # A Trainer of the other package puts this into the error with which it refuses this strategy.
+        own = served_package()
+        mixed = [f"; {how_to_change(other)}" for other in PACKAGES if other != own and other in sys.modules]
+        return f"<{type(self).__name__} of site {self.site!r} for a Trainer of {own}{''.join(mixed)}>"
 
     def connect(self, model: LightningModule) -> None:
         """Attach the round loop in front of the user's callbacks, so that they all see the global model."""
@@ -106,6 +117,9 @@ class Federated(Strategy):
                     f"{self._policy.smallest_quorum} with sites of his own. Add to it, under members, the lines that "
                     "'lightning-fed keys show ROSTER' prints, once they were compared by phone."
                 )
+            # Here and not above: what only rounds need would double the time that this package takes to import.
+            from lightning_fed.participant.round_loop import RoundLoop
+
             self._loop = RoundLoop(
                 self.coordinator,
                 identity,
@@ -232,10 +246,3 @@ def _setting(name: str, value: str | None, hint: str) -> str:
     if not found:
         raise FederationError(f"FederatedStrategy needs {name}=... ({hint}), or the environment variable {variable}.")
     return found
-
-
-StrategyRegistry.register(
-    FederatedStrategy.strategy_name,
-    FederatedStrategy,
-    description="Federated training on one device; settings come from LIGHTNING_FED_* environment variables.",
-)
