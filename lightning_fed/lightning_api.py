@@ -97,10 +97,15 @@ def served_package() -> str:
     return _served
 
 
+def package_of_module(module: str) -> str | None:
+    """The package of Lightning that a module is part of, if any."""
+    return next((name for name in PACKAGES if f"{module}.".startswith(f"{name}.")), None)
+
+
 def package_of(kind: type) -> str | None:
     """The package of Lightning that a class derives from, if any."""
-    modules = [base.__module__ for base in kind.__mro__]
-    return next((name for module in modules for name in PACKAGES if f"{module}.".startswith(f"{name}.")), None)
+    found = (package_of_module(base.__module__) for base in kind.__mro__)
+    return next((package for package in found if package), None)
 
 
 def serve(package: str, asked_by: str) -> None:
@@ -128,21 +133,6 @@ def how_to_change(package: str) -> str:
         f"packages with different classes. Import everything from one of them: for {package}, set {VARIABLE}={package} "
         f"or import {package} before anything else that brings {served_package()} with it."
     )
-
-
-def either(*kinds: type) -> tuple[type[Any], ...]:
-    """Classes of the served package, and the same classes of the other one, if that was imported.
-
-    For ``isinstance`` where something of the other package works too: a Trainer takes any object as a callback.
-    """
-    served = served_package()
-    found = list(kinds)
-    for other in PACKAGES:
-        for kind in kinds:
-            module = sys.modules.get(other + kind.__module__.removeprefix(served))
-            if other != served and module is not None:
-                found.append(getattr(module, kind.__name__))
-    return tuple(found)
 
 
 if not TYPE_CHECKING:  # a type checker would take it for a promise of every name

@@ -26,7 +26,6 @@ from lightning_fed.lightning_api import (
     LearningRateFinder,
     SpikeDetection,
     Trainer,
-    either,
 )
 
 _FOLLOWING: tuple[tuple[type[Callback], str], ...] = (
@@ -63,8 +62,8 @@ def refuse_data_dependent(trainer: Trainer, promise: str) -> None:
 def _callbacks(trainer: Trainer) -> Iterator[str]:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         for kind, reason in _FOLLOWING:
-            if isinstance(callback, either(kind)):
-                monitored = f"(monitor={callback.monitor!r})" if kind is EarlyStopping else ""
+            if isinstance(callback, kind):
+                monitored = f"(monitor={callback.monitor!r})" if isinstance(callback, EarlyStopping) else ""
                 yield f"{type(callback).__name__}{monitored} {reason}"
 
 

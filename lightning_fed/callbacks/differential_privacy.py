@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from lightning_fed.callbacks.data_dependence import refuse_data_dependent
+from lightning_fed.callbacks.one_package import refuse_mixed
 from lightning_fed.errors import BudgetExhaustedError, ConfigError
 from lightning_fed.lightning_api import (
     Callback,
@@ -33,11 +34,8 @@ from lightning_fed.lightning_api import (
     RunningStage,
     SingleDeviceStrategy,
     Trainer,
-    either,
     is_param_in_hook_signature,
-    package_of,
     rank_zero_info,
-    serve,
 )
 from lightning_fed.privacy.accounting import (
     DpSgd,
@@ -157,8 +155,7 @@ class DifferentialPrivacy(Callback):
                 rank_zero_info(f"replaced for example-level privacy: {listed}.")
         if stage != "fit":
             return
-        if package := package_of(type(trainer)):
-            serve(package, "the Trainer of this fit")
+        refuse_mixed(trainer)
         _check_trainer(trainer, pl_module)
         refuse_data_dependent(trainer, "DifferentialPrivacy")
         check_layers(pl_module)
@@ -331,7 +328,7 @@ def _check_trainer(trainer: Trainer, pl_module: LightningModule) -> None:
         reason = (
             "precision='16-mixed' scales the loss, and skips steps by what the data's gradients were; use 'bf16-mixed'"
         )
-    elif any(isinstance(callback, either(GradientAccumulationScheduler)) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+    elif any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):  # type: ignore[attr-defined]
         reason = "GradientAccumulationScheduler changes the sampling rate; use Trainer(accumulate_grad_batches=...)"
     if reason:
         raise ConfigError(f"this fit cannot have example-level privacy: {reason}.")

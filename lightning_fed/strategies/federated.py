@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from lightning_fed.callbacks.one_package import refuse_mixed
 from lightning_fed.errors import FederationError
 from lightning_fed.lightning_api import (
     PACKAGES,
@@ -85,6 +86,7 @@ class Federated(Strategy):
                 f"this FederatedStrategy for site {self.site!r} has served another Trainer. Make a new one for each: "
                 "Trainer(strategy=FederatedStrategy(...))."
             )
+        refuse_mixed(trainer)
         self._trainer = weakref.ref(trainer)
         super().connect(model)
         self._undecided += undecided(trainer)

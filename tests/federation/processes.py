@@ -22,7 +22,9 @@ from lightning_fed.transport.identity import Roster, load_identity, new_identity
 
 # Forked from a server that has imported everything: a process is there in a tenth of a second instead of in seconds.
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["lightning_fed", "modules", "processes", "lightning_fed.coordinator.service"])
+_CONTEXT.set_forkserver_preload(
+    ["lightning_fed.participant.round_loop", "modules", "processes", "lightning_fed.coordinator.service"]
+)
 
 PATIENCE_S = 120
 
