@@ -1,14 +1,12 @@
 """The global model in a site's module: loaded at a round's start, and what training made of it at its end."""
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor, nn
 
-from lightning_fed.errors import ProtocolError, UpdateRefusedError
+from lightning_fed.errors import UpdateRefusedError
 from lightning_fed.lightning_api import rank_zero_warn
 from lightning_fed.plan import FederationPlan
-from lightning_fed.update.layout import Layout, check_update, flatten, spec_of, tensors_of, unflatten
+from lightning_fed.update.layout import Layout, check_update, flatten, tensors_of, unflatten
 from lightning_fed.update.spectral import singular_vectors, spectral_layers
 
 
@@ -28,46 +26,6 @@ def load_global(module: nn.Module, layout: Layout, vector: Tensor) -> Tensor:
 def update_since(module: nn.Module, layout: Layout, start: Tensor) -> Tensor:
     """What training changed since ``start``, which ``load_global`` returned: flat float32, shape ``(P,)``."""
     return flatten(tensors_of(module, layout.exchanged)).sub_(start)
-
-
-def load_frozen(module: nn.Module, layout: Layout, data: bytes, *, constants: bool) -> None:
-    """Take over the federation's frozen parameters and constants, safetensors bytes.
-
-    A constant that has another shape or dtype at this site stays as it is, and a warning names it.
-
-    Args:
-        module: the model.
-        layout: what is frozen and constant.
-        data: the bytes; empty where there is nothing.
-        constants: whether to take the constants, too: not where they have become the site's own in this run.
-
-    Raises:
-        ProtocolError: the bytes are damaged, or do not hold a parameter of the layout.
-    """
-    try:
-        state = load(data) if data else {}
-    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise ProtocolError(f"the coordinator's frozen parameters cannot be read: {error}.") from error
-    for spec, tensor in zip(layout.frozen, tensors_of(module, layout.frozen), strict=True):
-        if spec.name not in state or tuple(state[spec.name].shape) != spec.shape:
-            raise ProtocolError(f"the coordinator's frozen parameters do not hold {spec}.")
-        with torch.no_grad():
-            tensor.copy_(state[spec.name])
-    if not constants:
-        return
-    other = []
-    for spec, tensor in zip(layout.constants, tensors_of(module, layout.constants), strict=True):
-        given = state.get(spec.name)
-        if given is None or spec_of(spec.name, given, buffer=True) != spec:
-            other.append(str(spec))
-        else:
-            with torch.no_grad():
-                tensor.copy_(given)
-    if other:
-        rank_zero_warn(
-            f"{len(other)} buffers of this site's model have another shape or dtype in the federation, or are not "
-            f"there, and stay as they are here: {', '.join(other[:4])}."
-        )
 
 
 class _SpectralVectors:

@@ -7,12 +7,12 @@ from rich.filesize import decimal
 from lightning_fed.callbacks.topk_compression import own_count
 from lightning_fed.lightning_api import LightningModule, Trainer
 from lightning_fed.participant.data_dependence import refuse_data_dependent
-from lightning_fed.participant.global_weights import load_frozen
 from lightning_fed.participant.initial_state import InitialState
 from lightning_fed.participant.link import Link
 from lightning_fed.participant.model_metrics import ModelMetrics
 from lightning_fed.participant.plan_callbacks import check_model
 from lightning_fed.participant.policy_checks import check_policy
+from lightning_fed.participant.sent_once import load_frozen, name_what_stays
 from lightning_fed.participant.signed_sums_file import SignedSumsFile
 from lightning_fed.participant.site_ledger import SiteLedger
 from lightning_fed.participant.site_state import SiteState
@@ -128,7 +128,7 @@ class Joining:
             link: the line to the coordinator.
             ledger: the site's privacy ledger, if it has one.
             initial: gives the site's untrained state.
-            resumed: the module's buffers come from a checkpoint of this run, and stay.
+            resumed: the module's state comes from a checkpoint of this run.
 
         Raises:
             LedgerError: the site's ledger is older than what the coordinator heard of it last.
@@ -144,7 +144,8 @@ class Joining:
         if ledger and link.connection:
             ledger.require_newest(link.connection.read(lambda session: session.ledger_head))
         frozen = link.ask(trainer, "the frozen parameters", lambda s: None if s.frozen is None else (s.frozen,))
-        load_frozen(module, self._layout, frozen[0], constants=not resumed)
+        load_frozen(module, self._layout, frozen[0], resumed=resumed)
+        name_what_stays(module, self._layout)
 
     def summary(self, trainer: Trainer, version: int) -> str:
         """What a site says of itself when it has joined."""

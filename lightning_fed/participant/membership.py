@@ -171,10 +171,9 @@ class Membership(Callback):
         signed = joining.signed_sums(self._signed_path) if trainer.is_global_zero else None
         self._metrics = ModelMetrics(self.plan, pl_module)
         joining.join(trainer, self._link, self._state, self._metrics, self._model.ledger, signed)
-        joining.take_part(
-            trainer, pl_module, self._link, self._model.ledger, self._initial, resumed=self._state.resumed
-        )
-        self._model.watch_constants(pl_module)
+        resumed = trainer.ckpt_path is not None and self._state.resumed
+        joining.take_part(trainer, pl_module, self._link, self._model.ledger, self._initial, resumed=resumed)
+        self._model.watch_sent_once(pl_module)
         self._load_newest(trainer, pl_module, at_least=0)
         rank_zero_info(joining.summary(trainer, self._model.version))
 

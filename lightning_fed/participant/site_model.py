@@ -7,10 +7,10 @@ from lightning_fed.aggregation.contracts import SiteReport
 from lightning_fed.callbacks.control_variates import control_corrections
 from lightning_fed.errors import FederationError, UpdateRefusedError
 from lightning_fed.lightning_api import LightningModule, Trainer, rank_zero_warn
-from lightning_fed.participant.changing_constants import ChangingConstants
 from lightning_fed.participant.global_weights import load_global, update_since, zeroed_if_unsound
 from lightning_fed.participant.link import Link
 from lightning_fed.participant.plan_callbacks import mechanism_of
+from lightning_fed.participant.sent_once import SentOnce
 from lightning_fed.participant.site_ledger import SiteLedger
 from lightning_fed.participant.site_state import SiteState
 from lightning_fed.plan import FederationPlan
@@ -42,11 +42,11 @@ class SiteModel:
         self.version = 0
         self.start: Tensor | None = None
         self.ledger: SiteLedger | None = None
-        self._constants: ChangingConstants | None = None
+        self._sent_once: SentOnce | None = None
 
-    def watch_constants(self, module: LightningModule) -> None:
-        """Name those that training changes, after the first round."""
-        self._constants = ChangingConstants(module, self.layout)
+    def watch_sent_once(self, module: LightningModule) -> None:
+        """From now on name what training changes of what is not exchanged."""
+        self._sent_once = SentOnce(module, self.layout)
 
     def load_newest(self, trainer: Trainer, module: LightningModule, at_least: int, trained: int) -> None:
         """Take over the newest global model.
@@ -90,8 +90,8 @@ class SiteModel:
             FederationError: the ledger or a file cannot be written.
         """
         assert self.start is not None
-        if self._constants:
-            self._constants.warn(module)
+        if self._sent_once:
+            self._sent_once.round_ends(module)
         update = update_since(module, self.layout, self.start)
         try:
             zeroed = zeroed_if_unsound(update, self.layout, plan, round)

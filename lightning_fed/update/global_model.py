@@ -9,7 +9,8 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from lightning_fed.errors import ModelMismatchError
-from lightning_fed.update.layout import Layout, flatten, is_storable, spec_of
+from lightning_fed.update.buffers import is_storable
+from lightning_fed.update.layout import Layout, flatten, spec_of
 from lightning_fed.update.spectral import refreshed
 
 CONTROL = "control"
@@ -92,8 +93,8 @@ class GlobalModel:
         parts = zip(self.layout.exchanged, torch.split(self.vector, sizes), strict=True)
         state = {spec.name: part.view(spec.shape).to(getattr(torch, spec.dtype)) for spec, part in parts}
         state.update(self.fixed)
-        state.update(refreshed(state))
         state.update({name: state[first] for name, first in self.layout.tied})
+        state.update(refreshed(state))
         return state
 
     @property

@@ -9,13 +9,12 @@ The rule, by what a tensor is:
 * all other buffers of the state are sent once as well (masks, tables, a random projection, codes of a quantiser): they
   are the first model's constants. What training makes of them at a site stays there, and the site says which they are,
 * spectral normalisation's singular vectors are worked out anew for each global model (``update.spectral``),
-* what is a site's own (``update.personal``), buffers outside the state, and tensors that are sparse, quantised or
-  complex stay at the site.
+* what is a site's own (``update.personal``), buffers outside the state, and what is no plain tensor (sparse or
+  quantised ones, ``get_extra_state``, saved metrics) stay at the site, which says what a global model lacks.
 
 A tensor that has several names (tied weights) counts once, under the first.
 """
 
-import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lightning_fed.errors import FederationError, ModelMismatchError, UpdateRefusedError
-from lightning_fed.update.aliases import plain
+from lightning_fed.update.buffers import averaged_buffers, is_storable
 from lightning_fed.update.personal import personal_names
 from lightning_fed.update.spectral import spectral_layers
 from lightning_fed.update.vectors import LARGEST_CHANGE
@@ -38,19 +37,8 @@ LARGEST_MODEL = 1 << 31
 MAX_TENSORS = 1 << 14
 """Most tensors of each kind that a layout has room for."""
 
-RUNNING_STATISTICS = ("running_mean", "running_var")
-"""Names of normalisation layers' averages over batches, in torch and in packages that follow it."""
-
 Name = Annotated[str, Meta(max_length=512)]
 Length = Annotated[int, Meta(ge=0, le=LARGEST_MODEL)]
-
-_COMPILED = (
-    "They are the same but for a layer that is compiled or parametrised on one side alone, which gives its tensors "
-    "other names. Compile it nowhere or everywhere, in place (layer.compile()), or as a whole "
-    "(trainer.fit(torch.compile(module))): these keep the names."
-)
-
-_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
 
 
 class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
@@ -128,6 +116,7 @@ def layout_of(module: nn.Module, personal: Sequence[str] = ()) -> Layout:
     check_initialised({**parameters, **buffers})
     own = personal_names(module, personal)
     vectors = {name for layer in spectral_layers({**parameters, **buffers}) for name in (layer.u, layer.v)}
+    averaged = {id(buffers[name]) for name in averaged_buffers(module)}
     exchanged: list[TensorSpec] = []
     frozen: list[TensorSpec] = []
     constants: list[TensorSpec] = []
@@ -139,16 +128,21 @@ def layout_of(module: nn.Module, personal: Sequence[str] = ()) -> Layout:
             continue
         first = first_names.setdefault(id(tensor), name)
         spec = spec_of(name, tensor, buffer=name not in parameters)
-        if first != name:
+        if not is_storable(tensor) or first in vectors:
+            if name in parameters:
+                raise FederationError(
+                    f"parameter {name!r} is {tensor.layout} of dtype {tensor.dtype}, which cannot be sent. Store it as "
+                    "a dense tensor of a usual dtype."
+                )
+        elif first != name:
             tied.append((name, first))
         elif name in parameters and not tensor.requires_grad:
             frozen.append(spec)
-        elif name in buffers and not is_averaged(module, name):
-            if is_storable(tensor) and name not in vectors:
-                constants.append(spec)
+        elif name in buffers and id(tensor) not in averaged:
+            constants.append(spec)
         elif tensor.is_floating_point():
             exchanged.append(spec)
-        elif name in parameters:
+        else:
             raise FederationError(
                 f"parameter {name!r} has dtype {tensor.dtype}; only real floating-point parameters can be averaged. "
                 "Freeze it (requires_grad=False) or store it as real values."
@@ -160,16 +154,13 @@ def layout_of(module: nn.Module, personal: Sequence[str] = ()) -> Layout:
     return Layout(tuple(exchanged), tuple(frozen), tuple(tied), tuple(sorted(own)), tuple(constants))
 
 
-def is_averaged(module: nn.Module, name: str) -> bool:
-    """Whether a buffer is an average over data: a layer's running statistics, or named in its ``averaged_buffers``."""
-    owner, _, buffer = name.rpartition(".")
-    layer = module.get_submodule(owner)
-    return buffer in RUNNING_STATISTICS or buffer in getattr(layer, "averaged_buffers", ())
-
-
-def is_storable(tensor: Tensor) -> bool:
-    """Whether a tensor is plain numbers side by side, which is what files and streams hold."""
-    return tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_complex()
+def lacking(module: nn.Module, layout: Layout) -> list[str]:
+    """Names of a module's state that a global model of this layout does not hold, but for what is personal."""
+    specs = (*layout.exchanged, *layout.frozen, *layout.constants)
+    held = {spec.name for spec in specs} | {name for name, _ in layout.tied} | {*layout.personal}
+    state = module.state_dict()
+    vectors = {name for layer in spectral_layers(state) for name in (layer.u, layer.v)}
+    return [name for name in state if name not in held | vectors]
 
 
 def check_initialised(tensors: Mapping[str, Tensor]) -> None:
@@ -194,7 +185,7 @@ def tensors_of(module: nn.Module, specs: Iterable[TensorSpec]) -> list[Tensor]:
     (several optimisers, gradual unfreezing) does not change what is exchanged.
 
     Raises:
-        ModelMismatchError: the module has lost one of them since.
+        ModelMismatchError: the module has lost one of them since, or it has another shape.
     """
     live = {
         **dict(module.named_buffers(remove_duplicate=False)),
@@ -207,58 +198,13 @@ def tensors_of(module: nn.Module, specs: Iterable[TensorSpec]) -> list[Tensor]:
             "replaced or renamed layers since the site joined (pruning, a parametrisation, quantisation). Do it in "
             "configure_model, at every site, or with the finished model."
         )
-    return [live[spec.name] for spec in specs]
-
-
-def check_sound(layout: Layout) -> None:
-    """Check a layout that came from outside and is about to become the federation's.
-
-    Raises:
-        ModelMismatchError: an unknown dtype, an impossible shape, a name that occurs twice, or nothing to exchange.
-    """
-    specs = (*layout.exchanged, *layout.frozen, *layout.constants)
-    names = [spec.name for spec in specs] + [name for name, _ in layout.tied] + [*layout.personal]
-    if len(set(names)) != len(names) or not {first for _, first in layout.tied} <= {spec.name for spec in specs}:
-        raise ModelMismatchError("the model's layout names a tensor twice, or ties one to a tensor that is not there.")
-    for index, spec in enumerate(specs):
-        dtype, sent_once = _DTYPES.get(spec.dtype), index >= len(layout.exchanged)
-        exchangeable = dtype is not None and (dtype.is_floating_point or sent_once)
-        constant = index >= len(layout.exchanged) + len(layout.frozen)
-        if not exchangeable or (sent_once and spec.buffer != constant) or min(spec.shape, default=0) < 0:
-            raise ModelMismatchError(f"the model's layout holds an impossible tensor: {spec}.")
-    values = sum(spec.size for spec in specs)
-    if layout.size < 1 or values > LARGEST_MODEL:
+    if spec := next((spec for spec in specs if live[spec.name].shape != spec.shape), None):
         raise ModelMismatchError(
-            f"the model has {layout.size} values to exchange and {values} in all; at least 1 and at most "
-            f"{LARGEST_MODEL} are possible."
+            f"the module's tensor {spec.name!r} has shape {list(live[spec.name].shape)} now, and had "
+            f"{list(spec.shape)} when the site joined. What is exchanged keeps its shape: give it the last one from "
+            "the start, or, if it is a buffer that grows, take it out of its layer's averaged_buffers."
         )
-
-
-def check_same_layout(expected: Layout, got: Layout, site: str) -> None:
-    """Compare a site's layout with the federation's, but for what is a site's own.
-
-    Raises:
-        ModelMismatchError: names the first tensor that differs, with both shapes and dtypes.
-    """
-    for kind in ("exchanged", "frozen"):
-        ours, theirs = getattr(expected, kind), getattr(got, kind)
-        for index in range(max(len(ours), len(theirs))):
-            a = ours[index] if index < len(ours) else None
-            b = theirs[index] if index < len(theirs) else None
-            if a != b:
-                compiled = a is not None and b is not None and a.name != b.name and plain(a.name) == plain(b.name)
-                raise ModelMismatchError(
-                    f"site {site!r} has another model than the federation: {kind} tensor number {index + 1} is "
-                    f"{b or 'missing'} at the site and {a or 'missing'} in the federation. "
-                    + (_COMPILED if compiled else "Give the site the same LightningModule with the same arguments.")
-                )
-    for ours, theirs in itertools.zip_longest(expected.tied, got.tied):
-        if ours != theirs:
-            raise ModelMismatchError(
-                f"site {site!r} ties other weights together than the federation: {theirs or 'no further ones'} at the "
-                f"site and {ours or 'no further ones'} in the federation. Give the site the same LightningModule with "
-                "the same arguments."
-            )
+    return [live[spec.name] for spec in specs]
 
 
 def flatten(tensors: Iterable[Tensor]) -> Tensor:

@@ -1,7 +1,9 @@
 """One hash of all that a site's training starts from, so that no two sites of a sum can have started differently."""
 
 import msgspec
+import torch
 from blake3 import blake3
+from torch import Tensor
 
 from lightning_fed.update.layout import Layout
 
@@ -36,3 +38,10 @@ def model_digest(fixed: bytes, values: memoryview, control: memoryview) -> bytes
         control: the control variate that goes with them, as many bytes; empty if the algorithm has none.
     """
     return blake3(fixed + blake3(values).digest() + blake3(control).digest()).digest()
+
+
+def tensor_digest(tensor: Tensor) -> bytes:
+    """Hash of a dense tensor's shape, dtype and bits, 32 bytes, on whatever device it is."""
+    # A copy: numpy would fix the size of storage that it shares, and observers of quantisation resize theirs.
+    data = tensor.detach().to("cpu", copy=True).contiguous().reshape(-1).view(torch.uint8).numpy()
+    return blake3(data.data).update(f"{tensor.dtype}{tuple(tensor.shape)}".encode()).digest()

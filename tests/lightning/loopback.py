@@ -20,12 +20,19 @@ class Loopback:
         folder: where keys, the store and the ledgers lie.
         plan: the plan.
         sites: their names.
+        initial: the coordinator's model, if it has one.
 
     Attributes:
         error: what the coordinator ended with, if it was no success.
     """
 
-    def __init__(self, folder: Path, plan: FederationPlan, sites: tuple[str, ...] = ("site",)) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        plan: FederationPlan,
+        sites: tuple[str, ...] = ("site",),
+        initial: LightningModule | None = None,
+    ) -> None:
         self._folder = folder
         identities = [new_identity(name) for name in ("coordinator", *sites)]
         for identity in identities:
@@ -33,7 +40,7 @@ class Loopback:
         roster = Roster.of(identities[0].card, [identity.card for identity in identities[1:]])
         roster.write(folder / "keys" / "roster.yaml")
         self._address = "tcp://127.0.0.1:0"
-        self.begin(plan)
+        self.begin(plan, initial=initial)
 
     def begin(self, plan: FederationPlan, store: str = "store", initial: LightningModule | None = None) -> None:
         """Start a coordinator, at the address of the one before, if there was one."""

@@ -11,11 +11,10 @@ from lightning_fed.update.layout import (
     MAX_TENSORS,
     Layout,
     TensorSpec,
-    check_same_layout,
-    check_sound,
     check_update,
     layout_of,
 )
+from lightning_fed.update.layout_checks import check_same_layout, check_sound
 from lightning_fed.update.vectors import LARGEST_CHANGE
 
 

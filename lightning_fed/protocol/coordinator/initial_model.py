@@ -7,7 +7,8 @@ from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.coordinator.actions import Action, Send, Wake
 from lightning_fed.protocol.coordinator.uploads import Upload
 from lightning_fed.update.global_model import GlobalModel, largest_state_bytes
-from lightning_fed.update.layout import Layout, check_finite, check_sound
+from lightning_fed.update.layout import Layout, check_finite
+from lightning_fed.update.layout_checks import check_sound
 
 INITIAL, INITIAL_S = "initial model", 60.0
 """The timer of the site that was asked, and the seconds in which something of its state must come."""

@@ -45,7 +45,7 @@ from lightning_fed.protocol.exchange import Exchange
 from lightning_fed.protocol.terms import terms_of
 from lightning_fed.update.contribution import Contribution
 from lightning_fed.update.global_model import GlobalModel
-from lightning_fed.update.layout import check_same_layout
+from lightning_fed.update.layout_checks import check_same_layout
 from lightning_fed.update.metric_sum import LARGEST_STATE
 
 GATHER = "gather"

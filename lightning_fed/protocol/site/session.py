@@ -161,6 +161,7 @@ class SiteSession:
                     layout is None
                     or not 0 <= frozen_bytes <= largest_state_bytes(layout)
                     or (layout.frozen and not frozen_bytes)
+                    or (frozen_bytes and not (layout.frozen or layout.constants))
                 ):
                     raise ProtocolError(
                         f"{frozen_bytes} bytes of frozen parameters were announced, not those of this model."
