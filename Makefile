@@ -50,3 +50,4 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/compression.py digits
 	$(BIN)/python benchmarks/slow_link.py
 	$(BIN)/python benchmarks/leakage.py --out runs/leakage
+	$(BIN)/python benchmarks/import_time.py

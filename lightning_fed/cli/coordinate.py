@@ -5,19 +5,22 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import torch
 from jsonargparse import Namespace
 
-from lightning_fed.cli.lightning_cli import Modules
+from lightning_fed.cli.package import serve_arguments
 from lightning_fed.cli.parser import NamesNearest
 from lightning_fed.coordinator.service import Coordinator
 from lightning_fed.errors import ConfigError, ModelMismatchError, StoreError
-from lightning_fed.lightning_api import LightningModule
+from lightning_fed.lightning_api import served_package
 from lightning_fed.plan import FederationPlan
 from lightning_fed.transport.identity import Roster, load_identity
+
+if TYPE_CHECKING:
+    from lightning_fed.lightning_api import LightningModule
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -26,9 +29,10 @@ def run(arguments: Sequence[str]) -> int:
     Raises:
         FederationError: the plan, a file or the address cannot be used, or too few sites are left.
     """
+    serve_arguments(arguments)
     config = _parser().parse_args(list(arguments[1:]))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger(served_package()).setLevel(logging.WARNING)
     # Before the model is made, which can take long.
     identity, roster = load_identity(config.identity), Roster.load(config.roster)
     Coordinator(
@@ -42,13 +46,15 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _initial(config: Namespace) -> LightningModule | None:
+def _initial(config: Namespace) -> "LightningModule | None":
     if config.model is None:
         if config.checkpoint is not None:
             raise ConfigError(
                 f"checkpoint = {config.checkpoint} needs model: {{class_path: ...}}, the module that it belongs to."
             )
         return None
+    from lightning_fed.cli.lightning_cli import Modules
+
     seed = False if config.seed is None else config.seed
     model: LightningModule = Modules({"model": config.model.as_dict(), "seed_everything": seed}).model
     if config.checkpoint is not None:
@@ -56,7 +62,7 @@ def _initial(config: Namespace) -> LightningModule | None:
     return model
 
 
-def load_weights(model: LightningModule, path: Path) -> None:
+def load_weights(model: "LightningModule", path: Path) -> None:
     """Load the ``state_dict`` of a Lightning checkpoint into a module.
 
     Raises:
@@ -79,6 +85,8 @@ def load_weights(model: LightningModule, path: Path) -> None:
 
 
 def _parser() -> NamesNearest:
+    from lightning_fed.lightning_api import LightningModule
+
     parser = NamesNearest(prog="lightning-fed coordinate", description="Run the coordinator of a federation.")
     parser.add_argument("--config", action="config", help="YAML file with the keys below")
     parser.add_argument("--address", type=str, default="tcp://127.0.0.1:5790", help="where to listen")

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from lightning_fed.cli.lightning_cli import SiteCLI
+from lightning_fed.cli.package import serve_arguments
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -12,6 +12,10 @@ def run(arguments: Sequence[str]) -> int:
     Raises:
         FederationError: the federation cannot be joined or went wrong.
     """
+    serve_arguments(arguments)
+    # After the package was chosen: Lightning's own CLI is a class of it.
+    from lightning_fed.cli.lightning_cli import SiteCLI
+
     # Lightning warns of arguments that are given beside a command line; for the process's own it wants none.
     SiteCLI(None if list(arguments) == sys.argv[1:] else list(arguments))
     return 0

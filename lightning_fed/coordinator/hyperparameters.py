@@ -3,17 +3,19 @@
 import io
 import pickle
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lightning_fed.lightning_api import LightningModule
+if TYPE_CHECKING:  # a coordinator works with modules of both packages
+    from lightning_fed.lightning_api import LightningModule
+
 
 _PRINTED = "Unable to serialize instance "
 """What jsonargparse writes in the place of a thing that it has no text for."""
 
 
-def loadable_hyperparameters(module: LightningModule) -> tuple[dict[str, Any], list[str]]:
+def loadable_hyperparameters(module: "LightningModule") -> tuple[dict[str, Any], list[str]]:
     """What of a module's hyperparameters comes back from a checkpoint as it was, and the names of the rest.
 
     Plain data do: numbers, texts, lists, dicts. A function, a ``functools.partial`` or an object of a class of one's

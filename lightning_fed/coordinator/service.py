@@ -4,13 +4,12 @@ import logging
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning_fed.coordinator.events import EventLog
 from lightning_fed.coordinator.hyperparameters import loadable_hyperparameters
 from lightning_fed.coordinator.store import Store
 from lightning_fed.errors import FederationError, IdentityError, ModelMismatchError, ProtocolError, printable
-from lightning_fed.lightning_api import LightningModule
 from lightning_fed.plan import FederationPlan
 from lightning_fed.privacy.layers import replace_layers
 from lightning_fed.privacy.ledger import Budget, Ledger, Owner
@@ -22,6 +21,9 @@ from lightning_fed.transport.hub import Hub, Traffic
 from lightning_fed.transport.identity import Identity, Roster
 from lightning_fed.update.global_model import GlobalModel, state_of
 from lightning_fed.update.layout import layout_of
+
+if TYPE_CHECKING:  # a coordinator works with modules of both packages
+    from lightning_fed.lightning_api import LightningModule
 
 _KINDS: dict[type[FederationError], m.RefusalKind] = {
     IdentityError: "IdentityError",
@@ -70,7 +72,7 @@ class Coordinator:
         identity: Identity,
         roster: Roster,
         store: Path | str,
-        initial: LightningModule | None = None,
+        initial: "LightningModule | None" = None,
     ) -> None:
         hyperparameters, left_out = loadable_hyperparameters(initial) if initial is not None else ({}, [])
         if left_out:

@@ -28,6 +28,9 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def run(job: Job) -> dict[str, float]:
     """Train if there is no checkpoint, test, and give the test metrics."""
     # Imported here: the process that starts the jobs reads this file too and needs neither.
+    from lightning_fed.cli.package import serve_config
+
+    serve_config(job.settings)
     from lightning_fed.cli.coordinate import load_weights
     from lightning_fed.cli.lightning_cli import Modules
 

@@ -65,7 +65,7 @@ def check(simulation: Simulation) -> None:
     # Here, because it takes seconds: what is wrong in the file itself is said at once.
     from jsonargparse import ArgumentError
 
-    from lightning_fed.cli.lightning_cli import Modules
+    from lightning_fed.cli.package import serve_config
 
     nowhere = Path()
     configs = {
@@ -74,6 +74,10 @@ def check(simulation: Simulation) -> None:
     }
     if simulation.baselines is not None:
         configs["baselines.pooled"] = alone_config(simulation, None, nowhere)
+    for settings in configs.values():
+        serve_config(settings)
+    from lightning_fed.cli.lightning_cli import Modules
+
     for name, settings in configs.items():
         del settings["seed_everything"]
         try:

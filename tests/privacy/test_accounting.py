@@ -155,3 +155,7 @@ def test_a_target_that_no_noise_reaches_is_refused_and_not_searched_for_ever():
 def test_divergences_grow_with_the_order():
     for mechanism in (DpSgd(0.05, 0.8, 10), central_noise(1.0, 1.0, 1e-4, 100, 2, 9)):
         assert (np.diff(mechanism.rdp(ORDERS)) > -1e-12).all()
+
+
+def test_the_orders_begin_with_opacus_own():
+    assert list(ORDERS[: len(RDPAccountant.DEFAULT_ALPHAS)]) == RDPAccountant.DEFAULT_ALPHAS

@@ -5,9 +5,11 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import psutil
 import pytest
+import tiny_modules
 import torch
 from tiny_modules import Numbers, Tiny
 
@@ -63,6 +65,24 @@ def wait_for(process, text):
 def events_of(folder, kind):
     lines = (folder / "run" / "store" / "events.jsonl").read_text().splitlines()
     return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+
+def test_modules_of_the_other_package_train_as_well(simulate, tiny, tmp_path):
+    source = Path(tiny_modules.__file__).read_text()
+    assert "from lightning.pytorch import" in source
+    (tmp_path / "pl_modules.py").write_text(
+        source.replace("from lightning.pytorch import", "from pytorch_lightning import")
+    )
+    config = tiny(
+        model={"class_path": "pl_modules.Tiny"},
+        data={"class_path": "pl_modules.Numbers", "init_args": {"site": "{site}"}},
+        baselines={"metric": "test_loss", "pooled": {"class_path": "pl_modules.Numbers"}},
+    )
+    code, output = output_of(simulate(config))
+    assert code == 0, output
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert [sorted(row["participants"]) for row in results["rounds"]] == [["north", "south"]] * 2
+    assert None not in results["baselines"].values()
 
 
 def test_two_sites_train_together_and_are_compared_with_training_alone(simulate, tiny, tmp_path):
