@@ -31,6 +31,8 @@ class FeatureMoments(nn.Module):
         known: float32 scalar, 0 until a round has filled the moments.
     """
 
+    averaged_buffers = ("mean", "second", "known")
+
     mean: Tensor
     second: Tensor
     known: Tensor
