@@ -223,10 +223,22 @@ class _CountingSampler(Sampler[Any]):
     def __len__(self) -> int:
         return len(self._sampler)
 
+    # A callback may look for the sampler that it knows, and set what it has.
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return type(self._sampler)
+
     def __getattr__(self, name: str) -> Any:
         if name == "_sampler":
             raise AttributeError(name)
         return getattr(self._sampler, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("given", "_sampler", "_batched"):
+            super().__setattr__(name, value)
+        else:
+            setattr(self._sampler, name, value)
 
 
 class _CountingCollate:

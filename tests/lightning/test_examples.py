@@ -194,6 +194,22 @@ def test_whatever_is_set_each_batch_counts_once(settings):
     assert counts(loader, epochs=2, **settings) == [8, 8] * 2
 
 
+class Growing(L.Callback):
+    """Doubles the batch size after each epoch, by the sampler that it finds."""
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        sampler = trainer.train_dataloader.batch_sampler
+        assert isinstance(sampler, BatchSampler)
+        sampler.batch_size *= 2
+
+
+def test_a_callback_finds_the_sampler_that_was_given():
+    counting = Counting()
+    trainer = L.Trainer(callbacks=[counting, Growing()], max_epochs=3, **QUIET)
+    trainer.fit(Constant(0.0), DataLoader(range(12), 3))
+    assert counting.examples[4:] == [6, 6, 12]
+
+
 class Anew(L.LightningDataModule):
     def train_dataloader(self):
         return [DataLoader(VALUES, 8), DataLoader(VALUES, 4)]
