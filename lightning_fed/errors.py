@@ -7,6 +7,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 __all__ = [
+    "AlreadyConnectedError",
     "BudgetExhaustedError",
     "ConfigError",
     "ConnectionLostError",
@@ -59,6 +60,10 @@ class PlanRefusedError(FederationError):
 
 class IdentityError(FederationError):
     """A key is missing, malformed, unknown to the other side, or belongs to somebody else."""
+
+
+class AlreadyConnectedError(IdentityError):
+    """Another process of the site is connected, or was a moment ago: the coordinator cannot yet tell."""
 
 
 class ModelMismatchError(FederationError):

@@ -1,10 +1,30 @@
 """Files that are there whole or not at all."""
 
 import os
+import re
 import secrets
 from pathlib import Path
 
 from lightning_fed.errors import StoreError
+
+_TORN = re.compile(r"\..+\.[0-9a-f]{16}")
+"""A file that was being written."""
+
+
+def remove_torn(folder: Path) -> None:
+    """Remove what a process that was killed within ``write_whole`` has left behind.
+
+    Only for a folder that no other process writes to.
+
+    Raises:
+        StoreError: one cannot be removed.
+    """
+    try:
+        for path in folder.iterdir():
+            if _TORN.fullmatch(path.name):
+                path.unlink()
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be tidied up: {error.strerror}. Mend its permissions.") from error
 
 
 def write_whole(path: Path, data: bytes | memoryview, *, private: bool = False) -> None:

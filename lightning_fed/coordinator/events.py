@@ -122,5 +122,5 @@ class _Entry(msgspec.Struct):
 def _entry_of(line: bytes) -> _Entry:
     try:
         return msgspec.json.decode(line, type=_Entry)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _Entry("")  # a crash cut it short

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from lightning_fed.errors import FederationError, StoreError
-from lightning_fed.files import write_whole
+from lightning_fed.files import remove_torn, write_whole
 from lightning_fed.plan import FederationPlan
 from lightning_fed.update.global_model import GlobalModel
 from lightning_fed.update.layout import Layout
@@ -85,7 +85,15 @@ class Store:
         # Durably before anything is sent: a restarted coordinator must not ask for an attempt's keys again.
         self._record = msgspec.structs.replace(self._record, starts=self.starts + 1)
         self._write_record()
-        self.model = self._newest()
+        for place in (folder, self._models):
+            remove_torn(place)
+        versions = sorted(int(path.stem) for path in self._models.glob("[0-9]*.safetensors"))
+        there = bool(versions) and self._record.layout is not None
+        self.model = self._read(versions[-1]) if there else None
+        for version in versions if there else ():
+            # A coordinator that is killed right behind a model has not written its checkpoint yet.
+            if not (self._models / f"{version:06d}.ckpt").exists():
+                self._write_checkpoint(version, self._read(version).state_dict())
         self._exporter = ThreadPoolExecutor(1, "lightning_fed-export")
         self._export: Future[None] | None = None
 
@@ -153,7 +161,7 @@ class Store:
             return self._record
         try:
             record = msgspec.json.decode(path.read_bytes(), type=_Run)
-        except (OSError, msgspec.MsgspecError, FederationError) as error:
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError, FederationError) as error:
             raise StoreError(
                 f"{path.name} in the store {self.folder} cannot be read: {error}. Restore it, or choose a new folder."
             ) from error
@@ -168,11 +176,9 @@ class Store:
         data = msgspec.json.format(msgspec.json.encode(self._record))
         write_whole(self.folder / "run.json", data)
 
-    def _newest(self) -> GlobalModel | None:
-        versions = sorted(int(path.stem) for path in self._models.glob("[0-9]*.safetensors"))
-        if not versions or self._record.layout is None:
-            return None
-        path = self._models / f"{versions[-1]:06d}.safetensors"
+    def _read(self, version: int) -> GlobalModel:
+        assert self._record.layout is not None
+        path = self._models / f"{version:06d}.safetensors"
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
@@ -183,7 +189,7 @@ class Store:
             raise StoreError(
                 f"global model {path.name} belongs to another run. Restore the store, or choose a new folder."
             )
-        model = GlobalModel.from_state(state, self._record.layout, versions[-1])
+        model = GlobalModel.from_state(state, self._record.layout, version)
         bounds = msgspec.json.decode(metadata["bounds"], type=tuple[float, ...]) if "bounds" in metadata else None
         server, counted = _read_server(path.with_suffix(".server")) if "server" in metadata else ({}, {})
         return dataclasses.replace(model, bounds=bounds, server=server, counted=counted)
@@ -204,7 +210,7 @@ def read_run(folder: Path) -> tuple[str, dict[str, Any]]:
     """
     try:
         record = msgspec.json.decode((folder / "run.json").read_bytes(), type=_Recorded)
-    except (OSError, msgspec.MsgspecError, RecursionError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise StoreError(f"{folder} is not a coordinator's store: {error}. Name the folder of a run.") from error
     return record.run, record.plan
 
@@ -225,7 +231,7 @@ def _read_server(path: Path) -> tuple[dict[str, torch.Tensor | float], dict[str,
             numbers = msgspec.json.decode(metadata.get("numbers", "{}"), type=dict[str, float])
             counted = msgspec.json.decode(metadata.get("taken", "{}"), type=dict[str, int])
             return {**numbers, **{name: file.get_tensor(name) for name in file.keys()}}, counted  # noqa: SIM118
-    except (OSError, SafetensorError, msgspec.MsgspecError) as error:
+    except (OSError, SafetensorError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise StoreError(
             f"the server's state {path.name} cannot be read: {error}. Restore it from a backup."
         ) from error

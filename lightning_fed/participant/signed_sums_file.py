@@ -127,7 +127,7 @@ class SignedSumsFile:
             if check != _check(text):
                 raise msgspec.ValidationError("its checksum does not fit")
             entry = msgspec.json.decode(text, type=_Entry)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise StoreError(f"line {number} of {self._path} cannot be read: {error}. {_CURE}") from error
         if entry.site != self._site:
             raise StoreError(

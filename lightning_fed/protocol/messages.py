@@ -276,7 +276,7 @@ class Finished(Message, frozen=True):
     version: int
 
 
-RefusalKind = Literal["IdentityError", "ModelMismatchError", "ProtocolError"]
+RefusalKind = Literal["AlreadyConnectedError", "IdentityError", "ModelMismatchError", "ProtocolError"]
 
 
 class Refused(Message, frozen=True):

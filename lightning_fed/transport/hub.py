@@ -166,11 +166,11 @@ class Hub:
         another = self._routes.get(site) != route and self._processes.get(site) != message.process
         if another and self.reachable(site):
             reason = (
-                f"a process of site {site!r} is connected already. End it first, or give the second one an identity "
-                "and a name of its own."
+                f"a process of site {site!r} is connected already. If it is still running, end it, or give the second "
+                "one an identity and a name of its own; if its machine lost power, it is given up shortly."
             )
             with contextlib.suppress(zmq.Again):
-                self._send(route, [m.encode(m.Refused("IdentityError", reason))])
+                self._send(route, [m.encode(m.Refused("AlreadyConnectedError", reason))])
             return False
         if self._routes.get(site) != route:
             self._cut(site)

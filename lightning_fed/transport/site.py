@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import secrets
 import socket
 import threading
 import time
@@ -11,7 +12,7 @@ from typing import TypeVar
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from lightning_fed.errors import ConnectionLostError, IdentityError
+from lightning_fed.errors import AlreadyConnectedError, ConnectionLostError, FederationError, IdentityError
 from lightning_fed.protocol.messages import decode_from_coordinator
 from lightning_fed.protocol.site.session import Outgoing, SiteSession
 from lightning_fed.transport.identity import Identity, PublicCard
@@ -19,14 +20,20 @@ from lightning_fed.transport.sockets import frames_of, message_and_chunk, prepar
 
 _RECONNECT_MS = 200
 _RECONNECT_MAX_MS = 5_000
-_HANDSHAKES = 10
-"""Failed handshakes in a row after which the keys, and not a coordinator that is just starting, must be the reason."""
+_BACKOFF_S, _BACKOFF_MAX_S = 0.2, 5.0
+"""Pause after a connection that came to nothing, doubled each time, and the longest one; half of it is left to chance,
+so that sites that were thrown out together do not come back together."""
+
+_SAID_AFTER = 3
+"""Connections in a row that came to nothing in one way, after which a waiting user is told of it."""
 
 _FIRST_NOTICE_S, _NOTICE_S = 5.0, 60.0
 """Seconds until a waiting user hears why, and at most between two notices."""
 
 _GOODBYE_S = 5.0
 """How long ``close`` waits for the coordinator's farewell, and then for the last messages to get out."""
+
+_CHANCE = secrets.SystemRandom()
 
 _T = TypeVar("_T")
 
@@ -35,6 +42,10 @@ class SiteConnection:
     """Keeps a ``SiteSession`` connected, from its own thread.
 
     The session is only touched under a lock: by the thread for what arrives, by the trainer's thread in ``call``.
+
+    What ends a fit are the coordinator's own words over an encrypted connection. Before there is one, anybody who
+    answers at the address can refuse or hang up (a forwarder whose coordinator is down does), so all of that is a bad
+    line: the site tries again, less and less often, until its patience ends, and then says what it met.
 
     Args:
         address: where the coordinator listens, like ``tcp://host:port``.
@@ -65,9 +76,9 @@ class SiteConnection:
         self._pulse = pulse
         self._changed = threading.Condition()
         self._error: Exception | None = None
-        self._connected = False
-        self._unconnected_since = time.monotonic()
-        self._failed_handshakes = 0
+        self._connected = self._served = False
+        self._unserved_since = time.monotonic()
+        self._in_vain: list[FederationError] = []
         self._outgoing: list[Outgoing] = []
         self._close_by: float | None = None
         # Without this context of its own, a process that forks data loader workers would share sockets with them.
@@ -100,7 +111,8 @@ class SiteConnection:
             at_most_s: seconds after which None is returned instead.
 
         Raises:
-            ConnectionLostError: there was no connection for longer than ``patience_s``.
+            ConnectionLostError: the coordinator was not heard for longer than ``patience_s``.
+            IdentityError: likewise, and whoever answered did not know the site's key, or knew another process of it.
             FederationError: the protocol failed.
         """
         began = noticed = time.monotonic()
@@ -112,25 +124,35 @@ class SiteConnection:
                 if found is not None and found is not False:
                     return found
                 now = time.monotonic()
-                away_s = 0.0 if self._connected else now - self._unconnected_since
+                away_s = 0.0 if self._served else now - self._unserved_since
                 if away_s > self._patience_s:
-                    raise ConnectionLostError(
-                        f"site {self._identity.name!r} could not reach the coordinator at {self._address} for "
-                        f"{away_s:.0f} s. Check the address, the firewall and that the coordinator runs; or wait "
-                        f"longer (FederatedStrategy(patience_s={self._patience_s:g}))."
-                    )
+                    raise self._out_of_patience(away_s)
                 if now - began >= at_most_s:
                     return None
                 self._pulse()
-                if said_away and self._connected:
+                if said_away and self._served:
                     said_away = False
                     self._notice(f"connected to the coordinator at {self._address} again; waiting for {reason}.")
                 if now - noticed >= pause_s:
-                    noticed, pause_s, said_away = now, min(2 * pause_s, _NOTICE_S), not self._connected
-                    where = "" if self._connected else f" No connection to {self._address}: trying until "
-                    until_s = "" if self._connected else f"{self._patience_s:.0f} s have passed."
-                    self._notice(f"waiting for {reason} for {now - began:.0f} s.{where}{until_s}")
+                    noticed, pause_s, said_away = now, min(2 * pause_s, _NOTICE_S), not self._served
+                    where = "" if self._served else f" {self._bad_line()}"
+                    self._notice(f"waiting for {reason} for {now - began:.0f} s.{where}")
                 self._changed.wait(timeout=1.0)
+
+    def _bad_line(self) -> str:
+        met = f" {self._in_vain[-1]}" if len(self._in_vain) >= _SAID_AFTER else ""
+        return f"No connection to {self._address}: trying until {self._patience_s:.0f} s have passed.{met}"
+
+    def _out_of_patience(self, away_s: float) -> FederationError:
+        text = (
+            f"site {self._identity.name!r} could not reach the coordinator at {self._address} for {away_s:.0f} s. "
+            "Check the address, the firewall and that the coordinator runs; or wait longer "
+            f"(FederatedStrategy(patience_s={self._patience_s:g}))."
+        )
+        if not self._in_vain:
+            return ConnectionLostError(text)
+        met = self._in_vain[-1]
+        return type(met)(f"{met} It was so {len(self._in_vain)} times in a row: {text}")
 
     def read(self, what: Callable[[SiteSession], _T]) -> _T:
         """What the session holds, also after an error and after ``close``."""
@@ -167,13 +189,44 @@ class SiteConnection:
     def _run(self) -> None:
         try:
             while self._close_by is None:
-                self._one_connection()
+                try:
+                    self._one_connection()
+                except AlreadyConnectedError as error:
+                    self._lost()
+                    self._came_to_nothing(error)
+                if self._in_vain:
+                    self._pause()
         except Exception as error:  # noqa: BLE001 - whatever it is, the trainer's thread raises it
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
         with self._changed:
             self._error = error
+            self._changed.notify_all()
+
+    def _came_to_nothing(self, error: FederationError) -> None:
+        with self._changed:
+            if self._in_vain and type(self._in_vain[-1]) is not type(error):
+                self._in_vain.clear()
+            self._in_vain.append(error)
+
+    def _pause(self) -> None:
+        """Wait before the next connection, but not once ``close`` was called."""
+        longest = min(_BACKOFF_MAX_S, _BACKOFF_S * 2 ** min(len(self._in_vain), 16))
+        until = time.monotonic() + _CHANCE.uniform(longest / 2, longest)
+        poller = zmq.Poller()
+        poller.register(self._ear, zmq.POLLIN)
+        while self._close_by is None and (left := until - time.monotonic()) > 0:
+            if poller.poll(1000 * left):
+                self._ear.recv(4096)
+
+    def _lost(self) -> None:
+        with self._changed:
+            if self._served:
+                self._unserved_since = time.monotonic()
+            self._connected = self._served = False
+            self._session.disconnected()
+            self._outgoing = []
             self._changed.notify_all()
 
     def _one_connection(self) -> None:
@@ -222,27 +275,29 @@ class SiteConnection:
         kind = event["event"]
         if kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             with self._changed:
-                self._connected, self._failed_handshakes = True, 0
+                self._connected = True
                 self._outgoing = self._session.connected()
                 self._changed.notify_all()
         elif kind == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-            raise IdentityError(
-                f"the coordinator at {self._address} does not know the key of site {self._identity.name!r}. Send it "
-                "the site's .pub file, so that the roster names it, and have the coordinator started again."
-            )
-        elif kind in (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL):
-            self._failed_handshakes += 1
-            if self._failed_handshakes >= _HANDSHAKES:
-                raise IdentityError(
-                    f"whoever listens at {self._address} does not have the coordinator's key "
-                    f"({self._coordinator.name!r} in the roster). Check the address, and that the roster is the newest."
+            self._came_to_nothing(
+                IdentityError(
+                    f"whoever answers at {self._address} says that it does not know the key of site "
+                    f"{self._identity.name!r}. If that is the coordinator, send it the site's .pub file, so that the "
+                    "roster names it, and have it started again."
                 )
+            )
+            return False
+        elif kind in (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL):
+            self._came_to_nothing(
+                ConnectionLostError(
+                    f"whoever listens at {self._address} hangs up before the connection is made: it does not have the "
+                    f"coordinator's key ({self._coordinator.name!r} in the roster), or it is a forwarder whose "
+                    "coordinator is down. Check the address, and that the roster is the newest."
+                )
+            )
+            return False
         elif kind == zmq.EVENT_DISCONNECTED and self._connected:
-            with self._changed:
-                self._connected, self._unconnected_since = False, time.monotonic()
-                self._session.disconnected()
-                self._outgoing = []
-                self._changed.notify_all()
+            self._lost()
             return False
         return True
 
@@ -256,6 +311,8 @@ class SiteConnection:
             message = decode_from_coordinator(data)
             with self._changed:
                 self._outgoing += self._session.receive(message, chunk)
+                self._served = True
+                self._in_vain.clear()
                 self._changed.notify_all()
 
     def _send(self, dealer: "zmq.Socket[bytes]") -> None:

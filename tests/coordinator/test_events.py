@@ -15,7 +15,8 @@ from lightning_fed.update.global_model import GlobalModel
 from lightning_fed.update.layout import Layout, TensorSpec
 
 
-def test_the_newest_round_is_found_again_also_behind_a_line_that_was_cut_short(tmp_path):
+@pytest.mark.parametrize("torn", [b'{"event": "round_finished", "rou', b'{"event": "\xff', bytes(512), b"[" * 100_000])
+def test_the_newest_round_is_found_again_also_behind_a_line_that_was_cut_short_or_spoilt(tmp_path, torn):
     log = EventLog(tmp_path)
     assert log.newest_round == 0
     log.write("round_finished", {"round": 1, "participants": ["north"]})
@@ -23,7 +24,7 @@ def test_the_newest_round_is_found_again_also_behind_a_line_that_was_cut_short(t
     log.write("round_started", {"round": 3, "attempt": 1})
     log.close()
     with (tmp_path / "events.jsonl").open("ab") as file:
-        file.write(b'{"event": "round_finished", "rou')
+        file.write(torn)
     again = EventLog(tmp_path)
     again.close()
     assert again.newest_round == 2

@@ -1,12 +1,15 @@
 """What a coordinator's folder says after a restart, and what it tells to whom it gives a model."""
 
 import dataclasses
+import multiprocessing
+import os
 
 import pytest
 import torch
 from safetensors import safe_open
 
 from lightning_fed.coordinator.store import Store
+from lightning_fed.errors import StoreError
 from lightning_fed.plan import FederationPlan
 from lightning_fed.update.global_model import GlobalModel
 from lightning_fed.update.layout import Layout, TensorSpec
@@ -39,3 +42,58 @@ def test_a_models_own_files_name_no_site(tmp_path):
         assert file.metadata()["run"] == store.run
     for name in ("000000.safetensors", "000000.ckpt"):
         assert b"st-marys" not in (tmp_path / "models" / name).read_bytes()
+
+
+def test_a_checkpoint_that_a_killed_coordinator_did_not_come_to_is_written_at_the_next_start(tmp_path):
+    store = Store(tmp_path, FederationPlan(), {"width": 3})
+    store.save(FIRST)
+    store.save(FIRST.next(torch.ones(3)))
+    store.close()
+    expected = {path.name: torch.load(path) for path in (tmp_path / "models").glob("*.ckpt")}
+    assert len(expected) == 2
+    for name in expected:
+        (tmp_path / "models" / name).unlink()
+    Store(tmp_path, FederationPlan(), {"width": 3}).close()
+    for name, checkpoint in expected.items():
+        written = torch.load(tmp_path / "models" / name)
+        state, before = written.pop("state_dict"), checkpoint.pop("state_dict")
+        assert written == checkpoint
+        assert state.keys() == before.keys() and all(torch.equal(state[key], before[key]) for key in state)
+
+
+def killed_while_writing(folder):
+    """Ends like a process under SIGKILL, with half a model and half a record on the disk."""
+
+    def half(descriptor):
+        os._exit(9)
+
+    os.fsync = half
+    store = Store(folder, FederationPlan(), {})
+    store.save(FIRST.next(torch.zeros(3)))
+
+
+def test_what_a_killed_coordinator_had_half_written_is_removed(tmp_path):
+    store = Store(tmp_path, FederationPlan(), {})
+    store.save(FIRST)
+    store.close()
+    process = multiprocessing.get_context("fork").Process(target=killed_while_writing, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    before = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert any(name.startswith(".run.json.") for name in before)
+    Store(tmp_path, FederationPlan(), {}).close()
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {
+        ".lock",
+        "run.json",
+        "000000.safetensors",
+        "000000.ckpt",
+    }
+
+
+@pytest.mark.parametrize("damage", [b'{"run": "\xff"}', b"[" * 100_000, b"", bytes(64)])
+def test_a_record_that_a_power_cut_has_spoilt_is_named(tmp_path, damage):
+    Store(tmp_path, FederationPlan(), {}).close()
+    (tmp_path / "run.json").write_bytes(damage)
+    with pytest.raises(StoreError, match=r"run.json in the store .* cannot be read"):
+        Store(tmp_path, FederationPlan(), {})
