@@ -95,6 +95,9 @@ class EventLog:
         try:
             if self._file.write(line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if event in _ENDS:
+                # Once a round: a power cut costs the lines of the round that was on, and no more.
+                os.fsync(self._file.fileno())
         except OSError as error:
             raise StoreError(
                 f"{self._path.name} cannot be written: {error.strerror}. Make room, then start again."

@@ -217,7 +217,7 @@ class SiteConnection:
         poller = zmq.Poller()
         poller.register(self._ear, zmq.POLLIN)
         while self._close_by is None and (left := until - time.monotonic()) > 0:
-            if poller.poll(1000 * left):
+            if poller.poll(math.ceil(1000 * left)):
                 self._ear.recv(4096)
 
     def _lost(self) -> None:

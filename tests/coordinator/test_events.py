@@ -1,6 +1,7 @@
 """The event log of a coordinator that was killed."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -62,3 +63,20 @@ def test_what_one_site_brings_about_again_and_again_does_not_fill_the_log(tmp_pa
     assert sum(line.get("site") == "north" for line in lines) < 100
     assert 99_900 < lines[-2]["omitted"] < 100_000
     assert "omitted" not in lines[-1]
+
+
+def test_a_round_that_has_ended_is_on_the_disk(tmp_path, monkeypatch):
+    synced, sync = [], os.fsync
+
+    def noted(descriptor):
+        sync(descriptor)
+        synced.append((tmp_path / "events.jsonl").read_bytes())
+
+    monkeypatch.setattr(os, "fsync", noted)
+    log = EventLog(tmp_path)
+    for round in range(1, 4):
+        log.write("round_started", {"round": round, "attempt": 1})
+        log.write("round_finished", {"round": round, "participants": ["north"]})
+        assert len(synced) == round
+        assert json.loads(synced[-1].splitlines()[-1])["round"] == round
+    log.close()
