@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningCLI as LightningCLI
     from lightning.pytorch.loops.fetchers import _DataLoaderIterDataFetcher as _DataLoaderIterDataFetcher
     from lightning.pytorch.plugins.precision import MixedPrecision as MixedPrecision
+    from lightning.pytorch.strategies import DDPStrategy as DDPStrategy
+    from lightning.pytorch.strategies import FSDPStrategy as FSDPStrategy
     from lightning.pytorch.strategies import SingleDeviceStrategy as SingleDeviceStrategy
     from lightning.pytorch.strategies import Strategy as Strategy
     from lightning.pytorch.strategies import StrategyRegistry as StrategyRegistry
@@ -62,7 +64,7 @@ _WHERE = {
     ".cli": ("ArgsType", "LightningArgumentParser", "LightningCLI"),
     ".loops.fetchers": ("_DataLoaderIterDataFetcher",),
     ".plugins.precision": ("MixedPrecision",),
-    ".strategies": ("SingleDeviceStrategy", "Strategy", "StrategyRegistry"),
+    ".strategies": ("DDPStrategy", "FSDPStrategy", "SingleDeviceStrategy", "Strategy", "StrategyRegistry"),
     ".trainer.states": ("RunningStage", "TrainerFn"),
     ".utilities": ("CombinedLoader", "rank_zero_info", "rank_zero_warn"),
     ".utilities.exceptions": ("SIGTERMException",),

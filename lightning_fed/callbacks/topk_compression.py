@@ -65,7 +65,7 @@ class TopKCompression(Callback):
         self.outcome = None
         # A batch size, as Lightning would look for one in the batch; each round counts alike.
         values = {"upload_bytes": float(nbytes), "residual_norm": norm}
-        pl_module.log_dict(values, on_step=False, on_epoch=True, batch_size=1)
+        pl_module.log_dict(values, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 
     def _check(self, plan: FederationPlan) -> None:
         compression = plan.compression

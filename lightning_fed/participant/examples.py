@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import DataLoader, IterableDataset, Sampler
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Sampler
 
 from lightning_fed.callbacks.differential_privacy import DifferentialPrivacy
 from lightning_fed.errors import ConfigError
@@ -211,8 +211,13 @@ class _CountingSampler(Sampler[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         self.given.iterator_begins()
+        left = _own_examples(self._sampler)
         for indices in self._sampler:
-            self.given.add(self._size(indices))
+            examples = self._size(indices)
+            if examples is not None and left is not None:
+                # What comes behind the last of them are repetitions, so that all processes have as many.
+                examples, left = min(examples, left), max(0, left - examples)
+            self.given.add(examples)
             yield indices
 
     def _size(self, indices: Any) -> int | None:
@@ -239,6 +244,14 @@ class _CountingSampler(Sampler[Any]):
             super().__setattr__(name, value)
         else:
             setattr(self._sampler, name, value)
+
+
+def _own_examples(sampler: Any) -> int | None:
+    """How many examples a process of several has of an epoch, without repetitions; None where there are none."""
+    for one in (sampler, getattr(sampler, "sampler", None)):
+        if isinstance(one, DistributedSampler) and not one.drop_last:
+            return len(range(one.rank, len(one.dataset), one.num_replicas))  # type: ignore[arg-type]
+    return None
 
 
 class _CountingCollate:

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_fed.errors import UpdateRefusedError
-from lightning_fed.lightning_api import rank_zero_warn
+from lightning_fed.lightning_api import Trainer, rank_zero_warn
+from lightning_fed.participant.processes import shared
 from lightning_fed.plan import FederationPlan
 from lightning_fed.update.layout import Layout, check_update, flatten, tensors_of, unflatten
 from lightning_fed.update.spectral import singular_vectors, spectral_layers
@@ -21,6 +22,17 @@ def load_global(module: nn.Module, layout: Layout, vector: Tensor) -> Tensor:
     unflatten(vector, tensors)
     spectral.follow()
     return flatten(tensors)
+
+
+def load_everywhere(trainer: Trainer, module: nn.Module, layout: Layout, vector: Tensor | None) -> Tensor:
+    """As ``load_global``, in every process of a site, of which the first has the vector and the others None.
+
+    Afterwards they have the same buffers, too, whether those are exchanged or not.
+    """
+    start = None if vector is None else load_global(module, layout, vector)
+    exchanged = tensors_of(module, layout.exchanged)
+    shared(trainer, {id(tensor): tensor for tensor in (*exchanged, *module.buffers())}.values())
+    return flatten(exchanged) if start is None else start
 
 
 def update_since(module: nn.Module, layout: Layout, start: Tensor) -> Tensor:

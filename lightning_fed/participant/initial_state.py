@@ -43,13 +43,13 @@ class InitialState:
         self._policy = policy
         self._written = False
 
-    def training_begins(self, trainer: Trainer, run: str, round: int) -> None:
+    def training_begins(self, run: str, round: int) -> None:
         """Write down that this site trains from now on.
 
         Raises:
             StoreError: it could not be written; the round must not begin.
         """
-        if self._written or not trainer.is_global_zero:
+        if self._written:
             return
         try:
             self._record.parent.mkdir(parents=True, exist_ok=True)
@@ -74,8 +74,7 @@ class InitialState:
                 f"site {self._site!r} refused to give the initial model, which leaves without masks: its policy says "
                 f"gives_initial = false, as it does by default where masking is required. {_CURE}"
             )
-        recorded = trainer.strategy.broadcast(self._record.exists())
-        if (reason := _trained(trainer, module)) or recorded:
+        if (reason := _trained(trainer, module)) or self._record.exists():
             reason = reason or f"it has trained before ({self._record})"
             raise PlanRefusedError(
                 f"site {self._site!r} refused to give the initial model, which leaves without masks: {reason}, and "

@@ -12,6 +12,7 @@ from lightning_fed.participant.link import Link
 from lightning_fed.participant.model_metrics import ModelMetrics
 from lightning_fed.participant.plan_callbacks import check_model
 from lightning_fed.participant.policy_checks import check_policy
+from lightning_fed.participant.processes import Processes
 from lightning_fed.participant.sent_once import load_frozen, name_what_stays
 from lightning_fed.participant.signed_sums_file import SignedSumsFile
 from lightning_fed.participant.site_ledger import SiteLedger
@@ -38,6 +39,7 @@ class Joining:
         layout: what is exchanged.
         policy: what the site accepts.
         roster: the federation's roster.
+        processes: the site's.
 
     Raises:
         PlanRefusedError: a tensor would leave that must not.
@@ -53,6 +55,7 @@ class Joining:
         layout: Layout,
         policy: SitePolicy,
         roster: Roster,
+        processes: Processes,
     ) -> None:
         check_policy(policy, module, layout, site)
         check_model(plan, layout)
@@ -62,6 +65,7 @@ class Joining:
         self._layout = layout
         self._policy = policy
         self._roster = roster
+        self._processes = processes
         self._exchange = Exchange(plan, layout.size, max(1, len(roster.sites)), layout.statistics)
 
     def open_ledger(self, path: Path, owner: Owner) -> SiteLedger | None:
@@ -139,10 +143,15 @@ class Joining:
             trainer, "the global model", lambda s: "initial" if s.initial_wanted else s.model and s.joined and "model"
         )
         if wanted == "initial":
-            state = initial.take(trainer, module, self._layout)
-            link.tell(lambda session: session.offer_initial(state))
-        if ledger and link.connection:
-            ledger.require_newest(link.connection.read(lambda session: session.ledger_head))
+            state = self._processes.first_only(trainer, lambda: initial.take(trainer, module, self._layout))
+            if state is not None:
+                link.tell(lambda session: session.offer_initial(state))
+
+        def check_ledger() -> None:
+            if ledger and link.connection:
+                ledger.require_newest(link.connection.read(lambda session: session.ledger_head))
+
+        self._processes.first(trainer, check_ledger)
         frozen = link.ask(trainer, "the frozen parameters", lambda s: None if s.frozen is None else (s.frozen,))
         load_frozen(module, self._layout, frozen[0], resumed=resumed)
         name_what_stays(module, self._layout)

@@ -1,5 +1,6 @@
 """How far a site's local training of a round has come, as Lightning's own loops tell it."""
 
+import math
 from typing import Any
 
 from torch import Tensor
@@ -8,6 +9,7 @@ from lightning_fed.aggregation.contracts import SiteReport
 from lightning_fed.errors import ConfigError
 from lightning_fed.lightning_api import Trainer, rank_zero_warn
 from lightning_fed.participant.examples import ExampleCount
+from lightning_fed.participant.processes import Processes, mean
 from lightning_fed.plan import LocalTraining
 
 
@@ -48,8 +50,12 @@ class LocalProgress:
         self._epoch_begun, self._epoch_counted = True, False
         self._epoch_batches = self._epoch_steps = 0
 
-    def add(self, trainer: Trainer, outputs: Any, batch: Any) -> None:
-        """Count a batch that was trained on."""
+    def add(self, trainer: Trainer, outputs: Any, batch: Any, processes: Processes) -> None:
+        """Count a batch that was trained on.
+
+        Raises:
+            ConfigError: it was the last one in some of the site's processes only.
+        """
         if not self.batches:
             self._loss = _loss_of(outputs)
         self._examples += self._count.of(trainer, batch)
@@ -59,9 +65,21 @@ class LocalProgress:
         self._last_step = trainer.global_step
         self.steps += stepped
         self._epoch_steps += stepped
-        if trainer.is_last_batch or trainer.fit_loop.batch_idx + 1 == trainer.num_training_batches:
+        if self._is_last(trainer, processes):
             self._epoch_counted = True
             self.epochs += 1
+
+    def _is_last(self, trainer: Trainer, processes: Processes) -> bool:
+        if math.isinf(trainer.num_training_batches):
+            ends = processes.gathered(trainer, trainer.is_last_batch)
+            if any(ends) and not all(ends):
+                raise ConfigError(
+                    f"the training data of site {self._site!r} ended after {self._epoch_batches} batches in processes "
+                    f"{[rank for rank, end in enumerate(ends) if end]} and go on in others, of {len(ends)}. All must "
+                    "take part in every step: have each process's data set give the same number of batches."
+                )
+            return trainer.is_last_batch
+        return trainer.is_last_batch or trainer.fit_loop.batch_idx + 1 == trainer.num_training_batches
 
     def end_epoch(self, trainer: Trainer) -> bool:
         """Lightning has ended an epoch; True if none of its batches was said to be the last, so it is counted now.
@@ -117,9 +135,12 @@ class LocalProgress:
             return f"{self.epochs} of its {self._local.epochs} epochs and {self.batches} batches"
         return f"{self.steps} of its {self._local.steps} steps"
 
-    def report(self) -> SiteReport:
-        """What the weighting may need to know."""
-        return SiteReport(self._examples, max(1, self.steps), self._loss)
+    def report(self, trainer: Trainer, processes: Processes) -> SiteReport:
+        """What the weighting may need to know, of all the site's processes."""
+        all_of_it = processes.gathered(trainer, (self._examples, self._loss))
+        losses = [loss for _, loss in all_of_it if loss is not None]
+        loss = mean(losses) if len(losses) == len(all_of_it) else None
+        return SiteReport(sum(examples for examples, _ in all_of_it), max(1, self.steps), loss)
 
 
 def _cut_short(trainer: Trainer) -> bool:

@@ -20,6 +20,7 @@ from lightning_fed.participant.link import Link, heed_sigterm
 from lightning_fed.participant.local_progress import LocalProgress
 from lightning_fed.participant.model_metrics import ModelMetrics
 from lightning_fed.participant.plan_callbacks import attach
+from lightning_fed.participant.processes import Processes
 from lightning_fed.participant.pruning import refuse_pruning
 from lightning_fed.participant.site_model import SiteModel
 from lightning_fed.participant.site_state import SiteState
@@ -31,6 +32,7 @@ from lightning_fed.policy import SitePolicy
 from lightning_fed.privacy.ledger import Owner
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.site.session import SiteSession
+from lightning_fed.protocol.site.signed_sums import SignedSums
 from lightning_fed.transport.identity import Identity, Roster
 from lightning_fed.transport.site import SiteConnection
 from lightning_fed.update.layout import Layout, layout_of
@@ -80,9 +82,10 @@ class Membership(Callback):
         self.plan: FederationPlan | None = None
         self.run: str | None = None
         self.tuned: list[str] = []
-        self._link = Link()
-        self._state = SiteState(pending_update, identity.name)
-        self._model = SiteModel(identity.name, self._link, self._state)
+        self._processes = Processes(identity.name)
+        self._link = Link(self._processes)
+        self._state = SiteState(pending_update, identity.name, self._processes)
+        self._model = SiteModel(identity.name, self._link, self._state, self._processes)
         self._initial = InitialState(ledger.with_name(f"{ledger.name}.trained"), identity.name, policy)
         self._attached: list[Callback] = []
         self._trained_later: list[nn.Parameter] = []
@@ -120,6 +123,7 @@ class Membership(Callback):
         self._policy.check_members(self._roster.fingerprints, self._identity.name)
         refuse_averaged_validation(trainer)
         refuse_pruning(trainer)
+        self._processes.begin(trainer)
         if trainer.is_global_zero:
             session = SiteSession(
                 self._identity.name,
@@ -156,26 +160,32 @@ class Membership(Callback):
             session,
             self._patience_s,
             rank_zero_info,
-            lambda: heed_sigterm(trainer),
+            lambda: self._pulse(trainer),
         )
+
+    def _pulse(self, trainer: Trainer) -> None:
+        heed_sigterm(trainer)
+        self._processes.check()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Join: agree on the model, and start from the global weights."""
         assert self.plan is not None and self._course is not None
         self._course.optimisers_made()
         name, run = self._identity.name, self.run or ""
-        joining = Joining(name, self.plan, run, pl_module, self.layout, self._policy, self._roster)
-        if trainer.is_global_zero:
-            owner = Owner(name, self._identity.signing_key, self._data_set)
-            self._model.ledger = joining.open_ledger(self._ledger_path, owner)
-        signed = joining.signed_sums(self._signed_path) if trainer.is_global_zero else None
-        self._metrics = ModelMetrics(self.plan, pl_module)
+        joining = Joining(name, self.plan, run, pl_module, self.layout, self._policy, self._roster, self._processes)
+        signed = self._processes.first_only(trainer, lambda: self._open_files(joining))
+        self._metrics = ModelMetrics(self.plan, pl_module, self._processes)
         joining.join(trainer, self._link, self._state, self._metrics, self._model.ledger, signed)
         resumed = trainer.ckpt_path is not None and self._state.resumed
         joining.take_part(trainer, pl_module, self._link, self._model.ledger, self._initial, resumed=resumed)
         self._model.watch_sent_once(pl_module)
         self._load_newest(trainer, pl_module, at_least=0)
         rank_zero_info(joining.summary(trainer, self._model.version))
+
+    def _open_files(self, joining: Joining) -> SignedSums | None:
+        owner = Owner(self._identity.name, self._identity.signing_key, self._data_set)
+        self._model.ledger = joining.open_ledger(self._ledger_path, owner)
+        return joining.signed_sums(self._signed_path)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so if there was nothing to train.
@@ -196,6 +206,7 @@ class Membership(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say goodbye, without a word about why."""
         self._leave("refused" if isinstance(exception, PlanRefusedError) else "failed")
+        self._processes.failed(trainer, exception)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Say goodbye if nothing else did: Lightning skips ``on_train_end`` when there is nothing to train."""

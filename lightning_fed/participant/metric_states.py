@@ -9,7 +9,8 @@ from torchmetrics import Metric
 from torchmetrics.classification import BinaryPrecisionRecallCurve
 from torchmetrics.utilities import dim_zero_cat, dim_zero_sum
 
-from lightning_fed.lightning_api import LightningModule, Trainer, rank_zero_warn
+from lightning_fed.lightning_api import LightningModule, Trainer
+from lightning_fed.participant.processes import Processes, mean
 from lightning_fed.update.metric_sum import LARGEST_STATE
 
 States = dict[str, list[float]]
@@ -38,8 +39,9 @@ def state_size(metric: Metric) -> int:
 
 
 def state_values(metric: Metric) -> list[float]:
-    """The numbers of the metric's state, in a fixed order."""
-    return [float(value) for state in _states(metric).values() for value in state.flatten().tolist()]
+    """The numbers of the metric's state, in a fixed order, over all of the site's processes, which all call this."""
+    with metric.sync_context():
+        return [float(value) for state in _states(metric).values() for value in state.flatten().tolist()]
 
 
 def value_of_sums(metric: Metric, sums: Sequence[float]) -> float:
@@ -82,21 +84,25 @@ def has_one_class(metric: Metric) -> bool:
 
 
 def one_class_metrics(module: LightningModule, names: Iterable[str]) -> set[str]:
-    """Which of the module's metrics, logged under their attribute's name, have seen one class only."""
+    """Which of the module's metrics, logged under their attribute's name, have seen one class only.
+
+    In all of the site's processes together; called by every process.
+    """
     metrics = {name: getattr(module, name, None) for name in names}
-    return {name for name, metric in metrics.items() if isinstance(metric, Metric) and has_one_class(metric)}
+    one_class = set()
+    for name, metric in metrics.items():
+        if isinstance(metric, BinaryPrecisionRecallCurve):
+            with metric.sync_context():
+                one_class |= {name} if has_one_class(metric) else set()
+    return one_class
 
 
-def logged_metrics(trainer: Trainer, names: Sequence[str]) -> dict[str, float]:
-    """The newest logged values of these metrics; warns of those that the model does not log."""
-    found = {name: float(trainer.callback_metrics[name]) for name in names if name in trainer.callback_metrics}
-    missing = sorted(set(names) - found.keys())
-    if missing:
-        rank_zero_warn(
-            f"the plan asks for the metrics {missing}, which this model does not log; logged are "
-            f"{sorted(trainer.callback_metrics)}."
-        )
-    return found
+def logged_metrics(trainer: Trainer, names: Sequence[str], processes: Processes) -> dict[str, float]:
+    """The newest logged values of these metrics, the mean of those of the site's processes; called by every process."""
+    own = {name: float(trainer.callback_metrics[name]) for name in names if name in trainer.callback_metrics}
+    every = processes.gathered(trainer, own)
+    found = {name: [one[name] for one in every if name in one] for name in names}
+    return {name: mean(values) for name, values in found.items() if values}
 
 
 def summed_states(summable: Mapping[str, Metric], metrics: Mapping[str, float]) -> tuple[States, Compute]:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 
-from lightning_fed.lightning_api import LightningModule, Trainer
+from lightning_fed.lightning_api import LightningModule, Trainer, rank_zero_warn
 from lightning_fed.participant.metric_states import (
     Compute,
     States,
@@ -13,6 +13,7 @@ from lightning_fed.participant.metric_states import (
     summable_metrics,
     summed_states,
 )
+from lightning_fed.participant.processes import Processes
 from lightning_fed.plan import FederationPlan
 
 Report = tuple[Mapping[str, float], States, Compute]
@@ -25,13 +26,15 @@ class ModelMetrics:
     Args:
         plan: the plan.
         module: what is trained.
+        processes: the site's; all of them report, and the first one's report is that of all.
 
     Attributes:
         sizes: of the metrics whose states are summed, how many numbers each has.
     """
 
-    def __init__(self, plan: FederationPlan, module: LightningModule) -> None:
+    def __init__(self, plan: FederationPlan, module: LightningModule, processes: Processes) -> None:
         self._plan = plan
+        self._processes = processes
         self._module = module
         self._one_class: set[str] = set()
         self._summable = summable_metrics(module, plan.metrics)
@@ -47,21 +50,34 @@ class ModelMetrics:
             settled: whether the weights are that model, and not a site's own in the middle of a round.
         """
         self._validated = version
+        if not self._plan.metrics:
+            return None
         # Asked here, before Lightning resets the metrics.
         self._one_class = one_class_metrics(self._module, self._plan.metrics)
-        complete = set(self._plan.metrics) <= trainer.callback_metrics.keys()
-        return self._report(trainer, version, settled=settled) if complete else None
+        metrics = logged_metrics(trainer, self._plan.metrics, self._processes)
+        complete = set(self._plan.metrics) <= metrics.keys()
+        return self._report(metrics, version, settled=settled) if complete else None
 
     def after_epoch(self, trainer: Trainer, version: int, *, settled: bool) -> Report | None:
         """The report of those metrics that there are, unless validation is still to come."""
         over = self._validated == version or not trainer.enable_validation
-        return self._report(trainer, version, settled=settled) if over else None
+        if not over or not self._due(version, settled=settled):
+            return None
+        metrics = logged_metrics(trainer, self._plan.metrics, self._processes)
+        if missing := sorted(set(self._plan.metrics) - metrics.keys()):
+            rank_zero_warn(
+                f"the plan asks for the metrics {missing}, which this model does not log; logged are "
+                f"{sorted(trainer.callback_metrics)}."
+            )
+        return self._report(metrics, version, settled=settled)
 
-    def _report(self, trainer: Trainer, version: int, *, settled: bool) -> Report | None:
-        if not self._plan.metrics or version <= self._reported or not settled:
+    def _due(self, version: int, *, settled: bool) -> bool:
+        return bool(self._plan.metrics) and version > self._reported and settled
+
+    def _report(self, metrics: dict[str, float], version: int, *, settled: bool) -> Report | None:
+        if not self._due(version, settled=settled):
             return None
         self._reported = version
-        metrics = logged_metrics(trainer, self._plan.metrics)
         metrics |= dict.fromkeys(self._one_class & metrics.keys(), math.nan)
         if not metrics and self._plan.masking.mode != "required":
             return None

@@ -79,7 +79,7 @@ class RoundLoop(Membership):
             self._model.put_back(pl_module)
             self._course.batch_ends(round_over=True)
             return
-        self._local.add(trainer, outputs, batch)
+        self._local.add(trainer, outputs, batch, self._processes)
         round_over = self._local.complete
         if round_over:
             self._exchange(trainer, pl_module)
@@ -114,7 +114,7 @@ class RoundLoop(Membership):
             self._finish()
             self._course.stop()
             return
-        self._initial.training_begins(trainer, self.run or "", round)
+        self._processes.first(trainer, lambda: self._initial.training_begins(self.run or "", round))
         self._round = round
         self._state.begin_round()
         self._local.begin_round(trainer.global_step)
@@ -129,7 +129,7 @@ class RoundLoop(Membership):
         for callback in round_callbacks(trainer):
             callback.on_round_end(trainer, pl_module, round)
         try:
-            sent = self._model.send(trainer, pl_module, self.plan, round, self._local.report())
+            sent = self._model.send(trainer, pl_module, self.plan, round, self._local.report(trainer, self._processes))
         except BudgetExhaustedError as error:
             self._stop_spent(pl_module, error)
             return
@@ -143,7 +143,9 @@ class RoundLoop(Membership):
                 optimizer.state = defaultdict(dict)
         # The number of examples only because a module that iterates the loader itself has to say one.
         version = float(self._model.version)
-        pl_module.log("federated_round", version, on_step=False, on_epoch=True, reduce_fx="max", batch_size=1)
+        pl_module.log(
+            "federated_round", version, on_step=False, on_epoch=True, reduce_fx="max", batch_size=1, sync_dist=True
+        )
         over = self._link.ask(trainer, "the coordinator", lambda s: (s.finished == self._model.version,))
         if over[0]:
             self._finish()

@@ -5,17 +5,21 @@ from torch import Tensor
 
 from lightning_fed.aggregation.contracts import SiteReport
 from lightning_fed.callbacks.control_variates import control_corrections
-from lightning_fed.errors import FederationError, UpdateRefusedError
+from lightning_fed.errors import ConfigError, FederationError, UpdateRefusedError
 from lightning_fed.lightning_api import LightningModule, Trainer, rank_zero_warn
-from lightning_fed.participant.global_weights import load_global, update_since, zeroed_if_unsound
+from lightning_fed.participant.global_weights import load_everywhere, load_global, update_since, zeroed_if_unsound
 from lightning_fed.participant.link import Link
 from lightning_fed.participant.plan_callbacks import mechanism_of
+from lightning_fed.participant.processes import Processes, shared
 from lightning_fed.participant.sent_once import SentOnce
 from lightning_fed.participant.site_ledger import SiteLedger
 from lightning_fed.participant.site_state import SiteState
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol.site.session import SiteSession
 from lightning_fed.update.layout import Layout
+
+_UNLIKE = 1e-3
+"""Relative difference of the lengths of two processes' updates that no rounding explains."""
 
 
 class SiteModel:
@@ -25,6 +29,7 @@ class SiteModel:
         site: the site's name.
         link: the line to the coordinator.
         state: what the exchange carries over.
+        processes: the site's.
 
     Attributes:
         layout: what is exchanged; set before anything is.
@@ -35,8 +40,9 @@ class SiteModel:
 
     layout: Layout
 
-    def __init__(self, site: str, link: Link, state: SiteState) -> None:
+    def __init__(self, site: str, link: Link, state: SiteState, processes: Processes) -> None:
         self._site = site
+        self._processes = processes
         self._link = link
         self._state = state
         self.version = 0
@@ -57,20 +63,21 @@ class SiteModel:
             at_least: the version to wait for.
             trained: the last round that was trained here, 0 before the first.
         """
+        held: list[Tensor] = []  # the other processes get the values from device to device
 
-        def newest(session: SiteSession) -> tuple[int, Tensor, str | None, Tensor | None, int, Tensor | None] | None:
+        def newest(session: SiteSession) -> tuple[int, str | None, Tensor | None, int, Tensor | None] | None:
             if session.model is None or session.model[0] < at_least:
                 return None
             control = torch.frombuffer(session.control, dtype=torch.float32) if session.control else None
-            vector = torch.frombuffer(session.model[1], dtype=torch.float32)
+            held[:] = [torch.frombuffer(session.model[1], dtype=torch.float32)]
             sent = None if session.sent_control is None else torch.from_numpy(session.sent_control)
-            return session.model[0], vector, session.rejected, control, session.counted, sent
+            return session.model[0], session.rejected, control, session.counted, sent
 
         found = self._link.ask(trainer, f"global model {at_least}", newest)
-        self.version, vector, rejected, control, counted, sent = found
+        self.version, rejected, control, counted, sent = found
         if rejected:
             rank_zero_warn(f"the coordinator did not take the last update of site {self._site!r}: {rejected}")
-        self.start = load_global(module, self.layout, vector)
+        self.start = load_everywhere(trainer, module, self.layout, held[0] if held else None)
         for correction in control_corrections(trainer):
             correction.server_control = control
         self._state.settle(trainer, self.version, counted, sent, trained)
@@ -90,15 +97,21 @@ class SiteModel:
             FederationError: the ledger or a file cannot be written.
         """
         assert self.start is not None
+        shared(trainer, module.buffers())
         if self._sent_once:
             self._sent_once.round_ends(module)
         update = update_since(module, self.layout, self.start)
+        self._refuse_unlike(trainer, update)
+
+        def pay() -> None:
+            if self.ledger:
+                self.ledger.pay_for_training(round, mechanism_of(trainer))
+
         try:
             zeroed = zeroed_if_unsound(update, self.layout, plan, round)
             for correction in control_corrections(trainer):
                 update = correction.upload(update)
-            if self.ledger:
-                self.ledger.pay_for_training(round, mechanism_of(trainer))
+            self._processes.first(trainer, pay)
         except UpdateRefusedError as error:
             reason = str(error)
             rank_zero_warn(f"round {round}: {reason} The round goes on without this site's update.")
@@ -114,6 +127,19 @@ class SiteModel:
         if spent is not None:
             raise spent
         return not zeroed
+
+    def _refuse_unlike(self, trainer: Trainer, update: Tensor) -> None:
+        """Refuse to send what one process has trained where others have trained something else."""
+        if not self._processes.several:
+            return
+        lengths = self._processes.gathered(trainer, float(torch.linalg.vector_norm(update, dtype=torch.float64)))
+        if max(lengths) - min(lengths) > _UNLIKE * max(lengths):
+            raise ConfigError(
+                f"the {len(lengths)} processes of site {self._site!r} have trained different weights: their updates "
+                f"have the lengths {[float(f'{length:.4g}') for length in lengths]}. Something trains beside DDP, "
+                "which averages their gradients: layers that were thawed later, or a backward pass of training_step's "
+                "own that is not manual_backward. Mend it, or set devices=1."
+            )
 
     def close_ledger(self) -> None:
         """Nothing is paid for any more."""

@@ -10,6 +10,7 @@ from lightning_fed.callbacks.control_variates import control_corrections
 from lightning_fed.lightning_api import Trainer
 from lightning_fed.participant.connection import Connection
 from lightning_fed.participant.pending_update import PendingUpdate, PendingUpdateFile
+from lightning_fed.participant.processes import Processes
 from lightning_fed.protocol.exchange import Exchange
 from lightning_fed.protocol.site.outbox import Keep
 
@@ -20,11 +21,13 @@ class SiteState:
     Args:
         path: file of what a killed site goes on with; None where nothing outlives the process.
         site: the site's name.
+        processes: the site's.
     """
 
-    def __init__(self, path: Path | None, site: str) -> None:
+    def __init__(self, path: Path | None, site: str, processes: Processes) -> None:
         self._path = path
         self._site = site
+        self._processes = processes
         self._file: PendingUpdateFile | None = None
         self._pending: PendingUpdate | None = None
         self._restored: Mapping[str, Any] = {}
@@ -45,12 +48,15 @@ class SiteState:
         Raises:
             ModelMismatchError, StoreError: as ``PendingUpdateFile.newer_than``.
         """
-        self._file, found = None, None
-        if self._path and trainer.is_global_zero and exchange.settles:
+        self._file = None
+
+        def look() -> PendingUpdate | None:
+            if self._path is None or not exchange.settles:
+                return None
             self._file = PendingUpdateFile(self._path, run, self._site)
-            found = self._file.newer_than(self._restored, exchange.size)
-        pending: PendingUpdate | None = trainer.strategy.broadcast(found)
-        self._pending = pending
+            return self._file.newer_than(self._restored, exchange.size)
+
+        self._pending = pending = self._processes.first(trainer, look)
         if pending is None:
             state: Mapping[str, Any] = self._restored.get("exchange", {})
             return state

@@ -1,21 +1,19 @@
 """The one changed line: a strategy that makes any LightningModule a federated participant.
 
 Shape: ``Federated`` holds everything that has to do with federation and nothing that has to do with devices; it is
-mixed into the Lightning strategy that moves tensors at this site. So a site with several devices gets its form by
-mixing the same class into ``DDPStrategy`` or ``FSDPStrategy``; the round loop uses only what every strategy has
-(``is_global_zero``, ``broadcast``), talks to the coordinator from the first process alone, and needs no second code
-path. A wrapper around another strategy was the alternative: it would have to forward some fifty methods, and Lightning
-asks for types (``isinstance(strategy, DDPStrategy)``) in a dozen places.
+mixed into the Lightning strategy that moves tensors at this site: for one device, for several (DDP), or for several
+that share one model's weights (FSDP). The round loop uses only what every strategy has, and talks to the coordinator
+from the first process alone, so it needs no second code path. A wrapper around another strategy was the alternative: it
+would have to forward some fifty methods, and Lightning asks for types (``isinstance(strategy, DDPStrategy)``) in a
+dozen places.
 """
 
 import os
 import sys
 import weakref
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from torch import nn
 
 from lightning_fed.callbacks.one_package import refuse_mixed
@@ -23,10 +21,10 @@ from lightning_fed.errors import FederationError
 from lightning_fed.lightning_api import (
     PACKAGES,
     BatchSizeFinder,
+    DDPStrategy,
     EarlyStopping,
     LearningRateFinder,
     LightningModule,
-    SingleDeviceStrategy,
     Strategy,
     Trainer,
     TrainerFn,
@@ -36,6 +34,7 @@ from lightning_fed.lightning_api import (
 )
 from lightning_fed.participant.metric_followers import undecided
 from lightning_fed.policy import SitePolicy
+from lightning_fed.strategies.devices import OneDevice, Sharded, check_arguments
 from lightning_fed.transport.identity import Roster, load_identity
 
 if TYPE_CHECKING:
@@ -159,8 +158,8 @@ class Federated(Strategy):
             self._loop.give_back(self.lightning_module.trainer)
 
 
-class FederatedStrategy(Federated, SingleDeviceStrategy):
-    """Trains on one device and takes part in a federation.
+class FederatedStrategy(Federated, OneDevice):
+    """Takes part in a federation, with as many devices as the Trainer has.
 
     Give it to a Trainer and call ``fit`` as ever: the site joins, receives the plan and the global model, trains local
     epochs, exchanges updates, and sees the global model in validation, checkpoints, early stopping and loggers at the
@@ -169,6 +168,10 @@ class FederatedStrategy(Federated, SingleDeviceStrategy):
 
     Sites are weighed by the examples that they train on, which come from the samplers of their loaders. A module whose
     loaders do not say it has a method ``examples_in_batch(batch) -> int``; see ``lightning_fed.participant.examples``.
+
+    With several devices (``Trainer(devices=4, num_nodes=2)``) Lightning runs the script once a device. Together they
+    are one site: the first process speaks for all, and after each round all have the same weights. The strategy then
+    becomes a ``DDPStrategy`` or an ``FSDPStrategy``.
 
     Args:
         coordinator: address like ``tcp://coordinator.example:5790``; else ``LIGHTNING_FED_COORDINATOR``.
@@ -187,8 +190,12 @@ class FederatedStrategy(Federated, SingleDeviceStrategy):
             it has begun to train.
         data_set: the site's own name for the data that it trains on, written into the ledger; a ledger of other data is
             refused then.
+        local: how several devices train: ``ddp``, each with the whole model, or ``fsdp``, each with a part of it.
+        arguments: further ones for Lightning's ``DDPStrategy`` or ``FSDPStrategy`` and for torch's wrapper, such as
+            ``find_unused_parameters``; without effect on one device. In YAML they stand under ``dict_kwargs``.
 
     Raises:
+        ConfigError: an argument is not known.
         FederationError: an argument is missing, a key file is not this site's, or the policy cannot be read.
 
     Source: McMahan et al. 2017, Communication-Efficient Learning of Deep Networks from Decentralized Data.
@@ -206,23 +213,28 @@ class FederatedStrategy(Federated, SingleDeviceStrategy):
         patience_s: float = 600.0,
         ledger: str | Path | None = None,
         data_set: str | None = None,
+        *,
+        local: Literal["ddp", "fsdp"] = "ddp",
+        **arguments: Any,
     ) -> None:
-        super().__init__(coordinator, site, identity, roster, policy, patience_s, ledger, data_set)
-        self._parallel_devices: list[torch.device] = []
+        check_arguments(local, arguments)
+        if local == "fsdp":
+            self.__class__ = FederatedFSDP  # type: ignore[assignment]
+        settings = (coordinator, site, identity, roster, policy, patience_s, ledger, data_set)
+        # A YAML's parser would take the arguments of Lightning's strategies for ours if it saw where these go.
+        Federated.__init__(self, *settings, **dict(arguments))
 
-    @property
-    def parallel_devices(self) -> list[torch.device]:
-        """The site's device, as Lightning's connector hands it over."""
-        return self._parallel_devices
+    def _configure_launcher(self) -> None:
+        if self.has_several:
+            self.become(FederatedDDP)
 
-    @parallel_devices.setter
-    def parallel_devices(self, devices: Sequence[torch.device]) -> None:
-        self._root_device, self._parallel_devices = devices[0], [devices[0]]
-        if len(devices) > 1:
-            rank_zero_warn(
-                f"FederatedStrategy trains on one device: {devices[0]} of the {len(devices)} that Trainer(devices=...) "
-                "names. Set devices=1 to be rid of this warning."
-            )
+
+class FederatedDDP(Federated, DDPStrategy):
+    """A site's part on several devices, each with the whole model."""
+
+
+class FederatedFSDP(Federated, Sharded):
+    """A site's part on several devices, each with a part of the model."""
 
 
 def _alone(trainer: Trainer) -> str:

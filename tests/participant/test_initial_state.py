@@ -73,8 +73,8 @@ def test_a_site_that_has_begun_to_train_gives_nothing_ever_after(tmp_path, train
     module = Network()
     first = initial(tmp_path)
     first.take(trainer, module, layout_of(module))
-    first.training_begins(trainer, "run", 1)
-    first.training_begins(trainer, "run", 2)
+    first.training_begins("run", 1)
+    first.training_begins("run", 2)
     record = tmp_path / "ledgers" / "north.jsonl.trained"
     assert json.loads(record.read_bytes()) == {"site": "north", "run": "run", "round": 1}
     assert stat.S_IMODE(record.stat().st_mode) == 0o600
@@ -82,11 +82,11 @@ def test_a_site_that_has_begun_to_train_gives_nothing_ever_after(tmp_path, train
         with pytest.raises(PlanRefusedError, match=r"it has trained before \(.*north\.jsonl\.trained\)"):
             again.take(trainer, Network(), layout_of(module))
     other_run = initial(tmp_path)
-    other_run.training_begins(trainer, "another", 7)
+    other_run.training_begins("another", 7)
     assert json.loads(record.read_bytes())["run"] == "run"
 
 
 def test_a_round_does_not_begin_where_that_cannot_be_written_down(tmp_path, trainer):
     (tmp_path / "ledgers").write_text("a file in the folder's place")
     with pytest.raises(StoreError, match=r"The site notes there that it has begun to train"):
-        initial(tmp_path).training_begins(trainer, "run", 1)
+        initial(tmp_path).training_begins("run", 1)

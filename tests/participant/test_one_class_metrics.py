@@ -10,6 +10,7 @@ from torchmetrics.classification import BinaryAccuracy, BinaryAUROC, BinaryAvera
 
 from lightning_fed.participant.metric_states import has_one_class, state_values, value_of_sums
 from lightning_fed.participant.model_metrics import ModelMetrics
+from lightning_fed.participant.processes import Processes
 from lightning_fed.plan import FederationPlan
 
 SCORES = torch.tensor([0.1, 0.4, 0.6, 0.9])
@@ -67,7 +68,8 @@ class Measured(L.LightningModule):
 
 class Reporting(L.Callback):
     def __init__(self, module, names):
-        self.metrics, self.reports = ModelMetrics(FederationPlan(rounds=1, metrics=names), module), []
+        self.metrics = ModelMetrics(FederationPlan(rounds=1, metrics=names), module, Processes("site"))
+        self.reports = []
 
     def on_validation_end(self, trainer, pl_module):
         if not trainer.sanity_checking:

@@ -1,0 +1,178 @@
+"""The processes of one site, one for each of its devices: the first speaks for all of them.
+
+What the first process hears of the coordinator, or fails with, every process is told. It may wait for days, while a
+collective of torch ends with an error after half an hour and lets no signal through. So the others do not wait in one:
+they look at a counter in the processes' store (which torch keeps to let them find each other), and count up another one
+by which the first sees that they are alive.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.distributed import distributed_c10d
+
+from lightning_fed.errors import ConnectionLostError, FederationError
+from lightning_fed.lightning_api import SIGTERMException, Trainer
+
+_LOOK_S = 0.25
+"""Longest time between two looks at the counter."""
+
+SILENCE_S = 60.0
+"""A process that was waiting and has not looked for so long is dead, or as good as that."""
+
+_GOODBYE_S = 20.0
+_FAREWELL_S = 3.0
+
+_T = TypeVar("_T")
+
+
+class Processes:
+    """Keeps a site's processes together; with one process, everything is done at once and nothing is said.
+
+    Args:
+        site: the site's name, for messages.
+    """
+
+    def __init__(self, site: str) -> None:
+        self._site = site
+        self._key = ""
+        self._count = 1
+        self._turn = 0
+        self._heard: dict[int, tuple[int, float | None]] = {}
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one."""
+        return self._count > 1
+
+    def begin(self, trainer: Trainer) -> None:
+        """Agree on a name for this fit's counters; called by every process."""
+        self._key = trainer.strategy.broadcast(uuid.uuid4().hex)
+        self._count, self._turn = trainer.world_size, 0
+
+    def first(self, trainer: Trainer, what: Callable[[], _T]) -> _T:
+        """Do something in the first process, however long it takes: every process gets what comes of it.
+
+        Called by every process.
+
+        Raises:
+            FederationError: in every process, if the first failed with one.
+            ConnectionLostError: the first process has ended.
+            Exception: whatever else it failed with; the others then get a ``FederationError`` that says so.
+        """
+        if not self.several:
+            return what()
+        self._turn += 1
+        found: _T | None = None
+        error: BaseException | None = None
+        if trainer.is_global_zero:
+            self._heard = {}
+            try:
+                found = what()
+            except BaseException as failed:  # noqa: BLE001 - the others wait for it, whatever it is
+                error = failed
+            _store().add(self._key, 1)
+        else:
+            self._await_turn(trainer.global_rank)
+        found, told = trainer.strategy.broadcast((found, error and self._for_others(error)))
+        if error is not None:
+            raise error
+        if told is not None:
+            raise told
+        return found  # type: ignore[return-value]
+
+    def first_only(self, trainer: Trainer, what: Callable[[], _T]) -> _T | None:
+        """As ``first``, but what comes of it stays in the first process; None in all others."""
+        held: list[_T] = []
+        self.first(trainer, lambda: held.append(what()))
+        return held[0] if held else None
+
+    def check(self) -> None:
+        """Called by the first process about once a second while the others wait for it.
+
+        Raises:
+            ConnectionLostError: one of them has stopped looking.
+        """
+        now = time.monotonic()
+        for rank in range(1, self._count):
+            looks = _store().add(f"{self._key}/{rank}", 0)
+            before, since = self._heard.get(rank, (looks, None))
+            if looks != before:
+                since = now
+            self._heard[rank] = looks, since
+            if since is not None and now - since > SILENCE_S:
+                raise ConnectionLostError(
+                    f"process {rank} of the {self._count} of site {self._site!r} has not been heard of for "
+                    f"{SILENCE_S:.0f} s: it was killed, or its machine is gone. See what it printed last, and start "
+                    "the site again."
+                )
+
+    def gathered(self, trainer: Trainer, value: _T) -> list[_T]:
+        """Every process's value, in the order of their ranks; called by every process at the same moment."""
+        if not self.several:
+            return [value]
+        values: list[Any] = [None] * self._count
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+    def failed(self, trainer: Trainer, error: BaseException) -> None:
+        """The first process has said goodbye after an error; where all have it, the others wait for that.
+
+        Lightning's launcher kills all processes when it sees that one has failed, the first in mid-goodbye.
+        """
+        if not self.several:
+            return
+        if trainer.is_global_zero:
+            _store().add(f"{self._key}/left", 1)
+        elif isinstance(error, FederationError | SIGTERMException):
+            until = time.monotonic() + _GOODBYE_S
+            try:
+                while time.monotonic() < until:
+                    if _store().add(f"{self._key}/left", 0):
+                        until = min(until, time.monotonic() + _FAREWELL_S)
+                    time.sleep(_LOOK_S)
+            except RuntimeError:  # the store has ended with the first process: there is nobody to wait for
+                return
+
+    def _await_turn(self, rank: int) -> None:
+        pause = 0.001
+        try:
+            while _store().add(self._key, 0) < self._turn:
+                _store().add(f"{self._key}/{rank}", 1)
+                time.sleep(pause)
+                pause = min(2 * pause, _LOOK_S)
+        except RuntimeError as error:
+            raise ConnectionLostError(
+                f"the first process of site {self._site!r} has ended without a word: it was killed, or its machine is "
+                f"gone. See what it printed last, and start the site again. ({error})"
+            ) from error
+
+    def _for_others(self, error: BaseException) -> BaseException:
+        if isinstance(error, FederationError | SIGTERMException):
+            return error
+        return FederationError(f"the first process of site {self._site!r} failed: {type(error).__name__}: {error}")
+
+
+def shared(trainer: Trainer, tensors: Iterable[Tensor]) -> None:
+    """Give every process the first one's values, in place; called by every process with the same tensors."""
+    if trainer.world_size == 1:
+        return
+    for tensor in tensors:
+        sent = tensor.detach().contiguous()
+        torch.distributed.broadcast(sent, 0)
+        if sent.data_ptr() != tensor.data_ptr():
+            with torch.no_grad():
+                tensor.copy_(sent)
+
+
+def mean(values: Sequence[float]) -> float:
+    """The mean of what processes have; their value, to the last bit, where it is the same."""
+    return values[0] if len(set(values)) == 1 else sum(values) / len(values)
+
+
+def _store() -> Any:
+    return distributed_c10d._get_default_store()

@@ -1,0 +1,251 @@
+"""Sites with several devices: a coordinator in a thread, and for each site a program that Lightning multiplies."""
+
+import json
+import multiprocessing
+import os
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorDataset
+from torchmetrics.classification import BinaryAccuracy
+
+from lightning_fed import FederatedStrategy, FederationPlan
+from lightning_fed.coordinator.service import Coordinator
+from lightning_fed.errors import FederationError
+from lightning_fed.transport.identity import Roster, load_identity, new_identity, write_identity
+
+PATIENCE_S = 120.0
+
+# Forked from a server that has imported everything: a process is there in a tenth of a second instead of in seconds.
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["several", "lightning_fed.participant.round_loop"])
+
+
+def examples(seed: int, count: int) -> TensorDataset:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(count, 4, generator=generator)
+    return TensorDataset(x, x @ torch.tensor([[1.0], [-2.0], [0.5], [3.0]]) + 0.1 * seed)
+
+
+def loader(data: Dataset, batch_size: int, devices: int) -> DataLoader:
+    """Batches that are the same, whether one device or several train on each: Lightning shuffles so for several."""
+    sampler = DistributedSampler(data, 1, 0) if devices == 1 else None
+    return DataLoader(data, batch_size // devices, sampler=sampler)
+
+
+class Module(L.LightningModule):
+    """A small regression; ``options`` says what a test needs of it."""
+
+    def __init__(self, batch_norm: bool = False, optimizer: str = "sgd") -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        torch.manual_seed(0)
+        normalisation = [nn.BatchNorm1d(8)] if batch_norm else []
+        self.net = nn.Sequential(nn.Linear(4, 8), *normalisation, nn.Tanh(), nn.Linear(8, 1))
+        self.val_accuracy = BinaryAccuracy()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = nn.functional.mse_loss(self.net(batch[0]), batch[1])
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        out = self.net(batch[0])
+        self.log("val_loss", nn.functional.mse_loss(out, batch[1]))
+        self.val_accuracy.update(out > 0, (batch[1] > 0).long())
+        self.log("val_accuracy", self.val_accuracy)
+
+    def configure_optimizers(self) -> Any:
+        if self.hparams["optimizer"] == "adam":
+            return torch.optim.Adam(self.parameters(), 0.01)
+        return torch.optim.SGD(self.parameters(), 0.05)
+
+
+class Witness(L.Callback):
+    """Writes down what one of a site's processes has, whenever it validates and in the end."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._validated: list[dict[str, Tensor]] = []
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._validated.append({name: t.detach().clone() for name, t in pl_module.state_dict().items()})
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        kept = {
+            "validated": self._validated,
+            "state": {name: t.detach().clone() for name, t in pl_module.state_dict().items()},
+            "strategy": type(trainer.strategy).__name__,
+            "steps": trainer.global_step,
+        }
+        torch.save(kept, self._path.with_name(f"{self._path.name}-{trainer.global_rank}.pt"))
+
+
+def fit(
+    settings: dict[str, Any],
+    folder: Path,
+    devices: int = 2,
+    count: int = 24,
+    module: Callable[[], L.LightningModule] = Module,
+    callbacks: Callable[[], list[L.Callback]] = list,
+    data: Callable[[], Any] | None = None,
+    **trainer: Any,
+) -> None:
+    """A site's script: the same for one device and for several."""
+    site = settings["site"]
+    several = {"start_method": "fork"} if devices > 1 and settings.get("local") != "fsdp" else {}
+    L.Trainer(
+        strategy=FederatedStrategy(**{**several, **settings}),
+        accelerator="cpu",
+        devices=devices,
+        callbacks=[*callbacks(), Witness(folder / site)],
+        **{
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "default_root_dir": folder,
+            **trainer,
+        },
+    ).fit(
+        module(),
+        data() if data else loader(examples(int(site[-1]), count), 8, devices),
+        DataLoader(examples(99, 16), 16 // devices),
+    )
+
+
+class Site:
+    """A script in a process of its own, which may have processes of its own, too."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._receiver, sender = _CONTEXT.Pipe(duplex=False)
+        self.process = _CONTEXT.Process(target=_run, args=(sender, args, options))
+        self.process.start()
+        sender.close()
+
+    def end(self) -> str | None:
+        """Wait for the end; the text of the error, if there was one."""
+        assert self._receiver.poll(PATIENCE_S), "the site did not end in time"
+        text = self._receiver.recv()
+        self.process.join(PATIENCE_S)
+        assert self.process.exitcode == 0
+        return text
+
+
+def _run(sender: Any, args: Any, options: Any) -> None:
+    torch.set_num_threads(1)
+    try:
+        fit(*args, **options)
+        sender.send(None)
+    except Exception:  # noqa: BLE001 - the test looks at it
+        sender.send(traceback.format_exc())
+
+
+class Here:
+    """One federation on this machine.
+
+    Args:
+        folder: for keys, the store and whatever sites write.
+        plan: the plan.
+        sites: names of the sites, which end with a digit.
+        initial: the coordinator's model, if it has one.
+    """
+
+    def __init__(
+        self, folder: Path, plan: FederationPlan, sites: tuple[str, ...], initial: L.LightningModule | None = None
+    ) -> None:
+        self.folder, self.sites = folder, sites
+        self._store = folder / "store"
+        identities = [new_identity(name) for name in ("coordinator", *sites)]
+        for identity in identities:
+            write_identity(identity, folder / "keys")
+        roster = Roster.of(identities[0].card, [identity.card for identity in identities[1:]])
+        roster.write(folder / "keys" / "roster.yaml")
+        self._coordinator = Coordinator(
+            plan,
+            address="tcp://127.0.0.1:0",
+            identity=load_identity(folder / "keys" / "coordinator.key"),
+            roster=roster,
+            store=self._store,
+            initial=initial,
+        )
+        self.error: FederationError | None = None
+        self._thread = threading.Thread(target=self._coordinate, daemon=True)
+        self._thread.start()
+
+    def _coordinate(self) -> None:
+        try:
+            self._coordinator.run()
+        except FederationError as error:
+            self.error = error
+
+    def settings(self, site: str, **more: Any) -> dict[str, Any]:
+        """Arguments of the site's FederatedStrategy, all of them fit for JSON."""
+        return {
+            "coordinator": self._coordinator.address,
+            "site": site,
+            "identity": str(self.folder / "keys" / f"{site}.key"),
+            "roster": str(self.folder / "keys" / "roster.yaml"),
+            "patience_s": 20.0,
+            "ledger": str(self.folder / f"{site}.jsonl"),
+            **more,
+        }
+
+    def fit(self, **options: Any) -> None:
+        """Have every site train to the federation's end."""
+        strategy = options.pop("strategy", {})
+        sites = [Site(self.settings(name, **strategy), self.folder, **options) for name in self.sites]
+        assert [site.end() for site in sites] == [None] * len(sites)
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait for the federation's end, which must be a good one."""
+        self._thread.join(PATIENCE_S)
+        assert not self._thread.is_alive() and self.error is None, self.error
+
+    def ranks(self, site: str) -> list[dict[str, Any]]:
+        """What the witnesses of a site's processes wrote down."""
+        return [torch.load(path, weights_only=True) for path in sorted(self.folder.glob(f"{site}-*.pt"))]
+
+    def events(self, kind: str, **values: Any) -> list[dict[str, Any]]:
+        path = self._store / "events.jsonl"
+        events = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [e for e in events if e["event"] == kind and all(e.get(name) == one for name, one in values.items())]
+
+    def wait_for(self, kind: str, **values: Any) -> dict[str, Any]:
+        return until(lambda: next(iter(self.events(kind, **values)), None), f"{kind} {values}")
+
+    def model(self, version: int) -> dict[str, Tensor]:
+        return torch.load(self._store / "models" / f"{version:06d}.ckpt", weights_only=True)["state_dict"]
+
+
+def until(found: Callable[[], Any], what: str) -> Any:
+    """Wait until something is there."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        if (one := found()) is not None:
+            return one
+        time.sleep(0.02)
+    raise AssertionError(f"no {what} within {PATIENCE_S} s")
+
+
+def farthest(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """The largest difference of two states."""
+    assert one.keys() == other.keys()
+    return max(float((one[name].double() - other[name].double()).abs().max()) for name in one)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
