@@ -1,4 +1,7 @@
-"""What a site gets once, when it joins: frozen parameters and constant buffers; and what becomes of them there."""
+"""What a site gets once, when it joins: frozen parameters and constant buffers; and what becomes of them there.
+
+Whatever a site has of its own without the plan's saying so is named in a warning.
+"""
 
 from collections.abc import Iterable
 
@@ -68,15 +71,17 @@ def name_what_stays(module: nn.Module, layout: Layout) -> None:
 
 
 class SentOnce:
-    """Compares what was sent once with what training makes of it.
+    """Compares what was sent once with what training makes of it, and the model's tensors with those that there were.
 
     Args:
         module: the model, with the federation's frozen parameters and constants.
-        layout: what is frozen and constant.
+        layout: what is exchanged, frozen and constant.
     """
 
     def __init__(self, module: nn.Module, layout: Layout) -> None:
         self._rounds = 0
+        self._layout = layout
+        self._lacking = {*lacking(module, layout)}
         self._frozen = _digests(module, layout.frozen)
         self._constants = _digests(module, (spec for spec in layout.constants if not spec.name.endswith(_COUNT)))
 
@@ -85,6 +90,13 @@ class SentOnce:
         self._rounds += 1
         if self._rounds & (self._rounds - 1):
             return  # a change may begin late, but a large backbone is not to be hashed in each round
+        if late := [name for name in lacking(module, self._layout) if name not in self._lacking]:
+            self._lacking.update(late)
+            rank_zero_warn(
+                f"the module has got {late[:4]} since the site joined, {len(late)} in all. They are no part of the "
+                "federation's model, and each site has its own. If that is not meant, make them before: in __init__, "
+                "configure_model or setup."
+            )
         if changed := _changed(self._frozen, module):
             rank_zero_warn(
                 f"training changes the frozen parameters {changed[:4]}, {len(changed)} in all. Each site goes on with "

@@ -70,7 +70,8 @@ def said_in(make, **settings):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         two_sites(make, **settings)
-    return [str(one.message) for one in caught if "tensor" in str(one.message) or "buffers" in str(one.message)]
+    words = ("tensor", "buffers", "joined")
+    return [str(one.message) for one in caught if any(word in str(one.message) for word in words)]
 
 
 def test_a_site_says_which_constants_it_has_replaced():
@@ -109,6 +110,26 @@ def test_a_change_that_begins_late_is_named_once_at_each_site():
     assert said_in(lambda: Net(Queue()), rounds=2) == []
     said = said_in(lambda: Net(Queue()), rounds=8)
     assert len(said) == 2 and all("training changes the buffers ['net.queue'], 1 in all" in one for one in said)
+
+
+class Evaluated(Net):
+    """Gets a head of its own, and a buffer, when the fit has begun."""
+
+    def __init__(self):
+        super().__init__(Holding(None))
+
+    def on_fit_start(self):
+        self.head = nn.Linear(1, 1)
+
+    def on_train_epoch_end(self):
+        self.net.held = torch.ones(2)
+
+
+def test_what_a_module_gets_when_the_fit_has_begun_is_named():
+    said = said_in(Evaluated)
+    for names in (["head.weight", "head.bias"], ["net.held"]):
+        assert sum(f"the module has got {names} since the site joined" in one for one in said) == 2
+    assert len(said) == 4
 
 
 class Teacher(Net):
