@@ -3,8 +3,9 @@ PYTHON ?= python3
 
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed-for-development
+DROP_IN ?= $(VENV)-drop-in
 
-.PHONY: setup demo test fuzz lint requirements bench
+.PHONY: setup demo test drop-in fuzz lint requirements bench
 
 setup: $(INSTALLED)
 
@@ -22,6 +23,17 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+# Modules of other packages, in an environment of their own, which sees that of the package and its PyTorch.
+drop-in: $(DROP_IN)/.installed
+	LIGHTNING_FED_DROP_IN=1 OMP_NUM_THREADS=1 $(DROP_IN)/bin/python -m pytest tests/drop_in
+
+$(DROP_IN)/.installed: tests/drop_in/requirements.txt | $(INSTALLED)
+	$(BIN)/python -m venv --clear $(DROP_IN)
+	$(BIN)/python -c "import sysconfig; print(f'import site; site.addsitedir({sysconfig.get_path(\"purelib\")!r})')" \
+		> $$($(DROP_IN)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/package.pth
+	$(DROP_IN)/bin/python -m pip install --prefer-binary --requirement tests/drop_in/requirements.txt
+	touch $@
 
 fuzz: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/protocol/fuzz.py --inputs 10000000

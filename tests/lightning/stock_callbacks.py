@@ -5,9 +5,10 @@ from typing import Any
 
 import lightning as L
 import torch
+from example_module import Example
 from lightning.pytorch import callbacks as stock
 from trainer_arguments import bar
-from trials import AT_ROUNDS_ENDS, Example, Trial
+from trials import AT_ROUNDS_ENDS, Trial
 
 
 def added(name: str, arguments: str, made: Any, more: dict[str, Any] | None = None, **trial: Any) -> Trial:

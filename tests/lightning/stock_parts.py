@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from example_module import Example
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins import (
     AsyncCheckpointIO,
@@ -19,7 +20,7 @@ from lightning.pytorch.plugins import (
 from lightning.pytorch.profilers import AdvancedProfiler, PassThroughProfiler, PyTorchProfiler, SimpleProfiler
 from torch.optim import lr_scheduler as lr
 from trainer_arguments import profiled, rows
-from trials import Example, Trial
+from trials import Trial
 
 
 class Scheduled(Example):
