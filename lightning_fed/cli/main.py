@@ -49,9 +49,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FederationError as error:
         print(f"lightning-fed {arguments[0]}: {error}", file=sys.stderr)
         return 1
+    except SystemExit as end:
+        # Lightning makes the exit code 1 of an interruption.
+        if not isinstance(end.__context__, KeyboardInterrupt):
+            raise
+        return _interrupted(arguments[0])
     except KeyboardInterrupt:
-        print(f"lightning-fed {arguments[0]}: interrupted.", file=sys.stderr)
-        return INTERRUPTED
+        return _interrupted(arguments[0])
+
+
+def _interrupted(command: str) -> int:
+    print(f"lightning-fed {command}: interrupted.", file=sys.stderr)
+    return INTERRUPTED
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:

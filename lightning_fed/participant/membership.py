@@ -9,7 +9,14 @@ from torch import Tensor, nn
 
 from lightning_fed.callbacks.control_variates import control_corrections
 from lightning_fed.errors import ConfigError, PlanRefusedError
-from lightning_fed.lightning_api import Callback, LightningModule, Trainer, rank_zero_info, rank_zero_warn
+from lightning_fed.lightning_api import (
+    Callback,
+    LightningModule,
+    SIGTERMException,
+    Trainer,
+    rank_zero_info,
+    rank_zero_warn,
+)
 from lightning_fed.participant.connection import Connection
 from lightning_fed.participant.data_dependence import refuse_data_dependent
 from lightning_fed.participant.examples import count_loaders, count_no_more
@@ -205,7 +212,10 @@ class Membership(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say goodbye, without a word about why."""
-        self._leave("refused" if isinstance(exception, PlanRefusedError) else "failed")
+        if isinstance(exception, PlanRefusedError):
+            self._leave("refused")
+        else:
+            self._leave("interrupted" if isinstance(exception, KeyboardInterrupt | SIGTERMException) else "failed")
         self._processes.failed(trainer, exception)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

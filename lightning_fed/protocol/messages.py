@@ -257,7 +257,7 @@ class Computed(Message, frozen=True):
     metrics: dict[str, float]
 
 
-LeaveReason = Literal["done", "stopped", "failed", "refused"]
+LeaveReason = Literal["done", "stopped", "interrupted", "failed", "refused"]
 
 
 class Leave(Message, frozen=True):

@@ -1,11 +1,12 @@
 """Child processes with a log file each: started, watched, ended."""
 
+import ctypes
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,11 +15,15 @@ _GRACE_S = 15.0
 
 _TAIL_LINES = 20
 
+_PR_SET_PDEATHSIG = 1
+"""Of Linux, see prctl(2): the signal that a process gets when its parent ends."""
+
 
 class Child:
     """A Python process whose output goes to a file.
 
-    It is in a process group of its own: Ctrl-C reaches this process alone, which then ends its children in order.
+    It is in a process group of its own: Ctrl-C reaches this process alone, which then ends its children in order. If
+    this process is killed outright, Linux asks the children to end; elsewhere they go on.
 
     Args:
         name: for people.
@@ -43,6 +48,7 @@ class Child:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **dict.fromkeys(variables, str(threads)), "PYTHONUNBUFFERED": "1"},
                 process_group=0,
+                preexec_fn=_ends_with_parent(os.getpid()),
                 pass_fds=keep_open,
             )
 
@@ -73,6 +79,20 @@ class Child:
             subprocess.TimeoutExpired: it has not.
         """
         return self._process.wait(timeout_s)
+
+
+def _ends_with_parent(parent: int) -> Callable[[], None] | None:
+    """What a new process calls so that it is asked to end when its parent is no more."""
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+    def ask() -> None:
+        prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return ask
 
 
 def stop(children: Sequence[Child], grace_s: float = _GRACE_S) -> None:

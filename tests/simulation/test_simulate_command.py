@@ -175,6 +175,24 @@ def test_the_federation_is_stopped_when_too_many_sites_were_killed(simulate, tin
     assert "1 of 2 sites are left and plan.quorum is 2: the federation is stopped" in output
 
 
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_site_says_so_and_nothing_outlives_a_run_that_is_killed(simulate, tiny, tmp_path, signum):
+    process = simulate(tiny(plan={"rounds": 1000, "quorum": 1, "local": {"epochs": 20}, "gather_s": 120}))
+    wait_for(process, "round 1 done")
+    children = psutil.Process(process.pid).children(recursive=True)
+    (south,) = [child for child in children if "run/configs/south.yaml" in child.cmdline()]
+    south.send_signal(signum)
+    wait_for(process, "south ended with exit code 130")
+    assert [(event["site"], event["reason"]) for event in events_of(tmp_path, "site_left")] == [
+        ("south", "interrupted")
+    ]
+    assert "Traceback" not in (tmp_path / "run" / "logs" / "south.log").read_text()
+    process.kill()
+    process.communicate()
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert not alive
+
+
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interruption_ends_every_process_and_the_same_command_goes_on(simulate, tiny, tmp_path, signum):
     # Rounds long enough to be interrupted in the middle of the run.

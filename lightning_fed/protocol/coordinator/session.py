@@ -51,8 +51,8 @@ from lightning_fed.update.metric_sum import LARGEST_STATE
 GATHER = "gather"
 
 _FOR_GOOD = frozenset({"done", "stopped"})
-_REPAIRABLE = frozenset({"failed", "refused"})
-"""Somebody will mend it and start the site again, or will not within ``gather_s``."""
+_REPAIRABLE = frozenset({"interrupted", "failed", "refused"})
+"""Somebody will mend it, or has interrupted it, and start the site again, or will not within ``gather_s``."""
 
 Phase = Literal["gathering", "collecting", "closing"]
 
