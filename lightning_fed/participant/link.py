@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lightning_fed.errors import FederationError
-from lightning_fed.lightning_api import SIGTERMException, Trainer, rank_zero_info
+from lightning_fed.lightning_api import Trainer, rank_zero_info
 from lightning_fed.participant.connection import Connection
 from lightning_fed.participant.processes import Processes
 from lightning_fed.protocol import messages as m
@@ -95,9 +95,3 @@ def _say_goodbye(connection: Connection, reason: m.LeaveReason) -> None:
             connection.call(lambda session: session.leave(m.Leave(reason)))
     except FederationError as error:
         rank_zero_info(f"the coordinator was not told that this site leaves: {error}")
-
-
-def heed_sigterm(trainer: Trainer) -> None:
-    """Stop waiting once Lightning has caught a SIGTERM: it looks at its own flag between batches only."""
-    if trainer.received_sigterm:
-        raise SIGTERMException

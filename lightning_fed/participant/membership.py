@@ -23,12 +23,13 @@ from lightning_fed.participant.examples import count_loaders, count_no_more
 from lightning_fed.participant.fit_course import FitCourse
 from lightning_fed.participant.initial_state import InitialState
 from lightning_fed.participant.joining import Joining
-from lightning_fed.participant.link import Link, heed_sigterm
+from lightning_fed.participant.link import Link
 from lightning_fed.participant.local_progress import LocalProgress
 from lightning_fed.participant.model_metrics import ModelMetrics
 from lightning_fed.participant.plan_callbacks import attach
 from lightning_fed.participant.processes import Processes
 from lightning_fed.participant.pruning import refuse_pruning
+from lightning_fed.participant.sigterm import AgreedSigterm
 from lightning_fed.participant.site_model import SiteModel
 from lightning_fed.participant.site_state import SiteState
 from lightning_fed.participant.thawing import thawed, trained_later
@@ -99,6 +100,7 @@ class Membership(Callback):
         self._round = 0
         self._begun = self._finished = self._spent = False
         self._course: FitCourse | None = None
+        self._sigterm: AgreedSigterm | None = None
         self._metrics: ModelMetrics | None = None
 
     @property
@@ -131,6 +133,7 @@ class Membership(Callback):
         refuse_averaged_validation(trainer)
         refuse_pruning(trainer)
         self._processes.begin(trainer)
+        self._sigterm = AgreedSigterm(trainer)
         if trainer.is_global_zero:
             session = SiteSession(
                 self._identity.name,
@@ -171,7 +174,8 @@ class Membership(Callback):
         )
 
     def _pulse(self, trainer: Trainer) -> None:
-        heed_sigterm(trainer)
+        assert self._sigterm is not None
+        self._sigterm.heed()
         self._processes.check()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -228,6 +232,8 @@ class Membership(Callback):
         self._model.close_ledger()
         self._metrics = None
         count_no_more(trainer)
+        if self._sigterm:
+            self._sigterm.give_back()
         for callback in self._attached:
             trainer.callbacks.remove(callback)  # type: ignore[attr-defined]
         self._attached.clear()

@@ -71,7 +71,8 @@ class RoundLoop(Membership):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Exchange at a round's end."""
-        assert self._course is not None
+        assert self._course is not None and self._sigterm is not None
+        self._sigterm.agree()
         if trains_no_more(trainer):
             return
         if self._finished or self._spent:
