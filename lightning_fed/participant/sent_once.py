@@ -44,9 +44,9 @@ def load_frozen(module: nn.Module, layout: Layout, data: bytes, *, resumed: bool
     if resumed:
         return
     constants = [spec for spec in layout.constants if _fits(spec, state.get(spec.name))]
-    _copy(module, state, layout.frozen)
-    replaced = [name for name in _copy(module, state, constants) if not name.endswith(_COUNT)]
-    if replaced:
+    before = _digests(module, (spec for spec in constants if not spec.name.endswith(_COUNT)))
+    _copy(module, state, [*layout.frozen, *constants])
+    if replaced := _changed(before, module):
         rank_zero_warn(
             f"the buffers {replaced[:4]}, {len(replaced)} in all, had other values at this site and have the "
             "federation's now: what is no average over data is the first model's. If they are the site's own, as the "
@@ -116,17 +116,10 @@ def _fits(spec: TensorSpec, given: Tensor | None) -> bool:
     return given is not None and spec_of(spec.name, given, spec.buffer) == spec
 
 
-def _copy(module: nn.Module, state: dict[str, Tensor], specs: Iterable[TensorSpec]) -> list[str]:
-    """Copy tensors into a module; names of those that have changed by it."""
-    specs = list(specs)
-    changed = []
-    for spec, tensor in zip(specs, tensors_of(module, specs), strict=True):
-        before = tensor_digest(tensor)
-        with torch.no_grad():
+def _copy(module: nn.Module, state: dict[str, Tensor], specs: list[TensorSpec]) -> None:
+    with torch.no_grad():
+        for spec, tensor in zip(specs, tensors_of(module, specs), strict=True):
             tensor.copy_(state[spec.name])
-        if tensor_digest(tensor) != before:
-            changed.append(spec.name)
-    return changed
 
 
 def _digests(module: nn.Module, specs: Iterable[TensorSpec]) -> dict[str, bytes]:
