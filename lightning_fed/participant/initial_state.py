@@ -19,7 +19,7 @@ from lightning_fed.lightning_api import LightningModule, Trainer, rank_zero_info
 from lightning_fed.policy import SitePolicy
 from lightning_fed.update.aliases import aliases
 from lightning_fed.update.global_model import state_bytes, state_of
-from lightning_fed.update.layout import Layout
+from lightning_fed.update.layout import Layout, tensors_of
 
 _CURE = (
     "Nothing of the model was sent. Have the coordinator start from a model of its own (model: in its config); if it "
@@ -80,7 +80,11 @@ class InitialState:
                 f"site {self._site!r} refused to give the initial model, which leaves without masks: {reason}, and "
                 f"only an untrained model may leave this way. {_CURE}"
             )
-        state = state_of(module)
+        if module is trainer.lightning_module:
+            state = state_of(module)
+        else:  # a divided model: to ask for its state takes all processes
+            specs = (*layout.exchanged, *layout.frozen, *layout.constants)
+            state = dict(zip([spec.name for spec in specs], tensors_of(module, specs), strict=True))
         self._policy.check_names(aliases(module, [name for name in state if name not in layout.personal]), self._site)
         data = state_bytes(state, layout)
         rank_zero_info(

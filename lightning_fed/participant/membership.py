@@ -19,6 +19,7 @@ from lightning_fed.lightning_api import (
 )
 from lightning_fed.participant.connection import Connection
 from lightning_fed.participant.data_dependence import refuse_data_dependent
+from lightning_fed.participant.divided_model import refuse_divided, whole_model
 from lightning_fed.participant.examples import count_loaders, count_no_more
 from lightning_fed.participant.fit_course import FitCourse
 from lightning_fed.participant.initial_state import InitialState
@@ -158,6 +159,7 @@ class Membership(Callback):
         self._course = FitCourse(trainer, self.plan, version)
         self._local = LocalProgress(self.plan.local, self._identity.name)
         self._attached += attach(trainer, self, self.plan)
+        refuse_divided(trainer)
         count_loaders(trainer)
         for correction in control_corrections(trainer):
             correction.begin_run(self.run or "")
@@ -180,6 +182,10 @@ class Membership(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Join: agree on the model, and start from the global weights."""
+        with whole_model(trainer, pl_module) as whole:
+            self._join(trainer, whole)
+
+    def _join(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self.plan is not None and self._course is not None
         self._course.optimisers_made()
         name, run = self._identity.name, self.run or ""

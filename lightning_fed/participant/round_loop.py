@@ -14,6 +14,7 @@ from lightning_fed.callbacks.round_callback import round_callbacks
 from lightning_fed.callbacks.topk_compression import TopKCompression
 from lightning_fed.errors import BudgetExhaustedError
 from lightning_fed.lightning_api import LightningModule, Trainer, rank_zero_info, rank_zero_warn
+from lightning_fed.participant.divided_model import whole_model
 from lightning_fed.participant.membership import Membership
 from lightning_fed.participant.model_metrics import Report
 from lightning_fed.participant.policy_checks import steps_of_a_round
@@ -51,7 +52,7 @@ class RoundLoop(Membership):
                 f"{self._local.so_far}. They are not sent: the site leaves, and its module holds global model "
                 f"{version} again."
             )
-            self._model.put_back(pl_module)
+            self._model.put_back(trainer, pl_module)
         self._leave("done" if self._finished else "stopped")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -77,7 +78,7 @@ class RoundLoop(Membership):
             return
         if self._finished or self._spent:
             # Training was over before this batch: the site sat out the last round. Undo the batch.
-            self._model.put_back(pl_module)
+            self._model.put_back(trainer, pl_module)
             self._course.batch_ends(round_over=True)
             return
         self._local.add(trainer, outputs, batch, self._processes)
@@ -109,7 +110,8 @@ class RoundLoop(Membership):
 
         round, over = self._link.ask(trainer, f"the coordinator to begin round {version + 1}", begun_or_over)
         if over or round - 1 > version:
-            self._load_newest(trainer, pl_module, at_least=round if over else round - 1)
+            with whole_model(trainer, pl_module) as whole:
+                self._load_newest(trainer, whole, at_least=round if over else round - 1)
         assert self._course is not None
         if over:
             self._finish()
@@ -126,15 +128,18 @@ class RoundLoop(Membership):
     def _exchange(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self.plan is not None and self._course is not None
         round = self._round
-        refuse_thawed(pl_module, self.layout)
+        with whole_model(trainer, pl_module) as whole:
+            refuse_thawed(whole, self.layout)
         for callback in round_callbacks(trainer):
             callback.on_round_end(trainer, pl_module, round)
+        report = self._local.report(trainer, self._processes)
         try:
-            sent = self._model.send(trainer, pl_module, self.plan, round, self._local.report(trainer, self._processes))
+            with whole_model(trainer, pl_module) as whole:
+                sent = self._model.send(trainer, whole, self.plan, round, report)
+                self._load_newest(trainer, whole, at_least=round)
         except BudgetExhaustedError as error:
-            self._stop_spent(pl_module, error)
+            self._stop_spent(trainer, pl_module, error)
             return
-        self._load_newest(trainer, pl_module, at_least=round)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, TopKCompression):
                 callback.outcome = self._link.ask(trainer, "what was sent", lambda s: s.outcome(round))
@@ -153,11 +158,11 @@ class RoundLoop(Membership):
             if not pass_to_come(trainer):
                 self._course.ended_with_round()
 
-    def _stop_spent(self, pl_module: LightningModule, spent: BudgetExhaustedError) -> None:
+    def _stop_spent(self, trainer: Trainer, pl_module: LightningModule, spent: BudgetExhaustedError) -> None:
         """End this site's part with the last global model; the others go on without it."""
         assert self._course is not None
         rank_zero_warn(str(spent))
-        self._model.put_back(pl_module)
+        self._model.put_back(trainer, pl_module)
         self._leave("stopped")
         self._spent = True
         self._course.stop()

@@ -7,6 +7,7 @@ from lightning_fed.aggregation.contracts import SiteReport
 from lightning_fed.callbacks.control_variates import control_corrections
 from lightning_fed.errors import ConfigError, FederationError, UpdateRefusedError
 from lightning_fed.lightning_api import LightningModule, Trainer, rank_zero_warn
+from lightning_fed.participant.divided_model import whole_model
 from lightning_fed.participant.global_weights import load_everywhere, load_global, update_since, zeroed_if_unsound
 from lightning_fed.participant.link import Link
 from lightning_fed.participant.plan_callbacks import mechanism_of
@@ -82,10 +83,11 @@ class SiteModel:
             correction.server_control = control
         self._state.settle(trainer, self.version, counted, sent, trained)
 
-    def put_back(self, module: LightningModule) -> None:
+    def put_back(self, trainer: Trainer, module: LightningModule) -> None:
         """Undo what was trained since the global model was taken over."""
         assert self.start is not None
-        self.start = load_global(module, self.layout, self.start)
+        with whole_model(trainer, module) as whole:
+            self.start = load_global(whole, self.layout, self.start)
 
     def send(
         self, trainer: Trainer, module: LightningModule, plan: FederationPlan, round: int, report: SiteReport

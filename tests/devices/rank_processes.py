@@ -144,9 +144,24 @@ class Federation:
             time.sleep(0.02)
         return self.events(kind)[-1]
 
+    def model(self, version: int) -> dict[str, torch.Tensor]:
+        """The state dict of a stored global model."""
+        path = self.folder / "store" / "models" / f"{version:06d}.ckpt"
+        return torch.load(path, weights_only=True)["state_dict"]
+
+    def wait(self) -> None:
+        """Wait for the federation's end."""
+        self._thread.join(PATIENCE_S)
+        assert not self._thread.is_alive()
+
+
+def outcomes(ranks: list[Rank]) -> list[tuple[str, Any]]:
+    """How the processes end."""
+    return [rank.outcome() for rank in ranks]
+
 
 def errors(ranks: list[Rank]) -> list[str]:
     """What the processes fail with, which must all do so."""
-    outcomes = [rank.outcome() for rank in ranks]
-    assert {kind for kind, _ in outcomes} == {"error"}, outcomes
-    return [value for _, value in outcomes]
+    found = outcomes(ranks)
+    assert {kind for kind, _ in found} == {"error"}, found
+    return [value for _, value in found]

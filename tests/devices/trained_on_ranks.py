@@ -41,3 +41,28 @@ def train(strategy: dict[str, Any], trainer: dict[str, Any], marker: Path) -> No
     data = CountedOut(torch.zeros(16, 1))
     data.marker = marker
     L.Trainer(strategy=FederatedStrategy(**strategy), **QUIET, **trainer).fit(Constant(), DataLoader(data, 4))
+
+
+class Regression(L.LightningModule):
+    """Two layers, of which FSDP makes a part each, and a buffer that is sent once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+        self.register_buffer("scale", torch.tensor([2.0]))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return nn.functional.mse_loss(self.net(batch[0]), self.scale * batch[1])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def divide(
+    strategy: dict[str, Any], trainer: dict[str, Any], local: str, callbacks: tuple[L.Callback, ...] = ()
+) -> None:
+    more: dict[str, Any] = {"local": local} | ({"auto_wrap_policy": {nn.Linear}} if local == "fsdp" else {})
+    x = torch.randn(24, 4, generator=torch.Generator().manual_seed(1))
+    fit = L.Trainer(strategy=FederatedStrategy(**strategy, **more), callbacks=[*callbacks], **QUIET, **trainer)
+    fit.fit(Regression(), DataLoader(TensorDataset(x, x.sum(1, keepdim=True).tanh()), 4))
