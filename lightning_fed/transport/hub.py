@@ -11,12 +11,29 @@ from zmq.auth.thread import ThreadAuthenticator
 from lightning_fed.errors import ConnectionLostError, ProtocolError
 from lightning_fed.protocol import messages as m
 from lightning_fed.transport.allowance import MESSAGES, PAUSE_S, Allowance
+from lightning_fed.transport.descriptors import raise_limit
 from lightning_fed.transport.identity import Identity, Roster
-from lightning_fed.transport.inflow import Inflow, Peer, cut
-from lightning_fed.transport.sockets import MOST_UNREAD, MOST_UNSENT, frames_of, message_and_chunk, prepare
+from lightning_fed.transport.inflow import Inflow, Peer, most_strangers
+from lightning_fed.transport.sockets import (
+    HEARTBEAT_MS,
+    MOST_UNREAD,
+    MOST_UNSENT,
+    frames_of,
+    message_and_chunk,
+    prepare,
+)
 
 _MOST_A_TURN = 256
 """Messages taken before timers get their turn, however fast sites send."""
+
+_HANDSHAKE_MS = 10_000
+"""How long a connection may take to show a member's key."""
+
+_GIVEN_UP_S = 2.5 * HEARTBEAT_MS / 1000
+"""Silence after which a site's connection gives way to another process of it: a live one is heard at each heartbeat."""
+
+_UNDER_WAY_S = 2.0
+"""What is heard so shortly after a second process came may have been sent by a first one that has died since."""
 
 
 @dataclass
@@ -69,13 +86,16 @@ class Hub:
         # Mandatory: the socket says so when a site is gone or does not read, and drops nothing.
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.SNDHWM, MOST_UNSENT)
-        self._inflow = Inflow(self._socket, MOST_UNREAD, len(roster.sites))
+        self._socket.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
+        members = len(roster.sites)
+        self._inflow = Inflow(self._socket, MOST_UNREAD, members, most_strangers(raise_limit(), members))
         self._socket.curve_server = True
         self._socket.curve_secretkey = identity.curve_secret
         self._socket.curve_publickey = identity.curve_public
         self._routes: dict[str, bytes] = {}
         self._processes: dict[str, str] = {}
         self._peers: dict[str, Peer | None] = {}
+        self._rivals: dict[str, tuple[str, float]] = {}
         self._allowances: dict[str, Allowance] = {}
         self._overdrawn: set[str] = set()
         self._unread: list[str] = []
@@ -164,25 +184,50 @@ class Hub:
         if not isinstance(message, m.Hello):
             return self._routes.get(site) == route
         another = self._routes.get(site) != route and self._processes.get(site) != message.process
-        if another and self.reachable(site):
-            reason = (
-                f"a process of site {site!r} is connected already. If it is still running, end it, or give the second "
-                "one an identity and a name of its own; if its machine lost power, it is given up shortly."
-            )
+        refusal = self._keeps_its_place(site, message.process) if another and self.reachable(site) else None
+        if refusal:
             with contextlib.suppress(zmq.Again):
-                self._send(route, [m.encode(m.Refused("AlreadyConnectedError", reason))])
+                self._send(route, [m.encode(refusal)])
             return False
+        self._rivals.pop(site, None)
         if self._routes.get(site) != route:
             self._cut(site)
             self._peers[site] = self._inflow.becomes_current(fd)
         self._routes[site], self._processes[site] = route, message.process
         return True
 
+    def _keeps_its_place(self, site: str, process: str) -> m.Refused | None:
+        """Why another process of a site may not take the place of the connected one; None if that one is silent.
+
+        A machine that lost power says no goodbye. The second process is told to come again until the first one was
+        heard, or was not heard for longer than any live one.
+        """
+        now = time.monotonic()
+        rival, came = self._rivals.get(site, ("", 0.0))
+        if rival != process:
+            came = now
+            self._rivals[site] = process, came
+        peer = self._peers.get(site)
+        heard = peer.heard if peer else now
+        if now - heard > _GIVEN_UP_S:
+            return None
+        if peer and heard > came + _UNDER_WAY_S:
+            return m.Refused(
+                "IdentityError",
+                f"another process of site {site!r} is connected, and it is alive: it was heard {now - heard:.0f} s "
+                "ago. End it first, or give the second one an identity and a name of its own.",
+            )
+        return m.Refused(
+            "AlreadyConnectedError",
+            f"a process of site {site!r} is connected already. If it is still running, end it, or give the second "
+            "one an identity and a name of its own; if its machine lost power, it is given up shortly.",
+        )
+
     def _cut(self, site: str) -> None:
         """End the connection that was the site's, and free what waits on it."""
         peer = self._peers.pop(site, None)
         if peer:
-            cut(peer)
+            self._inflow.cut(peer)
 
     def send(self, site: str, message: m.FromCoordinator, chunk: memoryview | None = None) -> bool:
         """Send to a site; False if it is not connected, or does not read."""

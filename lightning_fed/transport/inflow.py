@@ -1,10 +1,14 @@
-"""What came over each connection of a bound socket and was not read yet; bounds it.
+"""The connections of a bound socket: how many there are, and what came over them and was not read yet; bounds both.
 
 ZeroMQ bounds the bytes of a frame and the number of whole messages that wait on a connection. It collects the frames of
 a message without any bound until the last one is there, and keeps whole messages of a connection that is gone. So
 whoever has a member's key could fill the coordinator's memory, with one message that never ends, or by connecting again
 and again while the coordinator stores a model. The library does not show this to its user. The operating system does:
 it counts the bytes that a TCP connection has received, and the difference to what was read waits in the library.
+
+Nor does ZeroMQ bound the number of connections, and each takes one of the process's open files, whether its other end
+has shown a key or not. A thousand idle ones would leave none for a global model. So no more than some are kept over
+which no member speaks: of the host that has most of them, the oldest is cut.
 """
 
 import contextlib
@@ -14,6 +18,8 @@ import socket
 import struct
 import threading
 import time
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import zmq
@@ -37,6 +43,12 @@ _BESIDE, _BESIDE_A_SECOND = 1 << 16, 1 << 10
 _RECEIVED = 128
 """Where Linux's ``struct tcp_info`` (linux/tcp.h) has ``tcpi_bytes_received``, 8 bytes; there since Linux 4.1."""
 
+_STRANGERS = 256
+"""Connections over which no member speaks, at most, where the limit of open files is high."""
+
+_RESERVED = 64
+"""Open files that connections leave to everything else: the store, the ledger, the library itself."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -49,23 +61,45 @@ class Peer:
     since: float
     read: int = 0
     current: bool = False
+    cut: bool = False
+    received: int = 0
+    heard: float = 0.0
+    """When the operating system's count of received bytes was last seen to grow."""
+
+    @property
+    def host(self) -> object:
+        """The other end, whatever port it uses."""
+        return self.address[0] if isinstance(self.address, tuple) else self.address
+
+
+def most_strangers(limit: int, members: int) -> int:
+    """Connections over which no member speaks that are kept beside those of members.
+
+    Args:
+        limit: files that the process may have open.
+        members: how many members there are.
+    """
+    return max(16, min(_STRANGERS + 4 * members, (limit - _RESERVED - members) // 2))
 
 
 class Inflow:
     """Watches the connections of a socket from a thread of its own, as they fill while nobody reads.
 
-    Where the operating system does not count (anything but Linux), nothing is watched.
+    Where the operating system does not count bytes (anything but Linux), only connections are counted.
 
     Args:
         socket: a socket that is bound later; its monitor is taken.
         most: bytes that may wait to be read on a member's connection.
         members: how many members there are: with four new connections each, and sixteen, no more are taken until the
             socket was read again.
+        strangers: connections at most over which no member speaks.
     """
 
-    def __init__(self, socket: "zmq.Socket[bytes]", most: int, members: int) -> None:
+    def __init__(self, socket: "zmq.Socket[bytes]", most: int, members: int, strangers: int) -> None:
         self._socket = socket
         self._most = most
+        self._strangers = strangers
+        self._handle = _Handle()
         self._peers: dict[int, Peer] = {}
         self._lock = threading.Lock()
         self._members = members
@@ -105,18 +139,32 @@ class Inflow:
         if self._thread.is_alive():
             self._socket.disable_monitor()
         self._thread.join()
+        self._handle.close()
+
+    def cut(self, peer: Peer) -> bool:
+        """End a connection, whatever is still under way on it; False if it has ended."""
+        try:
+            with self._handle.on(peer.fd) as connection:
+                if connection.getpeername() != peer.address:
+                    return False  # another connection has this number by now
+                connection.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return False
+        peer.cut = True
+        return True
 
     def _known(self, fd: int) -> Peer | None:
         """The connection that has this number now; events of the one before may still be under way."""
         try:
-            with _connection(fd) as connection:
+            with self._handle.on(fd) as connection:
                 address = connection.getpeername()
         except OSError:
             self._peers.pop(fd, None)
             return None
         peer = self._peers.get(fd)
         if peer is None or peer.address != address:
-            peer = self._peers[fd] = Peer(fd, address, time.monotonic())
+            now = time.monotonic()
+            peer = self._peers[fd] = Peer(fd, address, now, heard=now)
         return peer
 
     def _run(self) -> None:
@@ -136,8 +184,22 @@ class Inflow:
                             self._connections -= 1.0
                         else:
                             self._known(int(event["value"]))
+                            self._send_strangers_away()
         finally:
             self._monitor.close(linger=0)
+
+    def _send_strangers_away(self) -> None:
+        strangers = [peer for peer in self._peers.values() if not peer.current and not peer.cut]
+        if len(strangers) <= self._strangers:
+            return
+        hosts = Counter(peer.host for peer in strangers)
+        peer = max(strangers, key=lambda peer: (hosts[peer.host], -peer.since))
+        if self.cut(peer):
+            self._notice(
+                f"{self._strangers} connections are open over which no member speaks; the oldest of the host that has "
+                "most of them makes room for another one",
+                peer,
+            )
 
     def _look(self) -> None:
         with self._lock:
@@ -145,41 +207,66 @@ class Inflow:
             too_many = self._connections < 0
         for peer in peers:
             most = self._most if peer.current else 0 if too_many else _BEFORE_A_HELLO
-            with contextlib.suppress(OSError), _connection(peer.fd) as connection:
-                received = _received(connection)
-                beside = _BESIDE + _BESIDE_A_SECOND * (time.monotonic() - peer.since)
-                if received > peer.read + most + beside and cut(peer):
-                    self._notice(peer, received - peer.read)
+            try:
+                with self._handle.on(peer.fd) as connection:
+                    received = _received(connection)
+            except OSError:
+                continue  # it has ended
+            now = time.monotonic()
+            if received > peer.received:
+                peer.received, peer.heard = received, now
+            waiting = received - peer.read
+            if waiting > most + _BESIDE + _BESIDE_A_SECOND * (now - peer.since) and self.cut(peer):
+                self._notice(
+                    f"{waiting / (1 << 20):.1f} MiB came over it that nobody has read; a site sends that much only if "
+                    "it means harm",
+                    peer,
+                )
 
-    def _notice(self, peer: Peer, nbytes: int) -> None:
+    def _notice(self, why: str, peer: Peer) -> None:
         now = time.monotonic()
         self._cut += 1
         if now >= self._next_notice:
-            _log.warning(
-                "%d connections were cut, the last one from %s: %.1f MiB came over it that nobody has read. A site "
-                "sends that much only if it means harm.",
-                self._cut,
-                peer.address,
-                nbytes / (1 << 20),
-            )
+            _log.warning("%d connections were cut, the last one from %s: %s.", self._cut, peer.address, why)
             self._next_notice, self._cut = now + _NOTICE_S, 0
 
 
-def cut(peer: Peer) -> bool:
-    """End a connection, whatever is still under way on it; False if it has ended."""
-    try:
-        with _connection(peer.fd) as connection:
-            if connection.getpeername() != peer.address:
-                return False  # another connection has this number by now
-            connection.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        return False
-    return True
+class _Handle:
+    """A descriptor that takes the place of any connection of the library, whose number may become another one's.
 
+    It is taken once and kept: when none is left, connections must still be cut.
+    """
 
-def _connection(fd: int) -> socket.socket:
-    """A handle of one's own for a connection that the library owns, so that it cannot become another one's."""
-    return socket.socket(fileno=os.dup(fd))
+    def __init__(self) -> None:
+        self._nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._fd = os.dup(self._nothing)
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @contextlib.contextmanager
+    def on(self, fd: int) -> Iterator[socket.socket]:
+        """The connection with this number.
+
+        Raises:
+            OSError: there is none.
+        """
+        with self._lock:
+            os.dup2(fd, self._fd, inheritable=False)
+            try:
+                connection = socket.socket(fileno=self._fd)
+                try:
+                    yield connection
+                finally:
+                    connection.detach()
+            finally:
+                os.dup2(self._nothing, self._fd, inheritable=False)
+
+    def close(self) -> None:
+        """Give the descriptor back. Safe to call twice."""
+        if not self._closed:
+            self._closed = True
+            os.close(self._fd)
+            os.close(self._nothing)
 
 
 def _received(connection: socket.socket) -> int:
