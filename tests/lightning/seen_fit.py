@@ -102,6 +102,7 @@ def fit(
             raise
         except Exception as error:  # noqa: BLE001 - compared with what the other fit raised
             seen.error = f"{type(error).__name__}: {error}"
+            seen.files = _files(folder)
             return seen
     seen.state = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
     seen.end = {
@@ -120,7 +121,12 @@ def fit(
         ],
         "loggers": [type(one).__name__ for one in trainer.loggers],
     }
-    seen.files = {
+    seen.files = _files(folder)
+    return seen
+
+
+def _files(folder: Path) -> dict[str, str]:
+    return {
         # Names of files that tell the time, the machine or the strategy; lightning_fed keeps its own files apart.
         re.sub(r"tfevents.*|\d{15,}|(Federated|SingleDevice)(?=Strategy)", "", str(path.relative_to(folder))): _held(
             path, folder
@@ -128,7 +134,6 @@ def fit(
         for path in sorted(folder.rglob("*"))
         if path.is_file() and "ledgers" not in path.parts
     }
-    return seen
 
 
 @contextmanager

@@ -57,7 +57,6 @@ class Trial:
         own: the module holds the site's own weights after the fit, and not the global model.
         plans: those of ``PLANS`` that it is tried with.
         unseen: why the fit looks like one without the thing; empty where it must look different.
-        fails: what is known not to work yet.
         told: text of the warning that must be given to the user.
         note: a sentence for the page.
     """
@@ -76,7 +75,6 @@ class Trial:
     own: bool = False
     plans: Sequence[str] = tuple(PLANS)
     unseen: str = ""
-    fails: str = ""
     told: str = ""
     note: str = ""
 
@@ -123,19 +121,12 @@ def row(trial: Trial, folder: Path) -> str:
     """Try a thing and say in a line of a Markdown table what came of it.
 
     Raises:
-        AssertionError: it does something else than without a federation, and is not known to.
+        AssertionError: it does something else than without a federation.
     """
-    try:
-        reason = outcome(trial, folder)
-    except AssertionError:
-        if not trial.fails:
-            raise
-        said, note = "not yet", trial.fails
-    else:
-        assert not trial.fails, f"{trial} works now, or is refused: take `fails` away"
-        said, note = ("refused", reason) if reason else ("works", trial.note)
-        if trial.error and not reason:
-            said, note = "as without", trial.note or f"Lightning: {trial.error}."
+    reason = outcome(trial, folder)
+    said, note = ("refused", reason) if reason else ("works", trial.note)
+    if trial.error and not reason:
+        said, note = "as without", trial.note or f"Lightning: {trial.error}."
     return f"| `{trial.name}` | {trial.shown} | {said} | {note} |"
 
 
