@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.plugins.precision import MixedPrecision as MixedPrecision
     from lightning.pytorch.strategies import DDPStrategy as DDPStrategy
     from lightning.pytorch.strategies import FSDPStrategy as FSDPStrategy
+    from lightning.pytorch.strategies import ParallelStrategy as ParallelStrategy
     from lightning.pytorch.strategies import SingleDeviceStrategy as SingleDeviceStrategy
     from lightning.pytorch.strategies import Strategy as Strategy
     from lightning.pytorch.strategies import StrategyRegistry as StrategyRegistry
@@ -64,7 +65,14 @@ _WHERE = {
     ".cli": ("ArgsType", "LightningArgumentParser", "LightningCLI"),
     ".loops.fetchers": ("_DataLoaderIterDataFetcher",),
     ".plugins.precision": ("MixedPrecision",),
-    ".strategies": ("DDPStrategy", "FSDPStrategy", "SingleDeviceStrategy", "Strategy", "StrategyRegistry"),
+    ".strategies": (
+        "DDPStrategy",
+        "FSDPStrategy",
+        "ParallelStrategy",
+        "SingleDeviceStrategy",
+        "Strategy",
+        "StrategyRegistry",
+    ),
     ".trainer.states": ("RunningStage", "TrainerFn"),
     ".utilities": ("CombinedLoader", "rank_zero_info", "rank_zero_warn"),
     ".utilities.exceptions": ("SIGTERMException",),

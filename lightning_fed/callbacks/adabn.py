@@ -96,11 +96,22 @@ class AdaBN(Callback):
             for layer, (momentum, training) in zip(layers, kept, strict=True):
                 layer.momentum = momentum
                 layer.train(training)
+        seen = self._over_all_devices(trainer, layers, seen)
         if not seen:
             raise ConfigError(
                 "AdaBN found no batch of at least two images to take statistics from. Use a larger batch size, or give "
                 "it images (AdaBN(dataloader=...))."
             )
+
+    def _over_all_devices(self, trainer: Trainer, layers: Sequence[_BatchNorm], seen: int) -> int:
+        """Average the statistics over the devices, by how many images each has seen; returns that of all."""
+        if trainer.world_size == 1:
+            return seen
+        every = int(trainer.strategy.reduce(torch.tensor(seen, device=trainer.strategy.root_device), reduce_op="sum"))
+        for buffer in (b for layer in layers for b in (layer.running_mean, layer.running_var) if every):
+            assert buffer is not None
+            buffer.copy_(trainer.strategy.reduce(buffer * (seen / every), reduce_op="sum"))
+        return every
 
     def _images_of(self, batch: Any) -> Tensor:
         if isinstance(batch, Mapping):

@@ -318,7 +318,10 @@ def _check_trainer(trainer: Trainer, pl_module: LightningModule) -> None:
     elif is_param_in_hook_signature(pl_module.training_step, "dataloader_iter", explicit=True):
         reason = "training_step(dataloader_iter) draws batches itself; let it take a batch"
     elif not isinstance(trainer.strategy, SingleDeviceStrategy) or trainer.world_size > 1:
-        reason = f"{type(trainer.strategy).__name__} is not for one device (devices=1)"
+        reason = (
+            f"it runs on {trainer.world_size} devices ({type(trainer.strategy).__name__}), each of which would draw "
+            "its examples and add its noise by itself, and the accounting is for one; set devices=1"
+        )
     elif trainer.gradient_clip_val:
         reason = (
             f"Trainer(gradient_clip_val={trainer.gradient_clip_val}) would clip what is thrown away: clipping_norm "

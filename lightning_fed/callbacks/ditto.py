@@ -122,6 +122,7 @@ class Ditto(RoundCallback):
 
     def _step(self, trainer: Trainer) -> None:
         assert self.personal is not None
+        self._over_all_devices(trainer)
         if self.lam:
             for parameter, start in self._global:
                 if parameter.grad is not None:
@@ -134,6 +135,25 @@ class Ditto(RoundCallback):
             )
             optimizer.step()
             optimizer.zero_grad()
+
+    def _over_all_devices(self, trainer: Trainer) -> None:
+        """Average the gradients, as DDP does with the fit's own."""
+        if trainer.world_size == 1:
+            return
+        assert self.personal is not None
+        parameters = [parameter for parameter in self.personal.parameters() if parameter.requires_grad]
+        used = torch.tensor([p.grad is not None for p in parameters], device=trainer.strategy.root_device)
+        for parameter, by in zip(parameters, trainer.strategy.reduce(used.float(), reduce_op="sum"), strict=True):
+            if by:
+                own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                parameter.grad = trainer.strategy.reduce(own, reduce_op="mean")
+
+    def on_round_end(self, trainer: Trainer, pl_module: LightningModule, round: int) -> None:
+        """Have all devices hold the personal model of the first, whose running statistics are its own batches'."""
+        assert self.personal is not None
+        if trainer.world_size > 1:
+            for buffer in self.personal.buffers():
+                buffer.copy_(trainer.strategy.broadcast(buffer))
 
     @contextmanager
     def personal_weights(self, pl_module: LightningModule) -> Iterator[None]:

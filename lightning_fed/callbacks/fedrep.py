@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from lightning_fed.callbacks.devices import refuse_unawaited
 from lightning_fed.callbacks.exchanged_parameters import exchanged_parameters, federation_layout, refuse_private
 from lightning_fed.callbacks.round_callback import RoundCallback
 from lightning_fed.errors import ConfigError
@@ -52,13 +53,14 @@ class FedRep(RoundCallback):
         """Check that the optimiser can be trusted with parts of the model.
 
         Raises:
-            ConfigError: the fit steps its optimisers by hand.
+            ConfigError: the fit steps its optimisers by hand, or DDP does not let parts rest.
         """
         if not pl_module.automatic_optimization:
             raise ConfigError(
                 f"FedRep freezes parts of the model in turn, and {type(pl_module).__name__} steps its optimisers by "
                 "hand, perhaps one for a part that rests. Use automatic optimization."
             )
+        refuse_unawaited(trainer, "FedRep")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse what this cannot be combined with.

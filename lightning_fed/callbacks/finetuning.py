@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_fed.callbacks.adapters import Adapter, adapt, can_be_adapted, merged
+from lightning_fed.callbacks.devices import refuse_unawaited
 from lightning_fed.callbacks.exchanged_parameters import refuse_private
 from lightning_fed.callbacks.round_callback import RoundCallback
 from lightning_fed.errors import ConfigError
@@ -110,7 +111,13 @@ class FederatedFinetuning(RoundCallback):
             adapt(layer, self.rank, name)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Freeze what waits for its round; by now it is in the optimisers and among what is exchanged."""
+        """Freeze what waits for its round; by now it is in the optimisers and among what is exchanged.
+
+        Raises:
+            ConfigError: there is a schedule, and DDP does not let parts rest.
+        """
+        if self._due:
+            refuse_unawaited(trainer, "FederatedFinetuning's schedule")
         for layer in self._due:
             if self.train_bn and isinstance(layer, _BatchNorm):
                 continue

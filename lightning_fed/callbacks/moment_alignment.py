@@ -136,9 +136,13 @@ class MomentAlignment(RoundCallback):
         """Put this site's moments of the round where the exchange finds them."""
         moments = pl_module.get_submodule(MOMENTS)
         assert isinstance(moments, FeatureMoments)
-        if self._sums is not None and self._count:
-            moments.mean.copy_(self._sums[0] / self._count)
-            moments.second.copy_(self._sums[1] / self._count)
+        if self._sums is None:
+            return
+        own = (*self._sums, torch.tensor(float(self._count), device=moments.mean.device))
+        first, second, count = (trainer.strategy.reduce(one, reduce_op="sum") for one in own)
+        if count:
+            moments.mean.copy_(first / count)
+            moments.second.copy_(second / count)
             moments.known.fill_(1.0)
         self._sums = None
 

@@ -15,6 +15,7 @@ from lightning_fed.callbacks.topk_compression import TopKCompression
 from lightning_fed.errors import BudgetExhaustedError
 from lightning_fed.lightning_api import LightningModule, Trainer, rank_zero_info, rank_zero_warn
 from lightning_fed.participant.divided_model import whole_model
+from lightning_fed.participant.division import check_division
 from lightning_fed.participant.membership import Membership
 from lightning_fed.participant.model_metrics import Report
 from lightning_fed.participant.policy_checks import steps_of_a_round
@@ -31,6 +32,7 @@ class RoundLoop(Membership):
         """Wait for the first round here, where there is still time to not train at all."""
         assert self.plan is not None and self._course is not None
         self._begun = True
+        check_division(trainer, self._processes, self._identity.name)
         self._policy.check_steps(steps_of_a_round(trainer, self.plan.local), self._identity.name)
         self._course.training_begins()
         if self.plan.local.steps:

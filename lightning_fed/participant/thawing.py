@@ -28,6 +28,12 @@ def trained_later(trainer: Trainer, module: nn.Module, plan: FederationPlan) -> 
             f"{type(callback).__name__} thaws layers during the fit, and plan.privacy.example needs all that is ever "
             "trained from the start, to clip each image's gradient. Freeze the backbone for good (requires_grad=False)."
         )
+    if trainer.world_size > 1:
+        raise ConfigError(
+            f"{type(callback).__name__} thaws layers during the fit, and the {trainer.world_size} devices of this site "
+            "exchange gradients of what is trainable at its start: each would train the layers its own way. Use "
+            "lightning_fed.callbacks.FederatedFinetuning(schedule=...), or set devices=1."
+        )
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 

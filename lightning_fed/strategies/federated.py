@@ -9,6 +9,7 @@ dozen places.
 """
 
 import os
+import re
 import sys
 import weakref
 from pathlib import Path
@@ -25,6 +26,7 @@ from lightning_fed.lightning_api import (
     EarlyStopping,
     LearningRateFinder,
     LightningModule,
+    ParallelStrategy,
     Strategy,
     Trainer,
     TrainerFn,
@@ -39,6 +41,9 @@ from lightning_fed.transport.identity import Roster, load_identity
 
 if TYPE_CHECKING:
     from lightning_fed.participant.round_loop import RoundLoop
+
+_LOST = re.compile("gloo|nccl|closed by peer|reset by peer", re.IGNORECASE)
+"""What torch says in a collective when another process is gone."""
 
 
 class Federated(Strategy):
@@ -154,6 +159,12 @@ class Federated(Strategy):
     def on_exception(self, exception: BaseException) -> None:
         """Give the Trainer back as the user made it, so that a fit that failed can be tried again."""
         super().on_exception(exception)
+        if isinstance(self, ParallelStrategy) and _LOST.search(str(exception)):
+            exception.add_note(
+                f"site {self.site!r} trains in {self.world_size} processes, and this one, of rank {self.global_rank}, "
+                "has lost another. That one has ended or was killed; look for what it printed last. The site leaves "
+                "the federation: start it again, and it goes on from the newest global model."
+            )
         if self._loop and self.lightning_module:
             self._loop.give_back(self.lightning_module.trainer)
 

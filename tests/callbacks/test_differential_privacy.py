@@ -487,7 +487,7 @@ class Lbfgs(Regression):
         (TwoOptimizers, {}, "optimises by hand"),
         (Lbfgs, {}, "LBFGS"),
         (Regression, {"callbacks": [GradientAccumulationScheduler({0: 2})]}, "GradientAccumulationScheduler"),
-        (Regression, {"strategy": "ddp", "devices": 2}, "is not for one device"),
+        (Regression, {"strategy": "ddp", "devices": 2}, r"it runs on 2 devices \(DDPStrategy\)"),
     ],
 )
 def test_a_fit_that_cannot_be_private_is_refused_before_training(module, options, message):
