@@ -24,8 +24,8 @@ PUBLIC = {
         Baselines InProcessRun Simulation SiteOverrides VirtualSite federate_in_process simulate
     """,
     "lightning_fed.errors": """
-        BudgetExhaustedError ConfigError ConnectionLostError DataError FederationError IdentityError LedgerError
-        ModelMismatchError PlanError PlanRefusedError ProtocolError QuorumLostError StoreError UpdateRefusedError
+        AlreadyConnectedError BudgetExhaustedError ConfigError ConnectionLostError DataError FederationError IdentityError
+        LedgerError ModelMismatchError PlanError PlanRefusedError ProtocolError QuorumLostError StoreError UpdateRefusedError
     """,
 }
 

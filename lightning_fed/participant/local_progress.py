@@ -10,6 +10,7 @@ from lightning_fed.errors import ConfigError
 from lightning_fed.lightning_api import Trainer, rank_zero_warn
 from lightning_fed.participant.examples import ExampleCount
 from lightning_fed.participant.processes import Processes, mean
+from lightning_fed.participant.skipped_steps import SkippedSteps
 from lightning_fed.plan import LocalTraining
 
 
@@ -17,7 +18,8 @@ class LocalProgress:
     """Counts the examples, epochs and steps of one round after the other.
 
     An epoch is what Lightning's loop takes for one, whatever the loader said of its length; a step is a batch at whose
-    end an optimiser has stepped, counted once however many optimisers there are.
+    end an optimiser has stepped, counted once however many optimisers there are. Steps that a gradient scaler leaves
+    out are in it, as they are in ``Trainer(max_steps=...)``; what is reported to the weighting is without them.
 
     Args:
         local: what a round is.
@@ -34,15 +36,18 @@ class LocalProgress:
         self._site = site
         self._count = ExampleCount(site)
         self._last_step = 0
+        self._skipped = SkippedSteps()
         self._epoch_begun = self._epoch_counted = self._warned = False
         self._epoch_batches = self._epoch_steps = 0
-        self.begin_round(0)
-
-    def begin_round(self, first_step: int) -> None:
-        """Count from here; ``first_step`` is the trainer's ``global_step``."""
-        self._last_step = first_step
         self.batches = self.steps = self.epochs = self._examples = 0
         self._loss: float | None = None
+
+    def begin_round(self, trainer: Trainer) -> None:
+        """Count from here."""
+        self._last_step = trainer.global_step
+        self._skipped.begin_round(trainer)
+        self.batches = self.steps = self.epochs = self._examples = 0
+        self._loss = None
 
     def begin_epoch(self, trainer: Trainer) -> None:
         """Lightning begins an epoch."""
@@ -61,8 +66,11 @@ class LocalProgress:
         self._examples += self._count.of(trainer, batch)
         self.batches += 1
         self._epoch_batches += 1
-        stepped = trainer.global_step > self._last_step
-        self._last_step = trainer.global_step
+        step = trainer.global_step
+        stepped = step > self._last_step
+        if stepped:
+            self._last_step = step
+            self._skipped.after_step(trainer)
         self.steps += stepped
         self._epoch_steps += stepped
         if self._is_last(trainer, processes):
@@ -137,10 +145,17 @@ class LocalProgress:
 
     def report(self, trainer: Trainer, processes: Processes) -> SiteReport:
         """What the weighting may need to know, of all the site's processes."""
+        skipped = self._skipped.count()
+        if skipped:
+            rank_zero_warn(
+                f"the gradient scaler has left out {skipped} of the round's {self.steps} optimiser steps, as gradients "
+                "were infinite or NaN: the first ones with precision='16-mixed' often are. Lightning and "
+                f"plan.local.steps count them; site {self._site!r} reports the {self.steps - skipped} that trained."
+            )
         all_of_it = processes.gathered(trainer, (self._examples, self._loss))
         losses = [loss for _, loss in all_of_it if loss is not None]
         loss = mean(losses) if len(losses) == len(all_of_it) else None
-        return SiteReport(sum(examples for examples, _ in all_of_it), max(1, self.steps), loss)
+        return SiteReport(sum(examples for examples, _ in all_of_it), max(1, self.steps - skipped), loss)
 
 
 def _cut_short(trainer: Trainer) -> bool:

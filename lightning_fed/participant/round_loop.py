@@ -122,7 +122,7 @@ class RoundLoop(Membership):
         self._processes.first(trainer, lambda: self._initial.training_begins(self.run or "", round))
         self._round = round
         self._state.begin_round()
-        self._local.begin_round(trainer.global_step)
+        self._local.begin_round(trainer)
         self._course.round_begins(round)
         for callback in round_callbacks(trainer):
             callback.on_round_start(trainer, pl_module, round)

@@ -210,9 +210,13 @@ def tensors_of(module: nn.Module, specs: Iterable[TensorSpec]) -> list[Tensor]:
 def flatten(tensors: Iterable[Tensor]) -> Tensor:
     """Copy tensors into one flat float32 vector on the CPU, shape ``(P,)``.
 
-    float64 values are rounded to float32: that is the precision of the exchange.
+    float64 values are rounded to float32: that is the precision of the exchange. Tensors of one GPU are put together
+    there and come over in one transfer, into pinned memory.
     """
     tensors = list(tensors)
+    if _one_gpu(tensors) is not None:
+        gathered = torch.cat([t.detach().reshape(-1).to(torch.float32) for t in tensors])
+        return torch.empty(gathered.shape, dtype=torch.float32, pin_memory=True).copy_(gathered)
     vector = torch.empty(sum(t.numel() for t in tensors), dtype=torch.float32)
     offset = 0
     for tensor in tensors:
@@ -222,14 +226,28 @@ def flatten(tensors: Iterable[Tensor]) -> Tensor:
 
 
 def unflatten(vector: Tensor, tensors: Iterable[Tensor]) -> None:
-    """Copy a flat float32 vector, shape ``(P,)``, into tensors of any device and dtype, in place."""
-    offset = 0
+    """Copy a flat float32 vector, shape ``(P,)``, into tensors of any device and dtype, in place.
+
+    To tensors of one GPU it goes over in one transfer, from pinned memory.
+
+    Raises:
+        ModelMismatchError: the vector has another number of values than the tensors; nothing was copied.
+    """
+    tensors = list(tensors)
+    sizes = [tensor.numel() for tensor in tensors]
+    if sum(sizes) != vector.numel():
+        raise ModelMismatchError(f"a vector of {vector.numel()} values does not fit a model of {sum(sizes)} values.")
+    if (device := _one_gpu(tensors)) is not None and vector.device != device:
+        vector = vector.pin_memory().to(device, non_blocking=True)
     with torch.no_grad():
-        for tensor in tensors:
-            tensor.copy_(vector[offset : offset + tensor.numel()].view(tensor.shape))
-            offset += tensor.numel()
-    if offset != vector.numel():
-        raise ModelMismatchError(f"a vector of {vector.numel()} values does not fit a model of {offset} values.")
+        for tensor, part in zip(tensors, torch.split(vector, sizes), strict=True):
+            tensor.copy_(part.view(tensor.shape))
+
+
+def _one_gpu(tensors: Iterable[Tensor]) -> torch.device | None:
+    """The CUDA device that all tensors are on; None if they are elsewhere, or on several."""
+    devices = {tensor.device for tensor in tensors}
+    return devices.pop() if len(devices) == 1 and next(iter(devices)).type == "cuda" else None
 
 
 def check_finite(update: Tensor, layout: Layout) -> None:

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import socket
 import threading
 import time
 import traceback
@@ -240,10 +241,17 @@ def until(found: Callable[[], Any], what: str) -> Any:
     """Wait until something is there."""
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
-        if (one := found()) is not None:
+        if one := found():
             return one
         time.sleep(0.02)
     raise AssertionError(f"no {what} within {PATIENCE_S} s")
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def farthest(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:

@@ -6,7 +6,7 @@ from functools import partial
 import lightning as L
 import pytest
 import torch
-from several import Here, Module, Site, examples, farthest
+from several import Here, Module, Site, examples, farthest, free_port
 from torch.utils.data import DataLoader, DistributedSampler
 
 from lightning_fed import FederatedStrategy, FederationPlan, LocalTraining
@@ -14,7 +14,6 @@ from lightning_fed.callbacks import AdaBN, Ditto, MomentAlignment
 from lightning_fed.errors import ConfigError
 from lightning_fed.participant.examples import counted
 from lightning_fed.plan import Masking
-from lightning_fed.transport.identity import new_identity
 
 SITES = ("site-0", "site-1")
 ROUNDS = 3
@@ -145,14 +144,6 @@ def halves() -> DataLoader:
     return DataLoader(examples(0, 24), 4)
 
 
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def test_one_device_in_each_of_several_started_processes_is_refused(tmp_path, monkeypatch):
     for name, value in node(1, "torchrun", 1).items():
         monkeypatch.setenv(name, value)
@@ -190,12 +181,6 @@ def test_arguments_reach_lightnings_strategy_and_the_trainer_can_be_sent_to_anot
         assert one.strategy._start_method == "spawn"
         assert one.strategy._layer_sync is not None
         assert one.strategy.site == "site-0"
-
-
-def test_keys_and_the_strategy_of_one_device_can_be_sent_to_another_process():
-    identity = new_identity("site-0")
-    assert FederatedStrategy("tcp://127.0.0.1:1", "site-0").root_device == torch.device("cpu")
-    assert identity.name == "site-0"
 
 
 def adapted(settings, folder, devices) -> None:
