@@ -24,8 +24,9 @@ PUBLIC = {
         Baselines InProcessRun Simulation SiteOverrides VirtualSite federate_in_process simulate
     """,
     "lightning_fed.errors": """
-        AlreadyConnectedError BudgetExhaustedError ConfigError ConnectionLostError DataError FederationError IdentityError
-        LedgerError ModelMismatchError PlanError PlanRefusedError ProtocolError QuorumLostError StoreError UpdateRefusedError
+        AlreadyConnectedError BudgetExhaustedError ConfigError ConnectionLostError DataError FederationError
+        IdentityError LedgerError ModelMismatchError PlanError PlanRefusedError ProtocolError QuorumLostError
+        StoreError UpdateRefusedError
     """,
 }
 
