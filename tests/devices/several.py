@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import threading
 import time
@@ -39,6 +40,30 @@ def loader(data: Dataset, batch_size: int, devices: int) -> DataLoader:
     """Batches that are the same, whether one device or several train on each: Lightning shuffles so for several."""
     sampler = DistributedSampler(data, 1, 0) if devices == 1 else None
     return DataLoader(data, batch_size // devices, sampler=sampler)
+
+
+def halves() -> DataLoader:
+    """Batches for each of two processes that were started one by one, of data that Lightning divides."""
+    return DataLoader(examples(0, 24), 4)
+
+
+def node(rank: int, launcher: str, port: int) -> dict[str, str]:
+    """What torchrun or Slurm put into the environment of the one process of a node."""
+    if launcher == "torchrun":
+        own = {"RANK": rank, "LOCAL_RANK": 0, "GROUP_RANK": rank, "WORLD_SIZE": 2, "TORCHELASTIC_RUN_ID": "a"}
+    else:
+        own = {
+            "SLURM_NTASKS": 2,
+            "SLURM_NTASKS_PER_NODE": 1,
+            "SLURM_NNODES": 2,
+            "SLURM_JOB_ID": 7,
+            "SLURM_JOB_NAME": "site",
+            "SLURM_NODELIST": "localhost",
+            "SLURM_PROCID": rank,
+            "SLURM_NODEID": rank,
+            "SLURM_LOCALID": 0,
+        }
+    return {name: str(value) for name, value in {**own, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items()}
 
 
 class Module(L.LightningModule):
@@ -138,11 +163,16 @@ class Site:
 
     def end(self) -> str | None:
         """Wait for the end; the text of the error, if there was one."""
-        assert self._receiver.poll(PATIENCE_S), "the site did not end in time"
+        if not self._receiver.poll(PATIENCE_S):
+            self.process.kill()
+            raise AssertionError("the site did not end in time")
         text = self._receiver.recv()
         self.process.join(PATIENCE_S)
         assert self.process.exitcode == 0
         return text
+
+    def send(self, signum: signal.Signals) -> None:
+        os.kill(self.process.pid, signum)
 
 
 def _run(sender: Any, args: Any, options: Any) -> None:
@@ -151,7 +181,7 @@ def _run(sender: Any, args: Any, options: Any) -> None:
     try:
         options.pop("script", fit)(*args, **options)
         sender.send(None)
-    except Exception:  # noqa: BLE001 - the test looks at it
+    except BaseException:  # noqa: BLE001 - SystemExit, too: the test looks at it
         sender.send(traceback.format_exc())
 
 
@@ -209,6 +239,14 @@ class Here:
         """Start a site's script; ``strategy`` holds further arguments of its FederatedStrategy."""
         return Site(self.settings(name, **(strategy or {})), self.folder, **options)
 
+    def nodes(
+        self, name: str, strategy: Mapping[str, Any] | None = None, launcher: str = "torchrun", **options: Any
+    ) -> list[Site]:
+        """Start a site's script in each of two processes, as torchrun or Slurm does it instead of Lightning."""
+        port = free_port()
+        together = {"num_nodes": 2, "devices": 1, "data": halves, **options}
+        return [self.site(name, strategy, environment=node(rank, launcher, port), **together) for rank in range(2)]
+
     def fit(self, **options: Any) -> None:
         """Have every site train to the federation's end."""
         sites = [self.site(name, **options) for name in self.sites]
@@ -235,6 +273,13 @@ class Here:
 
     def model(self, version: int) -> dict[str, Tensor]:
         return torch.load(self._store / "models" / f"{version:06d}.ckpt", weights_only=True)["state_dict"]
+
+
+def errors(sites: list[Site]) -> list[str]:
+    """The errors that all of these have ended with: each its traceback, which ends with the error's text."""
+    texts = [site.end() for site in sites]
+    assert None not in texts, texts
+    return [text.rstrip() for text in texts if text]
 
 
 def until(found: Callable[[], Any], what: str) -> Any:

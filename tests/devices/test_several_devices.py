@@ -6,7 +6,7 @@ from functools import partial
 import lightning as L
 import pytest
 import torch
-from several import Here, Module, Site, examples, farthest, free_port
+from several import Here, Module, Site, examples, farthest, halves, node
 from torch.utils.data import DataLoader, DistributedSampler
 
 from lightning_fed import FederatedStrategy, FederationPlan, LocalTraining
@@ -107,41 +107,13 @@ def test_buffers_are_those_of_the_first_process_and_the_same_in_all(tmp_path):
         assert farthest({"mean": first["state"]["net.1.running_mean"]}, {"mean": torch.zeros(8)}) > 0.01
 
 
-def node(rank: int, launcher: str, port: int) -> dict[str, str]:
-    """What torchrun or Slurm put into the environment of the one process of a node."""
-    if launcher == "torchrun":
-        own = {"RANK": rank, "LOCAL_RANK": 0, "GROUP_RANK": rank, "WORLD_SIZE": 2, "TORCHELASTIC_RUN_ID": "a"}
-    else:
-        own = {
-            "SLURM_NTASKS": 2,
-            "SLURM_NTASKS_PER_NODE": 1,
-            "SLURM_NNODES": 2,
-            "SLURM_JOB_ID": 7,
-            "SLURM_JOB_NAME": "site",
-            "SLURM_NODELIST": "localhost",
-            "SLURM_PROCID": rank,
-            "SLURM_NODEID": rank,
-            "SLURM_LOCALID": 0,
-        }
-    return {name: str(value) for name, value in {**own, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items()}
-
-
 @pytest.mark.parametrize("launcher", ["torchrun", "slurm"])
 def test_several_machines_are_one_site(tmp_path, launcher):
     here = Here(tmp_path, plan(rounds=2, quorum=1), ("site-0",), Module())
-    port = free_port()
-    nodes = [
-        here.site("site-0", environment=node(rank, launcher, port), num_nodes=2, devices=1, data=halves)
-        for rank in range(2)
-    ]
-    assert [site.end() for site in nodes] == [None, None]
+    assert [site.end() for site in here.nodes("site-0", launcher=launcher)] == [None, None]
     here.wait()
     assert [rank["strategy"] for rank in here.ranks("site-0")] == ["FederatedDDP"] * 2
     assert [farthest(rank["state"], here.model(2)) for rank in here.ranks("site-0")] == [0, 0]
-
-
-def halves() -> DataLoader:
-    return DataLoader(examples(0, 24), 4)
 
 
 def test_one_device_in_each_of_several_started_processes_is_refused(tmp_path, monkeypatch):
