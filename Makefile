@@ -63,3 +63,4 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/slow_link.py
 	$(BIN)/python benchmarks/leakage.py --out runs/leakage
 	$(BIN)/python benchmarks/import_time.py
+	$(BIN)/python benchmarks/step_time.py

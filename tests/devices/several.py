@@ -130,6 +130,8 @@ def fit(
     **trainer: Any,
 ) -> None:
     """A site's script: the same for one device and for several."""
+    # Lightning shuffles by the seed that it finds in the environment, which another test may have left there.
+    L.seed_everything(0, verbose=False)
     site = settings["site"]
     several = {"start_method": "fork"} if devices > 1 and settings.get("local") != "fsdp" else {}
     L.Trainer(
