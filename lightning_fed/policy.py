@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+import yaml
 
 from lightning_fed.errors import PlanRefusedError, did_you_mean
 from lightning_fed.plan import FederationPlan
+from lightning_fed.yaml_words import quoted, words
 
 FINGERPRINT_DIGITS = 64
 """Hexadecimal digits of a fingerprint: all of a SHA-256. With fewer, keys for a given one could be searched for."""
@@ -105,7 +107,10 @@ class SitePolicy:
         """
         name = Path(path).name
         try:
-            settings = msgspec.yaml.decode(Path(path).read_bytes() or b"{}", type=dict[str, Any])
+            document = Path(path).read_text(encoding="utf-8") or "{}"
+            # A metric or a member may be named "no"; only one setting is a boolean.
+            document = quoted(document, [word for word in words(document) if word.key != "gives_initial"])
+            settings = msgspec.yaml.decode(document, type=dict[str, Any])
             known = {field.name for field in dataclasses.fields(cls)}
             if unknown := sorted(settings.keys() - known):
                 raise PlanRefusedError(
@@ -113,8 +118,9 @@ class SitePolicy:
                     f"{did_you_mean(unknown[0], known)}"
                 )
             return msgspec.convert(settings, type=cls)
-        except (OSError, msgspec.MsgspecError) as error:
-            raise PlanRefusedError(f"the site policy {name} cannot be read: {error}. Mend the file.") from error
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, msgspec.MsgspecError) as error:
+            why = " ".join(str(error).replace("<unicode string>", name).split())
+            raise PlanRefusedError(f"the site policy {name} cannot be read: {why}. Mend the file.") from error
 
     def check_members(self, fingerprints: Mapping[str, str], site: str) -> None:
         """Accept a roster or raise, before anything is sent to anybody whom it names.

@@ -7,12 +7,11 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import torch
 from jsonargparse import Namespace
 
 from lightning_fed.cli.package import serve_arguments
-from lightning_fed.cli.parser import NamesNearest
+from lightning_fed.cli.parser import NamesNearest, converted, without_choices
 from lightning_fed.coordinator.service import Coordinator
 from lightning_fed.errors import ConfigError, ModelMismatchError, StoreError
 from lightning_fed.lightning_api import served_package
@@ -30,13 +29,13 @@ def run(arguments: Sequence[str]) -> int:
         FederationError: the plan, a file or the address cannot be used, or too few sites are left.
     """
     serve_arguments(arguments)
-    config = _parser().parse_args(list(arguments[1:]))
+    config = read_config(arguments[1:])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger(served_package()).setLevel(logging.WARNING)
     # Before the model is made, which can take long.
     identity, roster = load_identity(config.identity), Roster.load(config.roster)
     Coordinator(
-        msgspec.convert(config.plan.as_dict(), FederationPlan),
+        config.plan,
         address=config.address,
         identity=identity,
         roster=roster,
@@ -44,6 +43,21 @@ def run(arguments: Sequence[str]) -> int:
         initial=_initial(config),
     ).run()
     return 0
+
+
+def read_config(arguments: Sequence[str]) -> Namespace:
+    """Read ``--config FILE`` and what stands beside it; exits with a message that names a misspelt key.
+
+    Returns:
+        The command's options by name; ``plan`` is a :class:`FederationPlan`.
+
+    Raises:
+        PlanError: a value of the plan that no federation can run with.
+        ConfigError: a value that is none of its setting's kind.
+    """
+    config = _parser().parse_args(list(arguments))
+    config.plan = converted({"plan": config.plan.as_dict()}, dict[str, FederationPlan])["plan"]
+    return config
 
 
 def _initial(config: Namespace) -> "LightningModule | None":
@@ -105,4 +119,5 @@ def _parser() -> NamesNearest:
         "--checkpoint", type=Path | None, default=None, help="Lightning .ckpt with the initial weights of the model"
     )
     parser.add_argument("--seed", type=int | None, default=None, help="seed of the model's random weights")
+    without_choices(parser)
     return parser

@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-
-from lightning_fed.cli.parser import NamesNearest
+from lightning_fed.cli.parser import NamesNearest, converted, without_choices
 from lightning_fed.errors import ConfigError, did_you_mean
 from lightning_fed.plan import FederationPlan
 
@@ -108,6 +106,7 @@ def read_config(arguments: Sequence[str]) -> Simulation:
     )
     parser.add_argument("--config", action="config", help="YAML file with the keys below")
     parser.add_class_arguments(Simulation)
+    without_choices(parser)
     options = parser.parse_args(list(arguments))
     del options["config"]
-    return msgspec.convert(options.as_dict(), Simulation)
+    return converted(options.as_dict(), Simulation)
