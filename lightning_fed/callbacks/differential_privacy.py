@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from lightning_fed.callbacks.data_dependence import refuse_data_dependent
 from lightning_fed.callbacks.one_package import refuse_mixed
@@ -44,7 +45,7 @@ from lightning_fed.privacy.accounting import (
     require_delta_for,
 )
 from lightning_fed.privacy.discrete import require_noise
-from lightning_fed.privacy.layers import SavedStatistics, check_layers, replace_layers
+from lightning_fed.privacy.layers import SavedStatistics, check_layers, replace_layers, watch_signal
 from lightning_fed.privacy.poisson import PoissonLoader, rows
 from lightning_fed.privacy.steps import Steps
 
@@ -120,6 +121,7 @@ class DifferentialPrivacy(Callback):
         self._total = 0
         self._step: object = None
         self._rows = 0
+        self._watches: list[RemovableHandle] = []
 
     # What was spent
 
@@ -153,6 +155,7 @@ class DifferentialPrivacy(Callback):
             if replaced:
                 listed = ", ".join(f"{name} by {layer}" for name, layer in replaced.items())
                 rank_zero_info(f"replaced for example-level privacy: {listed}.")
+            self._watches += watch_signal(replaced)
         if stage != "fit":
             return
         refuse_mixed(trainer)
@@ -305,6 +308,9 @@ class DifferentialPrivacy(Callback):
         if self._gradients is not None:
             self._gradients.forget()
             self._gradients.cleanup()
+        for watch in self._watches:
+            watch.remove()
+        self._watches = []
         for name in ("process_dataloader", "training_step"):
             trainer.strategy.__dict__.pop(name, None)
         self._loader = self._statistics = self._gradients = self._optimizer = self._step = None

@@ -1,21 +1,33 @@
 """Which layers can be trained by DP-SGD, and what stands in for those that cannot."""
 
-from collections.abc import Iterator
+import functools
+import math
+from collections.abc import Iterator, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.modules.loss import _Loss
+from torch.utils.hooks import RemovableHandle
 
 from lightning_fed.errors import ConfigError
+
+_CHANNELS = 8
+"""Fewest channels of a group, where a layer has so many: a feature map may be one pixel large by then."""
+
+_VALUES = 4
+"""Fewest values that may be normalised together: of one value nothing is left, of two no more than their order."""
 
 
 def replace_layers(module: nn.Module) -> dict[str, nn.Module]:
     """Put layers that can be trained by DP-SGD in the place of those that cannot, in ``module`` itself.
 
-    BatchNorm becomes GroupNorm with gcd(32, channels) groups, InstanceNorm loses its running statistics, recurrent and
-    attention layers become Opacus' own. The outcome depends on the module alone, so that all sites get the same.
+    BatchNorm becomes GroupNorm: at most 32 groups, of eight channels or more each; BatchNorm1d, whose input may be flat
+    features that have no order, one group. InstanceNorm loses its running statistics, recurrent and attention layers
+    become Opacus' own. The outcome depends on the module alone, so that all sites get the same. What a group norm lets
+    pass depends on the shapes that come to it, too: see ``watch_signal``.
 
     Returns:
         The new layers by their full names.
@@ -35,6 +47,32 @@ def replace_layers(module: nn.Module) -> dict[str, nn.Module]:
                 setattr(parent, name, replacement)
                 replaced[f"{parent_name}.{name}".removeprefix(".")] = replacement
     return replaced
+
+
+def watch_signal(replaced: Mapping[str, nn.Module]) -> list[RemovableHandle]:
+    """Have layers that ``replace_layers`` put in refuse an input of which they would let nothing pass.
+
+    A group norm over a single value gives zero whatever the value is, and training goes on as if nothing was wrong.
+
+    Args:
+        replaced: what ``replace_layers`` gave.
+
+    Returns:
+        Handles that end the watch. Until then a forward of such a layer may raise ``ConfigError``.
+    """
+    watched = [(name, layer) for name, layer in replaced.items() if isinstance(layer, nn.GroupNorm)]
+    return [layer.register_forward_pre_hook(functools.partial(_check_values, name)) for name, layer in watched]
+
+
+def _check_values(name: str, layer: nn.GroupNorm, inputs: tuple[Tensor, ...]) -> None:
+    shape = tuple(inputs[0].shape)
+    values = layer.num_channels // layer.num_groups * math.prod(shape[2:])
+    if values < _VALUES:
+        raise ConfigError(
+            f"{name!r}, {layer}, which replace_layers put in the place of a BatchNorm, normalises {values} value(s) at "
+            f"a time of an input of shape {shape}, which leaves next to nothing of them. Normalise before pooling, "
+            f"give the layer {_VALUES} features or more, or build the module without it."
+        )
 
 
 def check_layers(module: nn.Module) -> None:
@@ -71,6 +109,8 @@ def _fault(layer: nn.Module) -> str | None:
 
     if isinstance(layer, _Loss):
         return _fault_of_loss(layer)
+    if isinstance(layer, LazyModuleMixin) and layer.has_uninitialized_params():
+        return "its size is not known before data has passed; build it with its size"
     trainable = any(parameter.requires_grad for parameter in layer.parameters(recurse=False))
     if isinstance(layer, _BatchNorm):
         # A frozen one in evaluation mode is a fixed linear map.
@@ -101,7 +141,11 @@ def _replacement(layer: nn.Module) -> nn.Module | None:
     from opacus.validators import ModuleValidator
 
     replacement: nn.Module
-    if isinstance(layer, _InstanceNorm):
+    if isinstance(layer, LazyModuleMixin):
+        return None
+    if isinstance(layer, _BatchNorm) and type(layer) in ModuleValidator.FIXERS:
+        replacement = _group_norm(layer)
+    elif isinstance(layer, _InstanceNorm):
         # Opacus' own switches the statistics off and leaves their buffers behind.
         replacement = type(layer)(layer.num_features, eps=layer.eps, affine=layer.affine)
         if layer.affine:
@@ -112,6 +156,13 @@ def _replacement(layer: nn.Module) -> nn.Module | None:
         return None
     first = next(layer.parameters(), torch.empty(0))
     return replacement.to(first.device, first.dtype).train(layer.training)
+
+
+def _group_norm(layer: _BatchNorm) -> nn.GroupNorm:
+    # Opacus' own has gcd(32, channels) groups, so up to 32 channels each is a group, of one value where maps are flat.
+    most = 1 if isinstance(layer, nn.BatchNorm1d) else max(1, min(32, layer.num_features // _CHANNELS))
+    groups = next(count for count in range(most, 0, -1) if layer.num_features % count == 0)
+    return nn.GroupNorm(groups, layer.num_features, affine=layer.affine)
 
 
 class SavedStatistics:

@@ -336,7 +336,16 @@ def test_layers_are_replaced_before_a_checkpoint_is_restored(tmp_path):
     second = Regression(network())
     again = DifferentialPrivacy(noise_multiplier=1.0, replace_layers=True)
     fit(second, again, loader(), max_epochs=2, ckpt=tmp_path / "last.ckpt")
-    assert isinstance(second.net[1], nn.GroupNorm) and second.net[1].num_groups == 8
+    assert isinstance(second.net[1], nn.GroupNorm) and second.net[1].num_groups == 1
+
+
+def test_a_fit_stops_at_a_replaced_layer_that_lets_nothing_pass():
+    module = Regression(nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2), nn.Linear(2, 1)))
+    privacy = DifferentialPrivacy(noise_multiplier=1.0, replace_layers=True)
+    with pytest.raises(ConfigError, match=r"'net\.1', GroupNorm\(1, 2.* normalises 2 value"):
+        fit(module, privacy, loader())
+    assert privacy.epsilon_so_far == 0
+    assert not any(layer._forward_pre_hooks for layer in module.modules())
 
 
 def test_a_resumed_fit_keeps_the_noise_and_goes_on_counting(tmp_path):
@@ -447,7 +456,10 @@ class Keeps(nn.Linear):
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (lambda: Regression(nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))), r"'net.1', BatchNorm1d .*GroupNorm\(8"),
+        (
+            lambda: Regression(nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))),
+            r"'net.1', BatchNorm1d .*GroupNorm\(1, 8",
+        ),
         (lambda: Regression(nn.BatchNorm1d(4, affine=False)), "'net', BatchNorm1d .*mixes"),
         (lambda: Regression(nn.InstanceNorm1d(4, track_running_stats=True)), "running statistics"),
         (lambda: Regression(nn.LSTM(4, 1)), "'net', LSTM .*DPLSTM"),
