@@ -1,5 +1,6 @@
 """Files that are there whole or not at all."""
 
+import contextlib
 import os
 import re
 import secrets
@@ -58,4 +59,6 @@ def write_whole(path: Path, data: bytes | memoryview, *, private: bool = False) 
             "was complete before is there. Make room or mend the permissions, then start the same command again."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        # On a disk that takes nothing this may fail, too; the next start tidies up.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)

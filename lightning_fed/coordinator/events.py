@@ -1,6 +1,6 @@
 """The event log: what happened in a run, one JSON object a line, in order."""
 
-import errno
+import contextlib
 import os
 import time
 from collections import defaultdict
@@ -63,10 +63,18 @@ class EventLog:
             raise StoreError(
                 f"{self._path} cannot be opened: {error.strerror}. Remove it if it is a link, or mend its permissions."
             ) from error
-        if self._path.stat().st_size and not self._ends_with_newline():
-            # The line that a crash cut short stays, closed, and does not swallow the next one.
-            self._file.write(b"\n")
-        entries = [_entry_of(line) for line in self._path.read_bytes().splitlines()]
+        self._torn_at: int | None = None
+        try:
+            content = self._path.read_bytes()
+            if content and not content.endswith(b"\n"):
+                # The line that a crash cut short stays, closed, and does not swallow the next one.
+                self._file.write(b"\n")
+        except OSError as error:
+            raise StoreError(
+                f"{self._path} cannot be read or written: {error.strerror}. Make room or mend the permissions, then "
+                "start again."
+            ) from error
+        entries = [_entry_of(line) for line in content.splitlines()]
         self.newest_round = max((entry.round for entry in entries if entry.event in _ENDS), default=0)
         self.ledger_heads = {entry.site: entry.head for entry in entries if entry.event == "ledger_anchored"}
         self._lines: defaultdict[str, _Lines] = defaultdict(_Lines)
@@ -78,41 +86,64 @@ class EventLog:
             False if it is about a site of which too much was written already.
 
         Raises:
-            StoreError: the disk is full.
+            StoreError: the disk is full. Nothing of the event is in the log, and it may be tried again.
         """
         if event == "round_started":
             for of_site in self._lines.values():
                 of_site.left = LINES
-        if "site" in data:
-            lines = self._lines[data["site"]]
+        lines = self._lines[data["site"]] if "site" in data else None
+        if lines:
             if not lines.take():
                 return False
             if lines.omitted:
                 data = {**data, "omitted": lines.omitted}
-                lines.omitted = 0
         entry = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **data}
-        line = msgspec.json.encode(entry) + b"\n"
         try:
-            if self._file.write(line) != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            if event in _ENDS:
-                # Once a round: a power cut costs the lines of the round that was on, and no more.
-                os.fsync(self._file.fileno())
+            # Once a round: a power cut costs the lines of the round that was on, and no more.
+            self._append(msgspec.json.encode(entry) + b"\n", sync=event in _ENDS)
         except OSError as error:
+            if lines:
+                lines.left += 1.0
             raise StoreError(
                 f"{self._path.name} cannot be written: {error.strerror}. Make room, then start again."
             ) from error
+        if lines:
+            lines.omitted = 0
         return True
 
     def close(self) -> None:
-        """Flush to the disk and close."""
-        os.fsync(self._file.fileno())
-        self._file.close()
+        """Flush to the disk and close.
 
-    def _ends_with_newline(self) -> bool:
-        with self._path.open("rb") as file:
-            file.seek(-1, os.SEEK_END)
-            return file.read(1) == b"\n"
+        Raises:
+            StoreError: the disk does not take the last lines.
+        """
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise StoreError(f"{self._path.name} cannot be written: {error.strerror}. Look at the disk.") from error
+        finally:
+            self._file.close()
+
+    def _append(self, line: bytes, *, sync: bool) -> None:
+        """Write one line, or nothing of it."""
+        self._cut_torn()
+        size = os.fstat(self._file.fileno()).st_size
+        try:
+            rest = memoryview(line)
+            while rest:
+                rest = rest[self._file.write(rest) :]
+            if sync:
+                os.fsync(self._file.fileno())
+        except OSError:
+            self._torn_at = size
+            with contextlib.suppress(OSError):
+                self._cut_torn()
+            raise
+
+    def _cut_torn(self) -> None:
+        if self._torn_at is not None:
+            os.ftruncate(self._file.fileno(), self._torn_at)
+            self._torn_at = None
 
 
 class _Entry(msgspec.Struct):

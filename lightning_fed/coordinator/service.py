@@ -1,15 +1,26 @@
 """The coordinator as a running service: puts the state machine on a socket, a clock and a disk."""
 
+import contextlib
 import logging
+import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lightning_fed.coordinator.events import EventLog
 from lightning_fed.coordinator.hyperparameters import loadable_hyperparameters
 from lightning_fed.coordinator.store import Store
-from lightning_fed.errors import FederationError, IdentityError, ModelMismatchError, ProtocolError, printable
+from lightning_fed.errors import (
+    FederationError,
+    IdentityError,
+    LedgerError,
+    ModelMismatchError,
+    ProtocolError,
+    StoreError,
+    printable,
+)
 from lightning_fed.plan import FederationPlan
 from lightning_fed.privacy.layers import replace_layers
 from lightning_fed.privacy.ledger import Budget, Ledger, Owner
@@ -42,9 +53,13 @@ _PULSE_S = 1.0
 _RECONNECTION_S = 5.0
 """How long a site may be away before its round goes on without it: longer than a reconnection takes."""
 
+_RETRY_S, _RETRY_MAX_S = 0.2, 5.0
+"""Pause before something is written again that could not be, doubled each time, and the longest one."""
 
 _LAST_WORDS_S = 1.0
 """How long a coordinator that stops keeps listening, so that refused sites learn the reason."""
+
+_T = TypeVar("_T")
 
 
 class Coordinator:
@@ -112,33 +127,44 @@ class Coordinator:
     def run(self) -> None:
         """Serve until the federation has finished.
 
+        What the disk does not take is tried again for as long as ``gather_s``; meanwhile the federation stands still,
+        and no site is lost over it.
+
         Raises:
             QuorumLostError: too few sites are left.
-            StoreError: a global model could not be stored; the newest complete one stays.
+            StoreError: something could not be stored for so long; the newest complete global model stays.
+            LedgerError: likewise, a release could not be written into the privacy ledger, and has not happened.
         """
+        with contextlib.ExitStack() as closing:
+            # Each of them, whatever becomes of the others; the socket first.
+            closing.callback(self._events.close)
+            closing.callback(self._store.close)
+            if self._ledger:
+                closing.callback(self._ledger.close)
+            closing.callback(self._hub.close)
+            self._serve()
+
+    def _serve(self) -> None:
         _log.info("listening at %s", self.address)
         if self._session.model is None:
             _log.warning(
                 "there is no initial model: the first site is asked for its untrained one, which sites that require "
                 "masks do not give. Better configure model:."
             )
-        try:
-            if self._session.model and self._session.model.version > self._events.newest_round:
-                # A coordinator that is killed right after storing a model has not written of its round yet.
-                self._events.write("round_recovered", {"round": self._session.model.version})
-            self._perform(self._session.start())
-            while self._session.outcome is None:
-                self._turn()
-            if isinstance(self._session.outcome, FederationError):
+        if self._session.model and self._session.model.version > self._events.newest_round:
+            # A coordinator that is killed right after storing a model has not written of its round yet.
+            self._perform([Record("round_recovered", {"round": self._session.model.version})])
+        self._perform(self._session.start())
+        while self._session.outcome is None:
+            self._turn()
+        if isinstance(self._session.outcome, FederationError):
+            try:
                 self._events.write("stopped", {"reason": str(self._session.outcome)})
-                self._hub.hear_out(_LAST_WORDS_S)
-                raise self._session.outcome
-        finally:
-            self._hub.close()
-            if self._ledger:
-                self._ledger.close()
-            self._store.close()
-            self._events.close()
+            except StoreError as error:
+                _log.warning("%s", error)  # the outcome says more
+            self._hub.hear_out(_LAST_WORDS_S)
+            raise self._session.outcome
+        self._insist("the last .ckpt files", self._store.finish)
 
     def _turn(self) -> None:
         now = time.monotonic()
@@ -148,12 +174,15 @@ class Coordinator:
             if self._session.outcome is not None:
                 return
         now = time.monotonic()
-        for timer in [timer for timer, due in self._timers.items() if due <= now]:
-            del self._timers[timer]
-            self._perform(self._session.expired(timer))
+        for timer in list(self._timers):
+            # What an earlier one brought about may have put this one off.
+            if self._timers.get(timer, math.inf) <= now:
+                del self._timers[timer]
+                self._perform(self._session.expired(timer))
         if now >= self._next_pulse:
             self._next_pulse = now + _PULSE_S
             self._look_after_sites(now)
+            self._store.retry()
 
     def _take(self, site: str, message: m.FromSite | ProtocolError, chunk: memoryview | None) -> None:
         try:
@@ -187,9 +216,10 @@ class Coordinator:
                 case Wake(timer, after_s):
                     self._timers[timer] = time.monotonic() + after_s
                 case Save(model):
-                    self._store.save(model)
+                    self._insist(f"global model {model.version}", partial(self._store.save, model))
                 case Charge(round, attempt, mechanism) if self._ledger:
-                    self._ledger.charge(Release(self._store.run, self._session.plan.hash, round, attempt, mechanism))
+                    release = Release(self._store.run, self._session.plan.hash, round, attempt, mechanism)
+                    self._insist("the privacy ledger", partial(_charge, self._ledger, release))
                 case Record(event, data):
                     self._record(event, data)
 
@@ -203,8 +233,58 @@ class Coordinator:
             traffic = self._hub.traffic
             seconds = round(time.monotonic() - self._round_began, 4)
             data = {**data, "seconds": seconds, "bytes_up": traffic.up, "bytes_down": traffic.down}
-        if self._events.write(event, data):
+        if self._insist("the event log", partial(self._events.write, event, data)):
             _log.info("%s %s", event, data)
+
+    def _insist(self, what: str, write: Callable[[], _T]) -> _T:
+        """Write something; what the disk does not take is tried again, and nobody hears of it before it is written.
+
+        Raises:
+            StoreError: it could not be written for as long as ``gather_s``.
+            LedgerError: likewise.
+        """
+        began, pause_s, reason = time.monotonic(), _RETRY_S, ""
+        while True:
+            try:
+                written = write()
+                break
+            except (StoreError, LedgerError) as error:
+                system, waited_s = error.__cause__, time.monotonic() - began
+                if not isinstance(system, OSError) or waited_s >= self._session.plan.gather_s:
+                    raise
+                if not reason:
+                    reason = system.strerror or str(system)
+                    _log.warning(
+                        "%s cannot be written to %s: %s. Make room or mend what is wrong: the federation stands still, "
+                        "and it is tried again for %g s (plan.gather_s).",
+                        what,
+                        self._store.folder,
+                        reason,
+                        self._session.plan.gather_s,
+                    )
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _RETRY_MAX_S)
+        if reason:
+            self._went_on(what, reason, time.monotonic() - began)
+        return written
+
+    def _went_on(self, what: str, reason: str, stood_s: float) -> None:
+        _log.warning("%s is written at last, %.0f s late: the federation goes on.", what, stood_s)
+        # While nothing was read, no site was late and none was away.
+        self._timers = {timer: due + stood_s for timer, due in self._timers.items()}
+        self._away_since.clear()
+        self._perform([Record("stood_still", {"what": what, "reason": reason, "seconds": round(stood_s, 1)})])
+
+
+def _charge(ledger: Ledger, release: Release) -> None:
+    # Before and after: what could not be taken back at once is in the way of the next attempt.
+    ledger.take_back()
+    try:
+        ledger.charge(release)
+    except LedgerError:
+        with contextlib.suppress(LedgerError):
+            ledger.take_back()
+        raise
 
 
 def _ledger_of(plan: FederationPlan, folder: Path, identity: Identity) -> Ledger | None:

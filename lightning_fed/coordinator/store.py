@@ -9,8 +9,10 @@ state of the federation: there is no second record that could disagree with it.
 import dataclasses
 import fcntl
 import io
+import logging
 import os
 import secrets
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version as version_of
@@ -27,6 +29,11 @@ from lightning_fed.files import remove_torn, write_whole
 from lightning_fed.plan import FederationPlan
 from lightning_fed.update.global_model import GlobalModel
 from lightning_fed.update.layout import Layout
+
+_log = logging.getLogger(__name__)
+
+_RETRY_S = 10.0
+"""How long at least until a checkpoint that could not be written is tried again while no round ends."""
 
 
 class _Run(msgspec.Struct, frozen=True):
@@ -83,29 +90,33 @@ class Store:
         self.run = self._record.run
         self.starts = self._record.starts
         # Durably before anything is sent: a restarted coordinator must not ask for an attempt's keys again.
-        self._record = msgspec.structs.replace(self._record, starts=self.starts + 1)
-        self._write_record()
+        self._write_record(msgspec.structs.replace(self._record, starts=self.starts + 1))
         for place in (folder, self._models):
             remove_torn(place)
         versions = sorted(int(path.stem) for path in self._models.glob("[0-9]*.safetensors"))
         there = bool(versions) and self._record.layout is not None
         self.model = self._read(versions[-1]) if there else None
-        for version in versions if there else ():
-            # A coordinator that is killed right behind a model has not written its checkpoint yet.
-            if not (self._models / f"{version:06d}.ckpt").exists():
-                self._write_checkpoint(version, self._read(version).state_dict())
+        # Now: to ask for it later takes open files, which may be used up by then.
+        self._lightning = version_of("lightning")
+        # A coordinator that is killed right behind a model has not written its checkpoint yet.
+        missing = [one for one in versions if not (self._models / f"{one:06d}.ckpt").exists()] if there else []
+        self._owed: dict[int, dict[str, torch.Tensor] | None] = dict.fromkeys(missing)
+        self._newest = versions[-1] if there else -1
+        self._failure: StoreError | None = None
+        self._retry_at = 0.0
         self._exporter = ThreadPoolExecutor(1, "lightning_fed-export")
-        self._export: Future[None] | None = None
+        self._export: Future[None] = self._exporter.submit(self._write_owed)
 
     def save(self, model: GlobalModel) -> None:
         """Store a global model durably.
 
+        Its Lightning checkpoint is written in the background; one that cannot be written is owed until it can.
+
         Raises:
-            StoreError: it could not be written, or the Lightning checkpoint of the one before could not.
+            StoreError: it could not be written; it may be tried again.
         """
         if self._record.layout != model.layout:
-            self._record = msgspec.structs.replace(self._record, layout=model.layout)
-            self._write_record()
+            self._write_record(msgspec.structs.replace(self._record, layout=model.layout))
         state = model.state_dict()
         path = self._models / f"{model.version:06d}.safetensors"
         # Tied names are left out: safetensors holds each tensor once, and the layout knows the other names.
@@ -119,29 +130,62 @@ class Store:
             write_whole(path.with_suffix(".server"), _server_bytes(model, metadata))
             metadata["server"] = "yes"
         write_whole(path, save(plain, metadata))
-        self._wait_for_export()
+        self._newest = model.version
+        self._export.result()
         # The checkpoint is a copy for people; sites need not wait for it.
-        self._export = self._exporter.submit(self._write_checkpoint, model.version, state)
+        self._owed[model.version] = state
+        self._export = self._exporter.submit(self._write_owed)
 
-    def close(self) -> None:
-        """Finish what is being written.
+    def retry(self) -> None:
+        """Try again to write the checkpoints that could not be written, if there are any, in the background."""
+        if self._failure and self._export.done() and time.monotonic() >= self._retry_at:
+            self._export = self._exporter.submit(self._write_owed)
+
+    def finish(self) -> None:
+        """Write the checkpoints that are owed.
 
         Raises:
-            StoreError: it could not be written.
+            StoreError: one could not be written; it may be tried again.
         """
+        self._exporter.submit(self._write_owed).result()
+        if self._failure:
+            raise self._failure
+
+    def close(self) -> None:
+        """Finish what is being written; what cannot be is written at the next start."""
         self._exporter.shutdown(wait=True)
         self._lock.close()
-        self._wait_for_export()
 
-    def _wait_for_export(self) -> None:
-        export, self._export = self._export, None
-        if export:
-            export.result()
+    def _write_owed(self) -> None:
+        failure = None
+        for version, state in list(self._owed.items()):
+            try:
+                if state is not None or not self._was_removed(version):
+                    self._write_checkpoint(version, self._read(version).state_dict() if state is None else state)
+                del self._owed[version]
+            except StoreError as error:
+                # To be read from the disk again: models must not pile up in the memory.
+                self._owed[version] = None
+                failure = error
+        if failure and not self._failure:
+            _log.warning("%s Sites need no .ckpt: the federation goes on, and it is tried again.", failure)
+        elif self._failure and not failure:
+            _log.info("the .ckpt files that could not be written are written.")
+        self._failure = failure
+        self._retry_at = time.monotonic() + _RETRY_S
+
+    def _was_removed(self, version: int) -> bool:
+        """Whether somebody has removed a model to make room; not when the whole disk is away."""
+        try:
+            there = {path.name for path in self._models.iterdir()}
+        except OSError as error:
+            raise StoreError(f"{self._models} cannot be read: {error.strerror}. Mend the disk.") from error
+        return f"{self._newest:06d}.safetensors" in there and f"{version:06d}.safetensors" not in there
 
     def _write_checkpoint(self, version: int, state: dict[str, torch.Tensor]) -> None:
         checkpoint: dict[str, Any] = {
             "state_dict": state,
-            "pytorch-lightning_version": version_of("lightning"),
+            "pytorch-lightning_version": self._lightning,
             "epoch": 0,
             "global_step": 0,
             "federation": {"run": self.run, "plan_hash": self._plan.hash, "version": version},
@@ -156,9 +200,7 @@ class Store:
     def _read_record(self) -> _Run:
         path = self.folder / "run.json"
         if not path.exists():
-            self._record = _Run(secrets.token_hex(8), self._plan)
-            self._write_record()
-            return self._record
+            return self._write_record(_Run(secrets.token_hex(8), self._plan))
         try:
             record = msgspec.json.decode(path.read_bytes(), type=_Run)
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError, FederationError) as error:
@@ -172,9 +214,11 @@ class Store:
             )
         return record
 
-    def _write_record(self) -> None:
-        data = msgspec.json.format(msgspec.json.encode(self._record))
-        write_whole(self.folder / "run.json", data)
+    def _write_record(self, record: _Run) -> _Run:
+        write_whole(self.folder / "run.json", msgspec.json.format(msgspec.json.encode(record)))
+        # Only now: what could not be written must be written again.
+        self._record = record
+        return record
 
     def _read(self, version: int) -> GlobalModel:
         assert self._record.layout is not None

@@ -165,6 +165,16 @@ class Ledger:
         self._spent = after
         return charged.epsilon
 
+    def take_back(self) -> None:
+        """Undo a charge that could not be written, if the last one could not, so that it can be tried again.
+
+        For whoever knows that the release has not happened and will be charged before it does.
+
+        Raises:
+            LedgerError: this could not be done; it may be tried again.
+        """
+        self._file.take_back()
+
     def holds(self, head: str) -> bool:
         """Whether one of the ledger's lines has this hash: a ledger that once ended with it has not been put back."""
         return head in self._history.hashes

@@ -25,6 +25,7 @@ class LedgerFile:
         self.name = path.name
         self._fd = -1
         self._failed = False
+        self._torn_at: int | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -60,7 +61,9 @@ class LedgerFile:
                 f"the privacy ledger {self.name} is closed or could not be written before; nothing may be released. "
                 "Restart the site."
             )
+        self._torn_at = None
         try:
+            self._torn_at = os.fstat(self._fd).st_size
             view = memoryview(data)
             while view:
                 view = view[os.write(self._fd, view) :]
@@ -72,6 +75,25 @@ class LedgerFile:
                 f"the privacy ledger {self.name} could not be written: {error.strerror}. Nothing was released. "
                 "Free space on the disk and restart the site."
             ) from error
+
+    def take_back(self) -> None:
+        """Cut off what a failed ``append`` may have left, if one did; nothing of it was released.
+
+        Raises:
+            LedgerError: the file is closed, or this could not be done; it may be tried again.
+        """
+        if not self._failed or self._fd < 0:
+            return
+        try:
+            if self._torn_at is not None:
+                os.ftruncate(self._fd, self._torn_at)
+                os.fsync(self._fd)
+        except OSError as error:
+            raise LedgerError(
+                f"what is half written in the privacy ledger {self.name} could not be taken back: {error.strerror}. "
+                "Make room on the disk, then start again: it is counted as a release."
+            ) from error
+        self._failed = False
 
     def close(self) -> None:
         """Close it and give the lock back."""

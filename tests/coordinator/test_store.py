@@ -61,6 +61,51 @@ def test_a_checkpoint_that_a_killed_coordinator_did_not_come_to_is_written_at_th
         assert state.keys() == before.keys() and all(torch.equal(state[key], before[key]) for key in state)
 
 
+def test_a_checkpoint_that_could_not_be_written_is_owed_until_it_can_be(tmp_path):
+    store = Store(tmp_path, FederationPlan(), {})
+    store.save(FIRST)
+    in_its_place = tmp_path / "models" / "000001.ckpt"
+    in_its_place.mkdir()
+    for _ in range(2):
+        store.save(FIRST.next(torch.ones(3)))
+        store.save(FIRST.next(torch.ones(3)).next(torch.zeros(3)))
+    with pytest.raises(StoreError, match=r"000001.ckpt cannot be written"):
+        store.finish()
+    in_its_place.rmdir()
+    store.finish()
+    store.close()
+    for version, vector in ((1, torch.ones(3)), (2, torch.zeros(3))):
+        assert torch.equal(torch.load(tmp_path / "models" / f"{version:06d}.ckpt")["state_dict"]["weight"], vector)
+
+
+def test_a_model_that_somebody_removed_to_make_room_is_not_owed(tmp_path):
+    store = Store(tmp_path, FederationPlan(), {})
+    (tmp_path / "models" / "000000.ckpt").mkdir()
+    store.save(FIRST)
+    store.save(FIRST.next(torch.ones(3)))
+    with pytest.raises(StoreError, match=r"000000.ckpt cannot be written"):
+        store.finish()
+    (tmp_path / "models" / "000000.safetensors").unlink()
+    store.finish()
+    store.close()
+
+
+def test_a_record_that_could_not_be_written_is_written_at_the_next_attempt(tmp_path):
+    store = Store(tmp_path, FederationPlan(), {})
+    record = tmp_path / "run.json"
+    record.rename(tmp_path / "aside")
+    record.mkdir()
+    with pytest.raises(StoreError, match=r"run.json cannot be written"):
+        store.save(FIRST)
+    record.rmdir()
+    (tmp_path / "aside").rename(record)
+    store.save(FIRST)
+    store.close()
+    again = Store(tmp_path, FederationPlan(), {})
+    again.close()
+    assert torch.equal(again.model.vector, FIRST.vector)
+
+
 def killed_while_writing(folder):
     """Ends like a process under SIGKILL, with half a model and half a record on the disk."""
 

@@ -206,7 +206,8 @@ def _coordinate_with_little_room(here_plan, address, keys, store, limit):
 
 
 def test_a_full_disk_stops_the_coordinator_and_the_restarted_one_goes_on(federation):
-    here = federation(sites=2, rounds=2)
+    # As long as gather_s it waits for room.
+    here = federation(sites=2, rounds=2, gather_s=2.0)
     full = Program(_coordinate_with_little_room, here.plan, here.address, here.keys, here.store, 400)
     sites = [here.site(name, train, Plain, seed) for seed, name in enumerate(here.sites)]
     error = full.error()
