@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from rich.filesize import decimal
+
 from lightning_fed.coordinator.events import EventLog
 from lightning_fed.coordinator.hyperparameters import loadable_hyperparameters
 from lightning_fed.coordinator.store import Store
@@ -155,6 +157,8 @@ class Coordinator:
             # A coordinator that is killed right after storing a model has not written of its round yet.
             self._perform([Record("round_recovered", {"round": self._session.model.version})])
         self._perform(self._session.start())
+        if self._session.model:
+            self._look_at_the_disk(self._session.model)
         while self._session.outcome is None:
             self._turn()
         if isinstance(self._session.outcome, FederationError):
@@ -217,11 +221,33 @@ class Coordinator:
                     self._timers[timer] = time.monotonic() + after_s
                 case Save(model):
                     self._insist(f"global model {model.version}", partial(self._store.save, model))
+                    if model.version == 0:
+                        self._look_at_the_disk(model)
                 case Charge(round, attempt, mechanism) if self._ledger:
                     release = Release(self._store.run, self._session.plan.hash, round, attempt, mechanism)
                     self._insist("the privacy ledger", partial(_charge, self._ledger, release))
                 case Record(event, data):
                     self._record(event, data)
+
+    def _look_at_the_disk(self, model: GlobalModel) -> None:
+        rounds = self._session.plan.rounds - model.version
+        short = self._insist("a look at the disk", partial(self._store.shortage, rounds))
+        if short is None:
+            return
+        _log.warning(
+            "the disk of %s will be full after about %d of the %d rounds to come: %s are free, and at least %s are "
+            "needed (%s a round, .safetensors and .ckpt). Make room, or move older files out of its models/ from time "
+            "to time, also while this runs: only the newest model is needed.",
+            self._store.folder,
+            short.rounds_held,
+            rounds,
+            decimal(short.bytes_free),
+            decimal(short.bytes_needed),
+            decimal(short.bytes_a_round),
+        )
+        data = {"rounds": rounds, "bytes_a_round": short.bytes_a_round}
+        data |= {"bytes_needed": short.bytes_needed, "bytes_free": short.bytes_free}
+        self._perform([Record("disk_short", data)])
 
     def _record(self, event: str, data: dict[str, Any]) -> None:
         if event.startswith("round_"):

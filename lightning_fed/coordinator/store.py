@@ -24,6 +24,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from lightning_fed.coordinator.disk import Shortage, bytes_free, bytes_taken, shortage
 from lightning_fed.errors import FederationError, StoreError
 from lightning_fed.files import remove_torn, write_whole
 from lightning_fed.plan import FederationPlan
@@ -135,6 +136,20 @@ class Store:
         # The checkpoint is a copy for people; sites need not wait for it.
         self._owed[model.version] = state
         self._export = self._exporter.submit(self._write_owed)
+
+    def shortage(self, rounds: int) -> Shortage | None:
+        """What the disk lacks for so many further rounds as large as the newest one; None when it has room.
+
+        Raises:
+            StoreError: the disk does not say; it may be tried again.
+        """
+        newest = self._models / f"{self._newest:06d}.safetensors"
+        try:
+            # The checkpoint may still be under way, and holds the same tensors.
+            taken = 2 * bytes_taken(newest) + bytes_taken(newest.with_suffix(".server"))
+            return shortage(rounds, taken, bytes_free(self._models))
+        except OSError as error:
+            raise StoreError(f"{self._models} cannot be read: {error.strerror}. Mend the disk.") from error
 
     def retry(self) -> None:
         """Try again to write the checkpoints that could not be written, if there are any, in the background."""

@@ -5,10 +5,12 @@ import resource
 import time
 from pathlib import Path
 
+import pytest
 import torch
 from modules import Plain, train
 from processes import PATIENCE_S, Federation, Program, _coordinate
 
+from lightning_fed.coordinator.disk import shortage
 from lightning_fed.coordinator.service import LEDGER
 from lightning_fed.plan import Privacy, SitePrivacy
 from lightning_fed.privacy.central import central_noise
@@ -146,3 +148,26 @@ def test_a_release_that_the_disk_did_not_take_at_once_is_charged_once(federation
     charged = read_history(here.store / LEDGER).entries[10:]
     assert all(isinstance(one, Charged) for one in charged)  # nothing torn is counted
     assert [one.release.round for one in charged] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("module", [Plain, None])
+def test_a_disk_that_cannot_hold_the_planned_rounds_is_told_of_as_soon_as_there_is_a_model(federation, module):
+    here = federation(sites=1, rounds=10**12)
+    log = here.folder / "log"
+    coordinator = Program(_coordinate_with_a_log, log, here.plan, here.address, here.keys, here.store, module)
+    site = here.site("site-0", train, Plain)
+    short = here.wait_for("disk_short")
+    here.wait_for("round_finished")
+    coordinator.kill()
+    site.kill()
+    assert len(here.events("disk_short")) == 1
+    taken = sum((here.store / "models" / f"000000.{kind}").stat().st_size for kind in ("safetensors", "ckpt"))
+    assert short["bytes_a_round"] >= taken
+    assert short["bytes_needed"] == short["rounds"] * short["bytes_a_round"] > short["bytes_free"] > 0
+    assert "of the 1000000000000 rounds to come" in log.read_text()
+
+
+def test_a_disk_that_can_hold_the_planned_rounds_is_not_talked_of():
+    assert shortage(rounds=10, bytes_a_round=100, bytes_free=1000) is None
+    short = shortage(rounds=11, bytes_a_round=100, bytes_free=1000)
+    assert (short.bytes_needed, short.rounds_held) == (1100, 10)

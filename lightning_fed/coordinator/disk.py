@@ -1,0 +1,58 @@
+"""Whether the disk of a store has room for the rounds that are planned; nothing is removed while a run goes on."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Shortage:
+    """A disk that will be full before the last round.
+
+    Args:
+        rounds: rounds that are still to come.
+        bytes_a_round: bytes that each of them takes, at least.
+        bytes_free: bytes that are free.
+    """
+
+    rounds: int
+    bytes_a_round: int
+    bytes_free: int
+
+    @property
+    def bytes_needed(self) -> int:
+        """Bytes that all of them take, at least."""
+        return self.rounds * self.bytes_a_round
+
+    @property
+    def rounds_held(self) -> int:
+        """Rounds after which the disk is full, at most."""
+        return self.bytes_free // self.bytes_a_round
+
+
+def shortage(rounds: int, bytes_a_round: int, bytes_free: int) -> Shortage | None:
+    """What is short, None when the rounds have room."""
+    short = Shortage(rounds, bytes_a_round, bytes_free)
+    return short if short.bytes_needed > bytes_free else None
+
+
+def bytes_taken(path: Path) -> int:
+    """Bytes that a file takes of its disk, which gives out whole blocks; 0 if there is none.
+
+    Raises:
+        OSError: the disk does not say.
+    """
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return 0
+    return max(status.st_size, 512 * status.st_blocks)
+
+
+def bytes_free(folder: Path) -> int:
+    """Bytes that this process can still write to the disk of a folder; what a quota allows is not known.
+
+    Raises:
+        OSError: the disk does not say.
+    """
+    return shutil.disk_usage(folder).free
