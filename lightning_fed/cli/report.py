@@ -33,6 +33,7 @@ _WORTH_A_LINE = frozenset(
         "site_excluded",
         "site_readmitted",
         "site_lost",
+        "left_behind",
         "paused",
         "stopped",
     }

@@ -14,6 +14,8 @@ from lightning_fed.errors import StoreError
 
 _ENDS = ("round_finished", "round_skipped", "round_recovered")
 
+_COMES_AND_GOES = ("site_joined", "site_left", "site_refused")
+
 LINES, LINES_A_SECOND = 50.0, 0.2
 """Lines about one site that are written at once, and how fast more may follow while no round begins."""
 
@@ -51,6 +53,7 @@ class EventLog:
     Attributes:
         newest_round: the last round whose end is in the log, 0 before the first.
         ledger_heads: by site, the last hash of its privacy ledger that is in the log.
+        members: sites that have joined and have not left.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -77,6 +80,8 @@ class EventLog:
         entries = [_entry_of(line) for line in content.splitlines()]
         self.newest_round = max((entry.round for entry in entries if entry.event in _ENDS), default=0)
         self.ledger_heads = {entry.site: entry.head for entry in entries if entry.event == "ledger_anchored"}
+        last = {entry.site: entry.event for entry in entries if entry.event in _COMES_AND_GOES}
+        self.members = frozenset(site for site, event in last.items() if event == "site_joined")
         self._lines: defaultdict[str, _Lines] = defaultdict(_Lines)
 
     def write(self, event: str, data: dict[str, Any]) -> bool:

@@ -115,6 +115,7 @@ class Coordinator:
             model,
             self._store.starts,
             ledger_heads=self._events.ledger_heads,
+            members=self._events.members,
         )
         if fresh and self._session.model is not None:
             self._store.save(self._session.model)

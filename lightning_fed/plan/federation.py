@@ -49,8 +49,8 @@ class FederationPlan:
         quorum: fewest updates a round needs; fewer, and the round is tried again.
         cohort_size: how many of the ready sites are drawn at random for a round; all of them when not given.
         gather_s: seconds the coordinator waits for more than the quorum of sites before the first round (and again
-            after it had to pause), for the last sites to fetch the final model, and for its disk to be mended when
-            something cannot be written.
+            after it had to pause), for its disk to be mended when something cannot be written, and at the end for
+            sites, also those that are away, to fetch the final model.
         round_deadline_s: seconds after which a round closes with the updates it has.
         max_attempts: how often a round is tried, and how many rounds in a row may be skipped, before the coordinator
             stops with an error.

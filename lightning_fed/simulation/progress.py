@@ -106,6 +106,8 @@ class Progress:
                 self.status = f"paused: {reason}"
             case {"event": "finished"}:
                 self.status, self.finished = "finished", True
+            case {"event": "left_behind", "sites": sites}:
+                self._set(sites, "has not fetched the final model")
             case {"event": "stopped", "reason": reason}:
                 self.status = f"stopped: {reason}"
             case {"event": kind, "site": site}:
@@ -153,7 +155,11 @@ def line_of(event: Event) -> str | None:
         case {"event": "paused" | "stopped" as kind, "reason": reason}:
             return f"{kind}: {reason}"
         case {"event": "finished", "version": version}:
-            return f"finished with global model {version}"
+            away = event.get("away")
+            return f"finished with global model {version}" + (f"; waiting for {', '.join(away)}" if away else "")
+        case {"event": "left_behind", "version": version, "sites": sites}:
+            again = f"start the coordinator again for those that still need global model {version}"
+            return f"ended without a goodbye of {', '.join(sites)}; {again}"
         case {"event": kind, "site": site} if kind in _SITE_STATES and kind != "update_accepted":
             return f"{site}: {_SITE_STATES[kind].format(**event)}"
     return None

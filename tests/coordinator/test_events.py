@@ -31,6 +31,21 @@ def test_the_newest_round_is_found_again_also_behind_a_line_that_was_cut_short_o
     assert again.newest_round == 2
 
 
+def test_it_is_found_again_which_sites_have_joined_and_not_left(tmp_path):
+    log = EventLog(tmp_path)
+    for site in ("north", "south", "west"):
+        log.write("site_joined", {"site": site})
+    log.write("site_lost", {"site": "north"})
+    log.write("site_left", {"site": "south", "reason": "done"})
+    log.write("site_refused", {"site": "west", "reason": "nonsense"})
+    log.write("site_joined", {"site": "west"})
+    log.write("site_refused", {"site": "nobody", "reason": "nonsense"})
+    log.close()
+    again = EventLog(tmp_path)
+    again.close()
+    assert again.members == {"north", "west"}
+
+
 def test_a_round_whose_model_is_stored_and_of_which_nothing_is_written_is_in_the_log_once(tmp_path):
     """As after a kill between the two; a quorum of two sites and a roster of one end each run at once."""
     plan = FederationPlan(quorum=2)

@@ -36,6 +36,7 @@ class Wire:
     records: list[Record] = field(default_factory=list)
     saved: list[GlobalModel] = field(default_factory=list)
     timers: dict[str, float] = field(default_factory=dict)
+    members: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.sites: dict[str, SiteSession] = {}
@@ -60,6 +61,7 @@ class Wire:
             newest,
             self.starts,
             random.Random(0),
+            members=self.members,
         )
         self.starts += 1
         self.timers.clear()

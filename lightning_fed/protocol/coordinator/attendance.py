@@ -39,6 +39,7 @@ class _Site:
     """What is known of a site; ``ready`` once its model was found to be the federation's."""
 
     ready: bool = False
+    member: bool = False
     left: m.LeaveReason | None = None
     metrics: dict[str, int] = field(default_factory=dict)
     faults: list[int] = field(default_factory=list)
@@ -54,10 +55,13 @@ class Attendance:
     Args:
         sites: their names.
         max_faults: the plan's.
+        members: those that had joined this run before the coordinator was started again, and had not left.
     """
 
-    def __init__(self, sites: Iterable[str], max_faults: int) -> None:
+    def __init__(self, sites: Iterable[str], max_faults: int, members: Iterable[str] = ()) -> None:
         self._sites = {site: _Site() for site in sorted(sites)}
+        for site in self._sites.keys() & set(members):
+            self._sites[site].member = True
         self._max_faults = max_faults
         self._complaints: dict[tuple[str, str], None] = {}
         self._completed = 0
@@ -77,7 +81,7 @@ class Attendance:
     def joined(self, site: str, metrics: Mapping[str, int]) -> None:
         """A site's model is the federation's; ``metrics``: see ``messages.Join``."""
         state = self._sites[site]
-        state.ready, state.left, state.metrics = True, None, dict(metrics)
+        state.ready, state.member, state.left, state.metrics = True, True, None, dict(metrics)
 
     def lost(self, site: str) -> bool:
         """A site's connection is gone; whether that is news."""
@@ -90,7 +94,7 @@ class Attendance:
     def left(self, site: str, reason: m.LeaveReason) -> None:
         """A site has gone, or was sent away."""
         state = self._sites[site]
-        state.ready, state.left = False, reason
+        state.ready, state.member, state.left = False, False, reason
 
     def is_ready(self, site: str) -> bool:
         """Whether a site has joined and is there."""
@@ -108,6 +112,11 @@ class Attendance:
     def ready(self) -> list[str]:
         """Sites that have joined and are there."""
         return [site for site, state in self._sites.items() if state.ready]
+
+    @property
+    def members(self) -> list[str]:
+        """Sites that have joined this run and have not left: they are there, or may come back."""
+        return [site for site, state in self._sites.items() if state.member]
 
     @property
     def drawable(self) -> list[str]:

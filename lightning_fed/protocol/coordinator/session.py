@@ -16,7 +16,7 @@ Two rules hold:
 """
 
 import random
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from typing import Literal
 
 from lightning_fed.errors import (
@@ -68,6 +68,7 @@ class CoordinatorSession:
         model: the newest global model, from the store or the configured module; None asks the first site for it.
         draw: random source for cohorts, from the operating system unless a test gives one.
         ledger_heads: what was heard of the sites' privacy ledgers before (hexadecimal), by site.
+        members: sites that had joined this run before the coordinator was started again, and had not left.
 
     Attributes:
         model: the newest global model.
@@ -84,13 +85,14 @@ class CoordinatorSession:
         starts: int = 0,
         draw: random.Random | None = None,
         ledger_heads: Mapping[str, str] | None = None,
+        members: Iterable[str] = (),
     ) -> None:
         self.plan = plan
         self.run = run
         self.model = model
         self.phase: Phase = "gathering"
         self.outcome: FederationError | Literal["finished"] | None = None
-        self._attendance = Attendance(sites, plan.max_faults)
+        self._attendance = Attendance(sites, plan.max_faults, members)
         self._initial = InitialModel()
         self._ledger_heads = LedgerHeads(ledger_heads or {})
         self._draw = draw or random.SystemRandom()
@@ -129,7 +131,8 @@ class CoordinatorSession:
         )
         actions: list[Action] = [record, Wake(GATHER, self.plan.gather_s)]
         if self.model and self.model.version >= self.plan.rounds:
-            return [*actions, *self._close()]
+            # Where all had left before the restart, somebody wants the final model again: anybody may come for it.
+            return [*actions, *self._close(self._attendance.members or list(self._attendance))]
         return actions
 
     def receive(self, site: str, message: m.FromSite, payload: memoryview | None = None) -> list[Action]:
@@ -206,8 +209,7 @@ class CoordinatorSession:
         if timer == GATHER:
             self._gathered = True
             if self.phase == "closing":
-                self.outcome = "finished"
-                return self._metrics.close()
+                return self._end()
             left_out = self._attendance.left_out
             return [] if self._too_few_left(_FOR_GOOD | _REPAIRABLE, left_out) else self._begin_if_possible()
         if timer == INITIAL:
@@ -231,6 +233,7 @@ class CoordinatorSession:
             return [*actions, *self._initial.join(site, layout)]
         actions += self._admitted(site)
         if self.phase == "closing":
+            self._awaited.add(site)
             return [*actions, Send(site, m.Finished(self.model.version))]
         collection = self._collection
         if collection and site in collection.cohort:
@@ -361,7 +364,7 @@ class CoordinatorSession:
             version, digest, number = self.model.version, self._handout.digest, self._attempts.number
             actions += self._metrics.begin(version, digest, number, cohort, told)
         if self.model.version >= self.plan.rounds:
-            return [*actions, *self._close()]
+            return [*actions, *self._close(self._attendance.members)]
         self.phase = "gathering"
         self._gathered = True
         return [*actions, *self._begin_if_possible(), *self._pause_if_needed()]
@@ -383,7 +386,7 @@ class CoordinatorSession:
         if self.outcome:
             return actions
         if self.model.version >= self.plan.rounds:
-            return [*actions, *self._close()]
+            return [*actions, *self._close(self._attendance.members)]
         return [*actions, *self._begin_if_possible(), *self._pause_if_needed()]
 
     def _skip(self, model: GlobalModel) -> list[Action]:
@@ -422,7 +425,8 @@ class CoordinatorSession:
             actions += self._initial.without(site, self._attendance.ready)
         if self._collection:
             actions += self._after_collection(self._collection.drop(site))
-        self._awaited.discard(site)
+        if self._attendance.has_left(site):
+            self._awaited.discard(site)
         actions += self._finish_if_all_gone()
         if self._too_few_left(_FOR_GOOD):
             return actions
@@ -445,22 +449,30 @@ class CoordinatorSession:
         )
         return True
 
-    def _close(self) -> list[Action]:
+    def _close(self, awaited: Iterable[str]) -> list[Action]:
+        """Hand out the last model, and wait up to ``gather_s`` until those who are awaited have said goodbye."""
         assert self.model is not None
         self.phase = "closing"
-        # Right after a restart nobody is here yet: everybody may come back for the final model.
-        self._awaited = set(self._attendance.ready or self._attendance)
+        ready, self._awaited = self._attendance.ready, set(awaited)
         return [
-            Record("finished", {"version": self.model.version}),
-            *(Send(site, m.Finished(self.model.version)) for site in self._attendance.ready),
+            Record("finished", {"version": self.model.version, "away": sorted(self._awaited.difference(ready))}),
+            *(Send(site, m.Finished(self.model.version)) for site in ready),
             Wake(GATHER, self.plan.gather_s),
+            *self._finish_if_all_gone(),
         ]
 
     def _finish_if_all_gone(self) -> list[Action]:
-        if self.phase == "closing" and not self._awaited and not self._attendance.ready:
-            self.outcome = "finished"
-            return self._metrics.close()
-        return []
+        return self._end() if self.phase == "closing" and not self._awaited else []
+
+    def _end(self) -> list[Action]:
+        assert self.model is not None
+        self.outcome = "finished"
+        actions, missing = self._metrics.close(), sorted(self._awaited)
+        if missing:
+            connected = [site for site in missing if self._attendance.is_ready(site)]
+            left_behind = {"version": self.model.version, "sites": missing, "connected": connected}
+            actions.append(Record("left_behind", left_behind))
+        return actions
 
 
 def _sound_sizes(sizes: Mapping[str, int]) -> bool:
