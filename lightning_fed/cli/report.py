@@ -32,6 +32,7 @@ _WORTH_A_LINE = frozenset(
         "site_refused",
         "site_excluded",
         "site_readmitted",
+        "site_late",
         "site_lost",
         "left_behind",
         "paused",

@@ -51,13 +51,15 @@ class FederationPlan:
         gather_s: seconds the coordinator waits for more than the quorum of sites before the first round (and again
             after it had to pause), for its disk to be mended when something cannot be written, and at the end for
             sites, also those that are away, to fetch the final model.
-        round_deadline_s: seconds after which a round closes with the updates it has.
+        round_deadline_s: seconds after which a round closes with the updates it has. Longer than the slowest site
+            takes: one that is late ``max_faults`` times in a row is left out of the next rounds, see there.
         max_attempts: how often a round is tried, and how many rounds in a row may be skipped, before the coordinator
             stops with an error.
         max_examples: most examples that a site may train on in a round, each counted as often as it was used: no site
             can weigh more than that, and none says that it does.
-        max_faults: how often within ten rounds a site may keep the others waiting, or make an attempt fail, before it
-            is left out of the next rounds. One that is caught harming the others is left out at once.
+        max_faults: how often a site may keep the others waiting until a deadline, in a row or within ten rounds, or
+            make an attempt fail, before it is left out of the next rounds: of five, and if it is late again after them,
+            of ten, and so on. One that is caught harming the others is left out at once.
         metrics: names of logged metrics that each site reports on every new global model; nothing else is reported.
 
     Raises:

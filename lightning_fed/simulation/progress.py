@@ -131,6 +131,7 @@ _SITE_STATES = {
     "site_left": "left ({reason})",
     "site_refused": "refused: {reason}",
     "site_excluded": "left out until round {until}: {reason}",
+    "site_late": "late in round {round} ({in_a_row} in a row): {reason}",
     "site_readmitted": "may be drawn again",
     "update_accepted": "sent its update of round {round}",
     "update_refused": "its update of round {round} was refused: {reason}",

@@ -16,7 +16,7 @@ def assert_all_versions_are_there_once(here, rounds):
 
 
 def test_a_site_killed_mid_round_does_not_stop_the_others(federation):
-    here = federation(sites=3, rounds=3, quorum=2, gather_s=10.0)
+    here = federation(sites=3, rounds=3, quorum=2, gather_s=15.0)
     coordinator = here.coordinate(Plain)
     doomed = here.site(here.sites[0], train, Plain, 0, 24, 8, None, 5.0)
     others = [here.site(name, train, Plain, seed) for seed, name in enumerate(here.sites[1:])]

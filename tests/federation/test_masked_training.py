@@ -68,7 +68,8 @@ def test_the_coordinator_shows_the_exact_auroc_over_all_sites_and_sees_no_sites(
 
 @pytest.mark.chaos
 def test_a_third_of_the_sites_killed_after_sharing_leaves_the_survivors_mean(federation):
-    here = federation(sites=6, rounds=1, quorum=3, masking=Masking("required", bits=32, bound=256.0))
+    masking = Masking("required", bits=32, bound=256.0)
+    here = federation(sites=6, rounds=1, quorum=3, gather_s=15.0, masking=masking)
     coordinator = here.coordinate(Plain)
     doomed = [here.site(name, train, Plain, seed, 24, 8, None, 30.0) for seed, name in enumerate(here.sites[:2])]
     others = [here.site(name, train, Plain, seed, 24, 8) for seed, name in enumerate(here.sites[2:], start=2)]

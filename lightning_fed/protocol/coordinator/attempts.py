@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from lightning_fed.errors import QuorumLostError
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.coordinator.actions import Action
+from lightning_fed.protocol.coordinator.actions import Action, Record
 from lightning_fed.protocol.coordinator.attendance import Attendance
 from lightning_fed.protocol.coordinator.collection import Collection
 from lightning_fed.protocol.coordinator.masked_collection import MaskedCollection
@@ -39,6 +39,10 @@ class Attempts:
         self._opened_before = False
         self._refused: dict[str, str] = {}
         self._excused: set[str] = set()
+        self._cure = (
+            f"A site that is slow needs a longer plan.round_deadline_s, which is {plan.round_deadline_s:g}, or less to "
+            "train in a round (plan.local); one that hangs has to be seen to."
+        )
 
     def refused(self, site: str, reason: str) -> None:
         """A site of the cohort was refused."""
@@ -63,7 +67,9 @@ class Attempts:
         self._failures = self._skips = self.tries = 0
         self._opened_before = False
         readmitted = self._attendance.completed()
-        return [*readmitted, *self._settle(collection.round + 1, collection, caught, {}, fewest, last=False)]
+        # After the last round there is nothing that a slow site could be left out of.
+        faults = collection.stalled if collection.round < self._plan.rounds else {}
+        return [*readmitted, *self._settle(collection.round + 1, collection, caught, faults, fewest, last=False)]
 
     def failed(
         self, collection: Collection | MaskedCollection, caught: Mapping[str, str], fewest: int, opened: bool
@@ -72,11 +78,13 @@ class Attempts:
         fallen = dict.fromkeys(collection.fallen - self._excused, "it was in a sum and did not help to open it")
         failures, skips = (0, self._skips + 1) if opened else (self._failures + 1, self._skips)
         last = max(failures, skips if opened else 0) >= self._plan.max_attempts
-        left_out = self._settle(collection.round + opened, collection, caught, fallen, fewest, last)
+        faults = {**fallen, **collection.stalled}
+        actions = self._settle(collection.round + opened, collection, caught, faults, fewest, last)
+        left_out = any(isinstance(action, Record) and action.event == "site_excluded" for action in actions)
         self._failures, self._skips = (0, 0) if left_out else (failures, skips)
         self.tries = 0 if opened else self.tries + 1
         self._opened_before &= not opened
-        return left_out
+        return actions
 
     def given_up(self, version: int, reason: str) -> QuorumLostError | None:
         """The error to stop with, if it has come to that; ``version`` is the newest stored model's."""
@@ -100,7 +108,7 @@ class Attempts:
         round: int,
         collection: Collection | MaskedCollection,
         caught: Mapping[str, str],
-        fallen: Mapping[str, str],
+        faults: Mapping[str, str],
         fewest: int,
         last: bool,
     ) -> list[Action]:
@@ -109,4 +117,7 @@ class Attempts:
         refused = self._refused if len(self._attendance.drawable) >= fewest else {}
         self._refused, self._excused = {}, set()
         everybody = {**refused, **caught, **collection.caught}
-        return self._attendance.settle(round, everybody, {**fallen, **collection.stalled}, fewest, last)
+        late = self._attendance.note_late(
+            collection.round, collection.stalled, frozenset(collection.participants), self._cure
+        )
+        return [*late, *self._attendance.settle(round, everybody, faults, fewest, last)]

@@ -9,8 +9,10 @@ Three kinds of conduct are told apart:
   both are with as many, and leaves the other out: whoever gives garbage to many, or accuses many, is found at once, and
   one that does it to one site after the other has at most one innocent site left out with it.
 * *a fault*: the others waited for a site until a timer ran out, or a sum that it was in could not be opened and it did
-  not help. That happens to honest sites as well, so only the third within ten rounds counts (``plan.max_faults``); and
-  a site that no round can do without stays, since leaving it out would help nobody.
+  not help. That happens to honest sites as well, so only the third within ten rounds counts, or the third in a row of
+  the attempts that it was drawn for, however rarely that is (``plan.max_faults``); and a site that no round can do
+  without stays, since leaving it out would help nobody. One that is always too slow is late in a row also when it may
+  come back, so the others wait for it once more and not three times; an update in time ends the row.
 
 The way back: a site is left out of five completed rounds, each further time of twice as many, and follows the
 federation meanwhile. Joining anew does not shorten that, or an attempt could be spoilt as often as a process can be
@@ -43,6 +45,7 @@ class _Site:
     left: m.LeaveReason | None = None
     metrics: dict[str, int] = field(default_factory=dict)
     faults: list[int] = field(default_factory=list)
+    late_in_a_row: int = 0
     disputed_with: set[str] = field(default_factory=set)
     rounds_out: int = 0
     times_out: int = 0
@@ -157,6 +160,28 @@ class Attendance:
         self._sites[accused].disputed_with.add(accuser)
         self._complaints[accuser, accused] = None  # once, however often it is said
 
+    def note_late(self, round: int, late: Mapping[str, str], on_time: Set[str], cure: str) -> list[Action]:
+        """An attempt is over: count how often in a row the others have waited for a site in vain.
+
+        Args:
+            round: the round that was tried.
+            late: sites that the others waited for until a timer ran out, and for what.
+            on_time: sites whose update came.
+            cure: what can be done for a site that is slow.
+
+        Returns:
+            A record for each site that was late.
+        """
+        for site in on_time - late.keys():
+            self._sites[site].late_in_a_row = 0
+        actions: list[Action] = []
+        for site, what in sorted(late.items()):
+            state = self._sites[site]
+            state.late_in_a_row += 1
+            data = {"round": round, "site": site, "in_a_row": state.late_in_a_row, "reason": f"{what}. {cure}"}
+            actions.append(Record("site_late", data))
+        return actions
+
     def settle(
         self, round: int, caught: Mapping[str, str], faults: Mapping[str, str], fewest: int, last: bool
     ) -> list[Action]:
@@ -180,14 +205,17 @@ class Attendance:
         innocent = set(self.drawable) - blamed.keys()
         # Where everybody is at fault it is not their fault: the coordinator's line was down, say.
         spare = len(innocent) - fewest if innocent - others.keys() else -1
-        for site in sorted(others, key=lambda one: -len(self._sites[one].faults)):
-            count, state = len(self._sites[site].faults), self._sites[site]
-            if state.rounds_out or not (last or count >= self._max_faults):
+        for site in sorted(others, key=lambda one: -max(len(self._sites[one].faults), self._sites[one].late_in_a_row)):
+            state = self._sites[site]
+            count, in_a_row = len(state.faults), state.late_in_a_row
+            if state.rounds_out or not (last or max(count, in_a_row) >= self._max_faults):
                 continue
             if spare < state.ready:
                 continue
             spare -= state.ready
-            blamed[site] = f"{others[site]}, fault {count} within {REMEMBERED_ROUNDS} rounds (plan.max_faults)"
+            recent = f"fault {count} within {REMEMBERED_ROUNDS} rounds"
+            how_often = recent if last or count >= self._max_faults else f"{in_a_row} times in a row"
+            blamed[site] = f"{others[site]}, {how_often} (plan.max_faults)"
         return [self._leave_out(site, why, round) for site, why in blamed.items() if not self._sites[site].rounds_out]
 
     def completed(self) -> list[Action]:
