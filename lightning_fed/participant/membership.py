@@ -125,6 +125,11 @@ class Membership(Callback):
         """Values of that global model, flat float32 on the CPU, shape ``(P,)``; None before the first."""
         return self._model.start
 
+    @property
+    def cause(self) -> str:
+        """After an error: what another of the site's processes had failed with before; empty if that is not known."""
+        return self._processes.cause
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Meet the coordinator: the plan must be known before the model is set up, since it may ask for changes."""
         if stage != "fit":
@@ -135,6 +140,7 @@ class Membership(Callback):
         refuse_pruning(trainer)
         self._processes.begin(trainer)
         self._sigterm = AgreedSigterm(trainer)
+        self._processes.interrupted = self._sigterm.noted
         if trainer.is_global_zero:
             session = SiteSession(
                 self._identity.name,

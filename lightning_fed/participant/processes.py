@@ -3,7 +3,8 @@
 What the first process hears of the coordinator, or fails with, every process is told. It may wait for days, while a
 collective of torch ends with an error after half an hour and lets no signal through. So the others do not wait in one:
 they look at a counter in the processes' store (which torch keeps to let them find each other), and count up another one
-by which the first sees that they are alive.
+by which the first sees that they are alive. There, too, a process that fails leaves word of it, which ends the waiting
+of all others; one that trains meanwhile hears of it from torch, whose collectives end when the other process does.
 """
 
 import time
@@ -35,6 +36,10 @@ class Processes:
 
     Args:
         site: the site's name, for messages.
+
+    Attributes:
+        interrupted: asked in a process that waits for the first: whether it has caught a SIGTERM.
+        cause: after ``failed``, what another process failed with before; empty if nothing is known of any.
     """
 
     def __init__(self, site: str) -> None:
@@ -43,6 +48,9 @@ class Processes:
         self._count = 1
         self._turn = 0
         self._heard: dict[int, tuple[int, float | None]] = {}
+        self._lost = False
+        self.interrupted: Callable[[], bool] = lambda: False
+        self.cause = ""
 
     @property
     def several(self) -> bool:
@@ -52,7 +60,7 @@ class Processes:
     def begin(self, trainer: Trainer) -> None:
         """Agree on a name for this fit's counters; called by every process."""
         self._key = trainer.strategy.broadcast(uuid.uuid4().hex)
-        self._count, self._turn = trainer.world_size, 0
+        self._count, self._turn, self._lost, self.cause = trainer.world_size, 0, False, ""
 
     def first(self, trainer: Trainer, what: Callable[[], _T]) -> _T:
         """Do something in the first process, however long it takes: every process gets what comes of it.
@@ -60,7 +68,7 @@ class Processes:
         Called by every process.
 
         Raises:
-            FederationError: in every process, if the first failed with one.
+            FederationError: in every process, if the first failed with one, or if another process has failed.
             ConnectionLostError: the first process has ended.
             Exception: whatever else it failed with; the others then get a ``FederationError`` that says so.
         """
@@ -73,8 +81,10 @@ class Processes:
             self._heard = {}
             try:
                 found = what()
-            except BaseException as failed:  # noqa: BLE001 - the others wait for it, whatever it is
-                error = failed
+            except BaseException as failed:
+                if self._lost:
+                    raise  # the lost process takes part in no broadcast; the others hear of it as this one did
+                error = failed  # the others wait for it, whatever it is
             _store().add(self._key, 1)
         else:
             self._await_turn(trainer.global_rank)
@@ -96,7 +106,14 @@ class Processes:
 
         Raises:
             ConnectionLostError: one of them has stopped looking.
+            FederationError: one of them has failed.
+            SIGTERMException: one of them has caught the signal.
         """
+        if not self.several:
+            return
+        self._heed_failure()
+        if _store().add(f"{self._key}/interrupted", 0):
+            raise SIGTERMException
         now = time.monotonic()
         for rank in range(1, self._count):
             looks = _store().add(f"{self._key}/{rank}", 0)
@@ -105,6 +122,7 @@ class Processes:
                 since = now
             self._heard[rank] = looks, since
             if since is not None and now - since > SILENCE_S:
+                self._lost = True
                 raise ConnectionLostError(
                     f"process {rank} of the {self._count} of site {self._site!r} has not been heard of for "
                     f"{SILENCE_S:.0f} s: it was killed, or its machine is gone. See what it printed last, and start "
@@ -120,12 +138,18 @@ class Processes:
         return values
 
     def failed(self, trainer: Trainer, error: BaseException) -> None:
-        """The first process has said goodbye after an error; where all have it, the others wait for that.
+        """Leave word of an error; once the first process has said goodbye, which the others wait for if all have it.
 
         Lightning's launcher kills all processes when it sees that one has failed, the first in mid-goodbye.
         """
         if not self.several:
             return
+        own = f"process {trainer.global_rank} has failed with {type(error).__name__}: {error}"
+        try:
+            earliest = _store().compare_set(self._failure, "", own).decode()
+        except RuntimeError:  # the store has ended with the first process
+            return
+        self.cause = earliest if earliest != own else ""
         if trainer.is_global_zero:
             _store().add(f"{self._key}/left", 1)
         elif isinstance(error, FederationError | SIGTERMException):
@@ -142,6 +166,10 @@ class Processes:
         pause = 0.001
         try:
             while _store().add(self._key, 0) < self._turn:
+                if _store().check([self._failure]) and _store().add(self._key, 0) < self._turn:
+                    self._heed_failure()
+                if self.interrupted():
+                    _store().add(f"{self._key}/interrupted", 1)
                 _store().add(f"{self._key}/{rank}", 1)
                 time.sleep(pause)
                 pause = min(2 * pause, _LOOK_S)
@@ -150,6 +178,19 @@ class Processes:
                 f"the first process of site {self._site!r} has ended without a word: it was killed, or its machine is "
                 f"gone. See what it printed last, and start the site again. ({error})"
             ) from error
+
+    @property
+    def _failure(self) -> str:
+        return f"{self._key}/failure"
+
+    def _heed_failure(self) -> None:
+        if _store().check([self._failure]):
+            self._lost = True
+            raise FederationError(
+                f"site {self._site!r} trains in {self._count} processes and has lost one: "
+                f"{_store().get(self._failure).decode()}\nLook for what that one printed last. The site leaves the "
+                "federation: start it again, and it goes on from the newest global model."
+            )
 
     def _for_others(self, error: BaseException) -> BaseException:
         if isinstance(error, FederationError | SIGTERMException):

@@ -26,6 +26,10 @@ class AgreedSigterm:
     def _note(self, signum: Any, frame: Any) -> None:
         self._noted = True
 
+    def noted(self) -> bool:
+        """Whether this process has caught the signal."""
+        return self._noted
+
     def heed(self) -> None:
         """Stop waiting for the coordinator; called in the first process, whose errors all others hear.
 

@@ -160,10 +160,11 @@ class Federated(Strategy):
         """Give the Trainer back as the user made it, so that a fit that failed can be tried again."""
         super().on_exception(exception)
         if isinstance(self, ParallelStrategy) and _LOST.search(str(exception)):
+            cause = self._loop.cause if self._loop else ""
             exception.add_note(
                 f"site {self.site!r} trains in {self.world_size} processes, and this one, of rank {self.global_rank}, "
-                "has lost another. That one has ended or was killed; look for what it printed last. The site leaves "
-                "the federation: start it again, and it goes on from the newest global model."
+                f"has lost another: {cause or 'it has ended, was killed or hangs'}\nLook for what that one printed "
+                "last. The site leaves the federation: start it again, and it goes on from the newest global model."
             )
         if self._loop and self.lightning_module:
             self._loop.give_back(self.lightning_module.trainer)

@@ -4,6 +4,7 @@ import signal
 from functools import partial
 from pathlib import Path
 
+import pytest
 from several import Here, Site, errors, examples, until
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -45,9 +46,10 @@ def test_in_training_all_processes_stop_at_the_same_batch(tmp_path):
     assert all_interrupted(here, nodes)
 
 
-def test_while_the_first_process_waits_for_the_other_sites_all_stop_waiting(tmp_path):
+@pytest.mark.parametrize("rank", [0, 1])
+def test_while_the_first_process_waits_for_the_other_sites_all_stop_waiting(tmp_path, rank):
     here = Here(tmp_path, plan(local=LocalTraining(epochs=1)), ("site-0", "site-1"))
     nodes = here.nodes("site-0", data=partial(counted_out, tmp_path / "handled"))
     until((tmp_path / "handled").exists, "process that handles signals")
-    nodes[0].send(signal.SIGTERM)
+    nodes[rank].send(signal.SIGTERM)
     assert all_interrupted(here, nodes)
