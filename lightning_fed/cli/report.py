@@ -60,9 +60,10 @@ def run(arguments: Sequence[str]) -> int:
 def _report_run(folder: Path, console: Console) -> None:
     name, plan = read_run(folder)
     _say(console, f"run {name} of federation {plan.get('name')!r}, plan {hash_of(plan)}")
-    for line in _terms(plan):
-        _say(console, f"  {line}")
     events = EventTail(folder / "events.jsonl").new()
+    started = [event for event in events if event.get("event") == "started"]
+    for line in _terms(plan, started[-1] if started else {}):
+        _say(console, f"  {line}")
     progress = Progress(sorted({event["site"] for event in events if event.get("event") == "site_joined"}))
     for event in events:
         progress.take(event)
@@ -81,12 +82,14 @@ def _say(console: Console, line: str) -> None:
     console.print(Text(printable(line)), soft_wrap=True)
 
 
-def _terms(plan: Mapping[str, Any]) -> list[str]:
-    """What of the plan a privacy officer asks first."""
+def _terms(plan: Mapping[str, Any], started: Mapping[str, Any]) -> list[str]:
+    """What of the plan a privacy officer asks first; ``started`` is the newest such event."""
     masking, privacy, compression = (plan.get(part) or {} for part in ("masking", "privacy", "compression"))
     mode = masking.get("mode")
     masked = "the coordinator learns only sums" if mode == "required" else "the coordinator sees each update"
-    lines = [f"algorithm: {plan.get('algorithm')}", f"masking: {mode}, {masked} (quorum {plan.get('quorum')})"]
+    quorum = f"a round needs {started['quorum']} updates ({started.get('quorum_why')})" if "quorum" in started else ""
+    quorum = quorum or f"plan.quorum is {plan.get('quorum')}"
+    lines = [f"algorithm: {plan.get('algorithm')}", f"masking: {mode}, {masked}; {quorum}"]
     if example := privacy.get("example"):
         lines.append(f"privacy of examples: {_settings(example)}; each site's own ledger says what was spent")
     if site := privacy.get("site"):

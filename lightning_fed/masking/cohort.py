@@ -47,8 +47,9 @@ def check_size(sites: Collection[str], terms: Terms, what: str) -> None:
     """
     if len(sites) < terms.smallest_cohort:
         raise QuorumLostError(
-            f"masking: {len(sites)} sites {what}; at least {terms.smallest_cohort} are needed (minimum_cohort = "
-            f"{terms.minimum_cohort}, threshold = {terms.threshold}). Try the round again when more sites are there."
+            f"masking: {len(sites)} sites {what}; at least {terms.smallest_cohort} are needed (the larger of "
+            f"minimum_cohort = {terms.minimum_cohort} and threshold = {terms.threshold}). Try the round again when "
+            "more sites are there."
         )
 
 

@@ -22,6 +22,7 @@ from lightning_fed.policy import SitePolicy
 from lightning_fed.privacy.ledger import Owner
 from lightning_fed.protocol.exchange import Exchange
 from lightning_fed.protocol.site.signed_sums import SignedSums
+from lightning_fed.protocol.terms import quorum_of
 from lightning_fed.protocol.upload_bytes import expected_upload
 from lightning_fed.transport.identity import Roster
 from lightning_fed.update.layout import Layout
@@ -159,9 +160,11 @@ class Joining:
     def summary(self, trainer: Trainer, version: int) -> str:
         """What a site says of itself when it has joined."""
         count = own_count(trainer, self._exchange)
+        quorum = quorum_of(self._plan, len(self._roster.sites))
         upload = expected_upload(self._exchange, self._site, self._roster.sites, count).total
         return (
             f"site {self._site!r} takes part in federation {self._plan.name!r} (run {self._run}): global model "
             f"{version} of {self._plan.rounds} rounds. {self._layout.size:,} values are exchanged a round: about "
-            f"{decimal(upload)} up, {decimal(4 * self._layout.size)} down."
+            f"{decimal(upload)} up, {decimal(4 * self._layout.size)} down. A round needs {quorum.updates} updates "
+            f"({quorum.why})."
         )

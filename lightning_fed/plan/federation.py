@@ -46,7 +46,8 @@ class FederationPlan:
         masking: how updates are hidden from the coordinator.
         privacy: what is promised about patients and sites.
         compression: which part of an update is sent.
-        quorum: fewest updates a round needs; fewer, and the round is tried again.
+        quorum: fewest updates a round needs; fewer, and the round is tried again. Masks may need more, see
+            ``lightning_fed.protocol.terms.quorum_of``; at its start the coordinator says how many it is.
         cohort_size: how many of the ready sites are drawn at random for a round; all of them when not given.
         gather_s: seconds the coordinator waits for more than the quorum of sites before the first round (and again
             after it had to pause), for its disk to be mended when something cannot be written, and at the end for

@@ -1,4 +1,6 @@
-"""How many sites a plan's masked sums need."""
+"""How many sites a plan's rounds need, and its masked sums."""
+
+from dataclasses import dataclass
 
 from lightning_fed.errors import PlanError
 from lightning_fed.masking import Terms
@@ -28,3 +30,31 @@ def terms_of(plan: FederationPlan, members: int) -> Terms:
             f"{largest} can be drawn. Raise the threshold, or set plan.cohort_size."
         )
     return terms
+
+
+@dataclass(frozen=True)
+class Quorum:
+    """Fewest updates that make a round in a federation.
+
+    Attributes:
+        updates: how many; as many sites must be ready before a round begins.
+        why: what makes it that many, for messages: ``plan.quorum`` or, where that is less, what masks need.
+    """
+
+    updates: int
+    why: str
+
+
+def quorum_of(plan: FederationPlan, members: int) -> Quorum:
+    """The quorum of a plan in a federation of so many sites.
+
+    Raises:
+        PlanError: no cohort could satisfy the terms of the plan's masks.
+    """
+    if plan.masking.mode == "off":
+        return Quorum(plan.quorum, f"plan.quorum is {plan.quorum}")
+    terms = terms_of(plan, members)
+    if terms.smallest_cohort == plan.quorum:
+        return Quorum(plan.quorum, f"plan.quorum is {plan.quorum}")
+    raised = "the threshold of the masks" if terms.threshold > terms.minimum_cohort else "plan.masking.colluding + 2"
+    return Quorum(terms.smallest_cohort, f"{raised} is {terms.smallest_cohort}, above plan.quorum = {plan.quorum}")

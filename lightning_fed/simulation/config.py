@@ -8,6 +8,7 @@ from typing import Any
 from lightning_fed.cli.parser import NamesNearest, converted, without_choices
 from lightning_fed.errors import ConfigError, did_you_mean
 from lightning_fed.plan import FederationPlan
+from lightning_fed.protocol.terms import quorum_of
 
 COORDINATOR = "coordinator"
 """The coordinator's name in keys, file names and messages; no site may have it."""
@@ -92,6 +93,7 @@ class Simulation:
                 f"plan.quorum = {self.plan.quorum} cannot be reached by the {len(self.sites)} sites {self.sites}. "
                 "Lower the quorum or add sites."
             )
+        quorum_of(self.plan, len(self.sites))
 
 
 def read_config(arguments: Sequence[str]) -> Simulation:

@@ -4,6 +4,7 @@ import socket
 import time
 from collections.abc import Sequence
 
+from lightning_fed.protocol.terms import quorum_of
 from lightning_fed.simulation.config import COORDINATOR, Simulation
 from lightning_fed.simulation.display import Display
 from lightning_fed.simulation.expansion import coordinator_config, site_config, threads_each
@@ -70,6 +71,7 @@ def _watch(
     # What an earlier call of this run left behind says nothing of the processes that were started now.
     progress.failing.clear()
     running = [coordinator, *sites]
+    quorum = quorum_of(simulation.plan, len(sites))
     succeeded, deadline = True, 0.0
     with display:
         while running:
@@ -93,10 +95,10 @@ def _watch(
                 if not failing or time.monotonic() > deadline:
                     return False
             alive = [child for child in running if child is not coordinator]
-            if coordinator in running and not progress.finished and len(alive) < simulation.plan.quorum:
+            if coordinator in running and not progress.finished and len(alive) < quorum.updates:
                 display.say(
-                    f"{len(alive)} of {len(sites)} sites are left and plan.quorum is {simulation.plan.quorum}: the "
-                    "federation is stopped. Start the same command again to go on from the last global model."
+                    f"{len(alive)} of {len(sites)} sites are left and {quorum.why}: the federation is stopped. Start "
+                    "the same command again to go on from the last global model."
                 )
                 return False
             time.sleep(_LOOK_S)

@@ -142,7 +142,8 @@ def line_of(event: Event) -> str | None:
     """One line for a person, None for events that say nothing new."""
     match event:
         case {"event": "started", "run": run, "version": version, "rounds": rounds}:
-            return f"run {run}: global model {version} of {rounds} rounds"
+            needs = f"; a round needs {event['quorum']} updates ({event['quorum_why']})" if "quorum" in event else ""
+            return f"run {run}: global model {version} of {rounds} rounds{needs}"
         case {"event": "round_started", "round": round, "attempt": attempt, "cohort": cohort}:
             again = f", attempt {attempt}" if attempt > 1 else ""
             return f"round {round} begins{again}: {', '.join(cohort)}"

@@ -25,6 +25,8 @@ def run(tmp_path):
     store = Store(tmp_path / "store", plan, {})
     store.close()
     events = EventLog(tmp_path / "store")
+    quorum = {"quorum": 4, "quorum_why": "the threshold of the masks is 4, above plan.quorum = 2"}
+    events.write("started", {"run": "ab12", "plan_hash": "00", "version": 0, "rounds": 2, **quorum})
     for site in ("north", "south"):
         events.write("site_joined", {"site": site})
     events.write("update_refused", {"round": 1, "site": "south", "reason": "4 NaN values in 'head.weight'"})
@@ -47,6 +49,7 @@ def test_a_report_shows_rounds_metrics_troubles_and_what_was_promised(run, capsy
     for part in ("wrists", "0.8100", "0.8200", "2.0 kB", "1/2", "4 NaN values in 'head.weight'", "status: finished"):
         assert part in out
     assert "the coordinator learns only sums" in out
+    assert "a round needs 4 updates (the threshold of the masks is 4, above plan.quorum = 2)" in out
     assert "noise_multiplier 1.0" in out
 
 

@@ -42,7 +42,7 @@ from lightning_fed.protocol.coordinator.metrics import MetricReports
 from lightning_fed.protocol.coordinator.round_result import DEADLINE
 from lightning_fed.protocol.coordinator.server_step import ServerStep
 from lightning_fed.protocol.exchange import Exchange
-from lightning_fed.protocol.terms import terms_of
+from lightning_fed.protocol.terms import Quorum, quorum_of, terms_of
 from lightning_fed.update.contribution import Contribution
 from lightning_fed.update.global_model import GlobalModel
 from lightning_fed.update.layout_checks import check_same_layout
@@ -127,7 +127,14 @@ class CoordinatorSession:
         version = self.model.version if self.model else None
         record = Record(
             "started",
-            {"run": self.run, "plan_hash": self.plan.hash, "version": version, "rounds": self.plan.rounds},
+            {
+                "run": self.run,
+                "plan_hash": self.plan.hash,
+                "version": version,
+                "rounds": self.plan.rounds,
+                "quorum": self._quorum.updates,
+                "quorum_why": self._quorum.why,
+            },
         )
         actions: list[Action] = [record, Wake(GATHER, self.plan.gather_s)]
         if self.model and self.model.version >= self.plan.rounds:
@@ -300,10 +307,13 @@ class CoordinatorSession:
         return [Charge(collection.round, collection.attempt, release)]
 
     @property
+    def _quorum(self) -> Quorum:
+        return quorum_of(self.plan, len(self._attendance))
+
+    @property
     def _fewest(self) -> int:
         """Fewest sites that a round can begin with."""
-        masked = self.plan.masking.mode == "required"
-        return terms_of(self.plan, len(self._attendance)).smallest_cohort if masked else self.plan.quorum
+        return self._quorum.updates
 
     def _new_collection(self, model: GlobalModel, cohort: frozenset[str]) -> Collection | MaskedCollection:
         if self.plan.masking.mode == "off":
@@ -316,7 +326,7 @@ class CoordinatorSession:
         if collection is None or collection.open:
             return actions
         summed = collection.failure is None or isinstance(collection, Collection)
-        if summed and len(collection.participants) >= self.plan.quorum:
+        if summed and len(collection.participants) >= self._fewest:
             return [*actions, *self._complete()]
         return [*actions, *self._failed(collection.failure or "too few updates came")]
 
@@ -372,8 +382,10 @@ class CoordinatorSession:
     def _failed(self, why: str, collection: Collection | MaskedCollection | None = None) -> list[Action]:
         collection, self._collection = collection or self._collection, None
         assert collection is not None and self.model is not None
-        came, needed = len(collection.participants), self.plan.quorum
-        reason = why if came >= needed else f"{why}: {came} of {needed} updates needed (plan.quorum)"
+        came, quorum = len(collection.participants), self._quorum
+        # A masked sum that fails has said which of its steps too few sites took, and how many it needs.
+        enough = came >= quorum.updates or isinstance(collection, MaskedCollection)
+        reason = why if enough else f"{why}: {came} of {quorum.updates} updates needed ({quorum.why})"
         actions: list[Action] = [
             Record("round_failed", {"round": collection.round, "attempt": self._attempts.tries + 1, "reason": reason})
         ]
@@ -406,8 +418,8 @@ class CoordinatorSession:
             return []
         self._paused, self._gathered = True, False
         reason = (
-            f"{ready} sites are ready and {self._fewest} are needed; waiting for more, also for restarted ones"
-            f"{self._attendance.absences}"
+            f"{ready} sites are ready and {self._fewest} are needed ({self._quorum.why}); waiting for more, also for "
+            f"restarted ones{self._attendance.absences}"
         )
         return [Record("paused", {"reason": reason}), Wake(GATHER, self.plan.gather_s)]
 
@@ -443,7 +455,7 @@ class CoordinatorSession:
             else " No site has given an initial model, as sites that require masks do not: configure model:."
         )
         self.outcome = QuorumLostError(
-            f"too few sites are left, {self._fewest} are needed: "
+            f"too few sites are left, {self._fewest} are needed ({self._quorum.why}): "
             + ", ".join(f"{site} ({reason})" for site, reason in gone.items())
             + f" left or were left out.{stored} See to the sites, then start the coordinator again."
         )
