@@ -1,6 +1,7 @@
 """Files that are there whole or not at all."""
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -10,6 +11,18 @@ from lightning_fed.errors import StoreError
 
 _TORN = re.compile(r"\..+\.[0-9a-f]{16}")
 """A file that was being written."""
+
+
+_REMEDIES = {
+    "Make room on the disk": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    "Raise the limit of open files (ulimit -n)": (errno.EMFILE, errno.ENFILE),
+    "Mend the permissions": (errno.EACCES, errno.EPERM, errno.EROFS),
+}
+
+
+def remedy(error: OSError) -> str:
+    """What to do about a file that cannot be written, as the beginning of a sentence."""
+    return next((text for text, numbers in _REMEDIES.items() if error.errno in numbers), "Look at the disk")
 
 
 def remove_torn(folder: Path) -> None:
@@ -56,7 +69,7 @@ def write_whole(path: Path, data: bytes | memoryview, *, private: bool = False) 
     except OSError as error:
         raise StoreError(
             f"{path.name} cannot be written to {path.parent}: {error.strerror or error}. Nothing was lost: what "
-            "was complete before is there. Make room or mend the permissions, then start the same command again."
+            f"was complete before is there. {remedy(error)}, then start the same command again."
         ) from error
     finally:
         # On a disk that takes nothing this may fail, too; the next start tidies up.

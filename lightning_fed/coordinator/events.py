@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from lightning_fed.errors import StoreError
+from lightning_fed.files import remedy
 
 _ENDS = ("round_finished", "round_skipped", "round_recovered")
 
@@ -74,8 +75,7 @@ class EventLog:
                 self._file.write(b"\n")
         except OSError as error:
             raise StoreError(
-                f"{self._path} cannot be read or written: {error.strerror}. Make room or mend the permissions, then "
-                "start again."
+                f"{self._path} cannot be read or written: {error.strerror}. {remedy(error)}, then start again."
             ) from error
         entries = [_entry_of(line) for line in content.splitlines()]
         self.newest_round = max((entry.round for entry in entries if entry.event in _ENDS), default=0)
@@ -110,7 +110,7 @@ class EventLog:
             if lines:
                 lines.left += 1.0
             raise StoreError(
-                f"{self._path.name} cannot be written: {error.strerror}. Make room, then start again."
+                f"{self._path.name} cannot be written: {error.strerror}. {remedy(error)}, then start again."
             ) from error
         if lines:
             lines.omitted = 0
@@ -125,7 +125,7 @@ class EventLog:
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise StoreError(f"{self._path.name} cannot be written: {error.strerror}. Look at the disk.") from error
+            raise StoreError(f"{self._path.name} cannot be written: {error.strerror}. {remedy(error)}.") from error
         finally:
             self._file.close()
 

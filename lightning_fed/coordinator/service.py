@@ -23,6 +23,7 @@ from lightning_fed.errors import (
     StoreError,
     printable,
 )
+from lightning_fed.files import remedy
 from lightning_fed.plan import FederationPlan
 from lightning_fed.privacy.layers import replace_layers
 from lightning_fed.privacy.ledger import Budget, Ledger, Owner
@@ -282,11 +283,12 @@ class Coordinator:
                 if not reason:
                     reason = system.strerror or str(system)
                     _log.warning(
-                        "%s cannot be written to %s: %s. Make room or mend what is wrong: the federation stands still, "
-                        "and it is tried again for %g s (plan.gather_s).",
+                        "%s cannot be written to %s: %s. %s: the federation stands still, and it is tried "
+                        "again for %g s (plan.gather_s).",
                         what,
                         self._store.folder,
                         reason,
+                        remedy(system),
                         self._session.plan.gather_s,
                     )
             time.sleep(pause_s)

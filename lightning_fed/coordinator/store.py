@@ -26,7 +26,7 @@ from safetensors.torch import save
 
 from lightning_fed.coordinator.disk import Shortage, bytes_free, bytes_taken, shortage
 from lightning_fed.errors import FederationError, StoreError
-from lightning_fed.files import remove_torn, write_whole
+from lightning_fed.files import remedy, remove_torn, write_whole
 from lightning_fed.plan import FederationPlan
 from lightning_fed.update.global_model import GlobalModel
 from lightning_fed.update.layout import Layout
@@ -209,7 +209,10 @@ class Store:
             checkpoint["hyper_parameters"] = self._hyperparameters
         # Through memory: torch reports a full disk as a RuntimeError without a reason.
         content = io.BytesIO()
-        torch.save(checkpoint, content)
+        try:
+            torch.save(checkpoint, content)
+        except OSError as error:  # it imports some of its modules when they are first needed
+            raise StoreError(f"{version:06d}.ckpt cannot be made: {error.strerror}. {remedy(error)}.") from error
         write_whole(self._models / f"{version:06d}.ckpt", content.getbuffer())
 
     def _read_record(self) -> _Run:

@@ -6,6 +6,7 @@ import stat
 from pathlib import Path
 
 from lightning_fed.errors import LedgerError
+from lightning_fed.files import remedy
 
 
 class LedgerFile:
@@ -73,7 +74,7 @@ class LedgerFile:
             self._failed = True
             raise LedgerError(
                 f"the privacy ledger {self.name} could not be written: {error.strerror}. Nothing was released. "
-                "Free space on the disk and restart the site."
+                f"{remedy(error)}, then start again."
             ) from error
 
     def take_back(self) -> None:
@@ -91,7 +92,7 @@ class LedgerFile:
         except OSError as error:
             raise LedgerError(
                 f"what is half written in the privacy ledger {self.name} could not be taken back: {error.strerror}. "
-                "Make room on the disk, then start again: it is counted as a release."
+                f"{remedy(error)}, then start again: it is counted as a release."
             ) from error
         self._failed = False
 
