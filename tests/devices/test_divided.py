@@ -2,12 +2,18 @@
 
 from typing import Any
 
+import lightning as L
+import pytest
 import torch
 from several import Here, Module, errors
 from torch import Tensor, nn
 
-from lightning_fed import FederationPlan, LocalTraining
-from lightning_fed.callbacks import FedProx
+from lightning_fed import FederatedStrategy, FederationPlan, LocalTraining
+from lightning_fed.callbacks import Ditto, FederatedFinetuning, FedProx, FedRep, MomentAlignment
+from lightning_fed.callbacks.feddyn import FedDyn
+from lightning_fed.callbacks.scaffold import Scaffold
+from lightning_fed.errors import ConfigError
+from lightning_fed.participant.divided_model import refuse_divided
 from lightning_fed.plan import Masking
 
 DIVIDED = {"local": "fsdp", "auto_wrap_policy": {nn.Linear}}
@@ -28,11 +34,15 @@ def plan(epochs: int) -> FederationPlan:
     return FederationPlan(rounds=2, local=LocalTraining(epochs=epochs), masking=Masking("off"), quorum=1)
 
 
+def moments() -> list[L.Callback]:
+    return [MomentAlignment("net.0", 8, weight=0.1)]
+
+
 def test_the_global_model_is_that_of_whole_models(tmp_path):
     models = []
     for strategy in ({"local": "ddp"}, DIVIDED):
         here = Here(tmp_path / strategy["local"], plan(epochs=2), ("site-0",))
-        assert [node.end() for node in here.nodes("site-0", strategy, module=Scaled)] == [None, None]
+        assert [node.end() for node in here.nodes("site-0", strategy, module=Scaled, callbacks=moments)] == [None, None]
         here.wait()
         models.append([here.model(version) for version in (0, 1, 2)])
     for whole, divided in zip(*models, strict=True):
@@ -40,17 +50,27 @@ def test_the_global_model_is_that_of_whole_models(tmp_path):
         for name in whole:
             torch.testing.assert_close(divided[name], whole[name], rtol=0, atol=1e-6)
     assert not torch.equal(models[0][0]["net.0.weight"], models[0][2]["net.0.weight"])
+    assert models[0][2]["feature_moments.known"] == 1
 
 
-def fedprox() -> list[FedProx]:
+def fedprox() -> list[L.Callback]:
     return [FedProx(0.1)]
 
 
 def test_what_needs_whole_parameters_is_refused_before_the_site_joins(tmp_path):
     here = Here(tmp_path, plan(epochs=1), ("site-0",))
     for text in errors(here.nodes("site-0", DIVIDED, module=Scaled, callbacks=fedprox)):
-        last = text.splitlines()[-1]
-        assert last.startswith(
-            "lightning_fed.errors.ConfigError: FedProx, of the script or of the plan, works on whole"
-        )
+        kind, said = text.splitlines()[-1].split(": ", 1)
+        assert kind.endswith(".ConfigError")
+        assert said.startswith("FedProx, of the script or of the plan, works on whole")
     assert not here.events("site_joined")
+
+
+@pytest.mark.parametrize(
+    "callback", [FedProx(0.1), Scaffold(), FedDyn(0.1), Ditto(0.1), FedRep(["net.2.*"]), FederatedFinetuning("net")]
+)
+def test_so_is_each_callback_of_that_kind(callback):
+    strategy = FederatedStrategy("tcp://127.0.0.1:1", "site-0", local="fsdp")
+    trainer = L.Trainer(strategy=strategy, accelerator="cpu", devices=2, max_epochs=1, callbacks=callback, logger=False)
+    with pytest.raises(ConfigError, match=f"^{type(callback).__name__}, of the script or of the plan, works on whole"):
+        refuse_divided(trainer)

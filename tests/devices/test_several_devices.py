@@ -10,7 +10,7 @@ from several import Here, Module, Site, examples, farthest, halves, node
 from torch.utils.data import DataLoader, DistributedSampler
 
 from lightning_fed import FederatedStrategy, FederationPlan, LocalTraining
-from lightning_fed.callbacks import AdaBN, Ditto, MomentAlignment
+from lightning_fed.callbacks import AdaBN, Ditto, FederatedFinetuning, FedRep, MomentAlignment
 from lightning_fed.errors import ConfigError
 from lightning_fed.participant.examples import counted
 from lightning_fed.plan import Masking
@@ -81,6 +81,33 @@ def test_the_coordinator_hears_one_site_and_the_metrics_of_all_its_data(two_and_
     assert [len(two.events(kind, site="site-1")) for kind in ("site_joined", "site_left")] == [1, 1]
     for mine, theirs in zip(two.events("metrics"), one.events("metrics"), strict=True):
         assert mine["metrics"] == pytest.approx(theirs["metrics"], rel=1e-6)
+
+
+def fedrep() -> list[L.Callback]:
+    return [FedRep(["net.2.*"], head_steps=2)]
+
+
+def finetuning() -> list[L.Callback]:
+    return [FederatedFinetuning("net", schedule={1: ["2"], 2: ["0"]})]
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "settings"),
+    [(fedrep, {"personal": ["net.2.*"]}), (finetuning, {"algorithm": {"name": "feddyn", "alpha": 0.1}})],
+)
+def test_what_lets_parts_rest_gives_the_model_of_one_device(tmp_path, callbacks, settings):
+    both = []
+    for devices in (2, 1):
+        here = Here(tmp_path / str(devices), plan(quorum=1, **settings), ("site-0",))
+        here.fit(devices=devices, callbacks=callbacks, strategy={"find_unused_parameters": True})
+        both.append(here)
+    two, one = both
+    for version in range(1, ROUNDS + 1):
+        assert farthest(two.model(version), two.model(version - 1)) > 0.001
+        assert farthest(two.model(version), one.model(version)) < 1e-6
+    [alone] = one.ranks("site-0")
+    for rank in two.ranks("site-0"):
+        assert farthest(rank["state"], alone["state"]) < 1e-6
 
 
 @pytest.mark.parametrize("count", [24, 25, 23, 2])
