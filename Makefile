@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed-for-development
 DROP_IN ?= $(VENV)-drop-in
 
-.PHONY: setup demo test drop-in fuzz lint requirements bench
+.PHONY: setup demo test drop-in fuzz chaos lint requirements bench
 
 setup: $(INSTALLED)
 
@@ -34,6 +34,12 @@ $(DROP_IN)/.installed: tests/drop_in/requirements.txt | $(INSTALLED)
 		> $$($(DROP_IN)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/package.pth
 	$(DROP_IN)/bin/python -m pip install --prefer-binary --requirement tests/drop_in/requirements.txt
 	touch $@
+
+SEEDS ?= 1-24
+
+# make chaos SEEDS=17 repeats one.
+chaos: $(INSTALLED)
+	OMP_NUM_THREADS=1 PYTHONPATH=.:tests/federation:tests/chaos $(BIN)/python tests/chaos/run.py --seeds $(SEEDS)
 
 fuzz: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/protocol/fuzz.py --inputs 10000000

@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import threading
+import time
 from urllib.parse import urlsplit
 
 
@@ -11,7 +12,9 @@ class Forwarder:
 
     Attributes:
         address: where it listens, like ``tcp://127.0.0.1:port``.
-        in_vain: connections that it closed because nobody was behind it.
+        in_vain: connections that it closed because nobody was behind it, or because it refuses.
+        refuses: accepts and closes, whoever is behind it.
+        delay_s: holds every piece back for so many seconds.
     """
 
     def __init__(self, target: str) -> None:
@@ -19,20 +22,28 @@ class Forwarder:
         self._target = (parts.hostname, parts.port)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
-        self._open: list[socket.socket] = []
-        self._stalled = False
+        self._lines: set[_Line] = set()
         self.in_vain = 0
+        self.refuses = False
+        self.delay_s = 0.0
         self.changed = threading.Condition()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def stall(self) -> None:
         """Forget the connections there are without a word to either end, as a machine that lost power does."""
-        self._stalled = True
+        for line in self._lines.copy():
+            line.stalled = True
+
+    def cut(self) -> None:
+        """End the connections there are, at both ends."""
+        for line in self._lines.copy():
+            line.end()
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts, which closing does not
         self._listener.close()
-        for one in self._open:
-            one.close()
+        self.cut()
 
     def _accept(self) -> None:
         while True:
@@ -41,6 +52,8 @@ class Forwarder:
             except OSError:
                 return
             try:
+                if self.refuses:
+                    raise ConnectionRefusedError
                 coordinator = socket.create_connection(self._target)
             except OSError:
                 site.close()
@@ -48,20 +61,40 @@ class Forwarder:
                     self.in_vain += 1
                     self.changed.notify_all()
                 continue
-            self._open += [site, coordinator]
-            for source, sink in ((site, coordinator), (coordinator, site)):
-                threading.Thread(target=self._forward, args=(source, sink), daemon=True).start()
+            line = _Line(site, coordinator)
+            self._lines.add(line)
+            threading.Thread(target=self._serve, args=(line,), daemon=True).start()
 
-    def _forward(self, source: socket.socket, sink: socket.socket) -> None:
+    def _serve(self, line: "_Line") -> None:
+        back = threading.Thread(target=self._forward, args=(line, line.coordinator, line.site), daemon=True)
+        back.start()
+        self._forward(line, line.site, line.coordinator)
+        back.join()
+        self._lines.discard(line)
+        line.site.close()
+        line.coordinator.close()
+
+    def _forward(self, line: "_Line", source: socket.socket, sink: socket.socket) -> None:
         try:
             while data := source.recv(1 << 16):
-                if self._stalled:
-                    return
-                sink.sendall(data)
+                time.sleep(self.delay_s)
+                if not line.stalled:
+                    sink.sendall(data)
         except OSError:
             pass
-        finally:
-            if not self._stalled:
-                for one in (source, sink):
-                    with contextlib.suppress(OSError):
-                        one.shutdown(socket.SHUT_RDWR)
+        if not line.stalled:
+            line.end()
+
+
+class _Line:
+    """The two connections of one that was forwarded; once stalled, neither end hears of the other again."""
+
+    def __init__(self, site: socket.socket, coordinator: socket.socket) -> None:
+        self.site = site
+        self.coordinator = coordinator
+        self.stalled = False
+
+    def end(self) -> None:
+        for one in (self.site, self.coordinator):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)

@@ -55,6 +55,19 @@ class Program:
         assert kind == "error", "the process ended without an error"
         return value
 
+    def ended(self) -> tuple[str, Any] | None:
+        """``result`` or ``error``, and which; None while the process is still at work. Without waiting."""
+        gone = self.process.exitcode is not None
+        try:
+            if self._receiver.poll():
+                kind, value = self._receiver.recv()
+                self.process.join(PATIENCE_S)
+                return kind, value if kind == "error" else torch.load(io.BytesIO(value), weights_only=False)
+        except EOFError:
+            self.process.join(PATIENCE_S)
+            gone = True
+        return ("error", f"exit code {self.process.exitcode}") if gone else None
+
     def kill(self) -> None:
         """SIGKILL: no goodbye, no clean-up."""
         os.kill(self.process.pid, signal.SIGKILL)
