@@ -36,7 +36,8 @@ class Attempts:
         self._plan = plan
         self._attendance = attendance
         self._failures = self._skips = 0
-        self._opened_before = False
+        self._opened_before = self._withdrew = False
+        self._summed: frozenset[str] = frozenset()
         self._refused: dict[str, str] = {}
         self._excused: set[str] = set()
         self._cure = (
@@ -50,6 +51,7 @@ class Attempts:
 
     def withdrawn(self, site: str, message: m.Withdraw, cohort: frozenset[str]) -> None:
         """A site of the cohort takes no part in a masked attempt."""
+        self._withdrew = True
         self._opened_before |= message.opened
         if message.accused in cohort:
             self._attendance.complain(site, message.accused)
@@ -65,7 +67,8 @@ class Attempts:
     ) -> list[Action]:
         """An attempt gave a model; ``caught`` and ``fewest``: see ``Attendance.settle``."""
         self._failures = self._skips = self.tries = 0
-        self._opened_before = False
+        self._opened_before = self._withdrew = False
+        self._summed = frozenset(collection.participants)
         readmitted = self._attendance.completed()
         # After the last round there is nothing that a slow site could be left out of.
         faults = collection.stalled if collection.round < self._plan.rounds else {}
@@ -81,6 +84,12 @@ class Attempts:
         faults = {**fallen, **collection.stalled}
         actions = self._settle(collection.round + opened, collection, caught, faults, fewest, last)
         left_out = any(isinstance(action, Record) and action.event == "site_excluded" for action in actions)
+        if last and self._withdrew and not opened and not left_out:
+            # A policy's ``min_cohort_change`` has sites refuse a sum with one that the sums before were without. What
+            # was summed before they do not refuse.
+            back = self._attendance.go_back(collection.round, self._summed, collection.cohort, fewest)
+            actions, left_out = [*actions, *back], bool(back)
+        self._withdrew = False
         self._failures, self._skips = (0, 0) if left_out else (failures, skips)
         self.tries = 0 if opened else self.tries + 1
         self._opened_before &= not opened

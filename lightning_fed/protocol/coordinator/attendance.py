@@ -218,6 +218,23 @@ class Attendance:
             blamed[site] = f"{others[site]}, {how_often} (plan.max_faults)"
         return [self._leave_out(site, why, round) for site, why in blamed.items() if not self._sites[site].rounds_out]
 
+    def go_back(self, round: int, summed: Set[str], cohort: Set[str], fewest: int) -> list[Action]:
+        """Leave out who was not in the last sum, if all who were are there and were asked again in vain.
+
+        Args:
+            round: the next round to be completed.
+            summed: the sites in the last sum.
+            cohort: the sites of the attempt that has failed.
+            fewest: sites that a round cannot do without.
+
+        Returns:
+            A record for each site that is left out from now on.
+        """
+        if not summed <= cohort & set(self.drawable) or len(summed) < fewest:
+            return []
+        why = "the last sum was without it, and the others have refused every one with it (update_refused says why)"
+        return [self._leave_out(site, why, round) for site in sorted(cohort - summed) if self._sites[site].ready]
+
     def completed(self) -> list[Action]:
         """A round is completed: who has been left out of enough of them may be drawn again."""
         self._completed += 1
