@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from lightning_fed.errors import ConfigError
-from lightning_fed.lightning_api import Callback, CombinedLoader, LightningModule, Trainer, TrainerFn
+from lightning_fed.lightning_api import Callback, CombinedLoader, FSDPStrategy, LightningModule, Trainer, TrainerFn
 
 
 class AdaBN(Callback):
@@ -48,7 +48,8 @@ class AdaBN(Callback):
         """Adapt.
 
         Raises:
-            ConfigError: the model has no BatchNorm with running statistics, or there are no two images to learn from.
+            ConfigError: the model has no BatchNorm with running statistics, there are no two images to learn from, or
+                the model is divided among devices (FSDP).
         """
         self._adapt(trainer, pl_module, trainer.test_dataloaders)
 
@@ -74,6 +75,11 @@ class AdaBN(Callback):
             raise ConfigError(
                 f"AdaBN needs BatchNorm layers with running statistics, and {type(pl_module).__name__} has none. "
                 "Remove the callback."
+            )
+        if isinstance(trainer.strategy, FSDPStrategy):
+            raise ConfigError(
+                "AdaBN runs the model over the images by itself, and FSDP has its parameters whole only where "
+                "Lightning runs the model. Evaluate with strategy='ddp', or on one device."
             )
         kept = [(layer.momentum, layer.training) for layer in layers]
         self._before = [(b, b.clone()) for layer in layers for b in layer.buffers()]

@@ -1,15 +1,17 @@
 """A site whose two devices, here two CPU processes with gloo, hold a part of the model each."""
 
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
-from several import Here, Module, errors
+from several import Here, Module, errors, examples
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from lightning_fed import FederatedStrategy, FederationPlan, LocalTraining
-from lightning_fed.callbacks import Ditto, FederatedFinetuning, FedProx, FedRep, MomentAlignment
+from lightning_fed.callbacks import AdaBN, Ditto, FederatedFinetuning, FedProx, FedRep, MomentAlignment
 from lightning_fed.callbacks.feddyn import FedDyn
 from lightning_fed.callbacks.scaffold import Scaffold
 from lightning_fed.errors import ConfigError
@@ -74,3 +76,15 @@ def test_so_is_each_callback_of_that_kind(callback):
     trainer = L.Trainer(strategy=strategy, accelerator="cpu", devices=2, max_epochs=1, callbacks=callback, logger=False)
     with pytest.raises(ConfigError, match=f"^{type(callback).__name__}, of the script or of the plan, works on whole"):
         refuse_divided(trainer)
+
+
+def adapt(settings: dict[str, Any], folder: Path, **_: Any) -> None:
+    strategy = FederatedStrategy(**settings)
+    trainer = L.Trainer(strategy=strategy, accelerator="cpu", num_nodes=2, callbacks=AdaBN(), logger=False)
+    trainer.validate(Module(batch_norm=True), DataLoader(examples(3, 24), 4), verbose=False)
+
+
+def test_adabn_is_refused(tmp_path):
+    here = Here(tmp_path, plan(epochs=1), ("site-0",))
+    for text in errors(here.nodes("site-0", DIVIDED, script=adapt)):
+        assert "ConfigError: AdaBN runs the model over the images by itself" in text.splitlines()[-1]

@@ -8,7 +8,7 @@ from several import Here, errors, examples, free_port
 from torch.utils.data import DataLoader
 
 from lightning_fed import FederationPlan, SitePolicy
-from lightning_fed.callbacks import DifferentialPrivacy, FedRep
+from lightning_fed.callbacks import DifferentialPrivacy, FederatedFinetuning, FedRep
 from lightning_fed.plan import ExamplePrivacy, Masking, Privacy
 
 
@@ -52,6 +52,10 @@ def fedrep() -> list[L.Callback]:
     return [FedRep(["net.2.*"])]
 
 
+def scheduled() -> list[L.Callback]:
+    return [FederatedFinetuning("net", schedule={2: ["0"]})]
+
+
 def thawing() -> list[L.Callback]:
     return [L.pytorch.callbacks.BackboneFinetuning()]
 
@@ -60,6 +64,7 @@ def thawing() -> list[L.Callback]:
     ("callbacks", "reason"),
     [
         (fedrep, "FedRep lets parts of the model rest, and DDP"),
+        (scheduled, "FederatedFinetuning's schedule lets parts of the model rest, and DDP"),
         (thawing, "BackboneFinetuning thaws layers during the fit, and the 2 devices of this site"),
     ],
 )

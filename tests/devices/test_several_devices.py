@@ -91,15 +91,26 @@ def finetuning() -> list[L.Callback]:
     return [FederatedFinetuning("net", schedule={1: ["2"], 2: ["0"]})]
 
 
+def adapters() -> list[L.Callback]:
+    return [FederatedFinetuning("net", rank=2)]
+
+
+UNUSED = {"find_unused_parameters": True}
+
+
 @pytest.mark.parametrize(
-    ("callbacks", "settings"),
-    [(fedrep, {"personal": ["net.2.*"]}), (finetuning, {"algorithm": {"name": "feddyn", "alpha": 0.1}})],
+    ("callbacks", "settings", "strategy"),
+    [
+        (fedrep, {"personal": ["net.2.*"]}, UNUSED),
+        (finetuning, {"algorithm": {"name": "feddyn", "alpha": 0.1}}, UNUSED),
+        (adapters, {}, {}),
+    ],
 )
-def test_what_lets_parts_rest_gives_the_model_of_one_device(tmp_path, callbacks, settings):
+def test_what_lets_parts_rest_gives_the_model_of_one_device(tmp_path, callbacks, settings, strategy):
     both = []
     for devices in (2, 1):
         here = Here(tmp_path / str(devices), plan(quorum=1, **settings), ("site-0",))
-        here.fit(devices=devices, callbacks=callbacks, strategy={"find_unused_parameters": True})
+        here.fit(devices=devices, callbacks=callbacks, strategy=strategy)
         both.append(here)
     two, one = both
     for version in range(1, ROUNDS + 1):
