@@ -9,34 +9,61 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from lightning_fed import callbacks as callbacks
-from lightning_fed.aggregation.contracts import (
-    Aggregation,
-    Algorithm,
-    RobustRule,
-    ServerRule,
-    SiteReport,
-    Weighting,
-)
-from lightning_fed.aggregation.fedavg import PlainStep
-from lightning_fed.aggregation.weightings import ByExamples, Uniform
 from lightning_fed.deferred import deferred
-from lightning_fed.plan import (
-    Compression,
-    ExamplePrivacy,
-    FederationPlan,
-    LocalTraining,
-    Masking,
-    Privacy,
-    SitePrivacy,
-)
-from lightning_fed.plan.value_codec import ValueCodec
-from lightning_fed.policy import SitePolicy
 from lightning_fed.strategies.registration import register
 
 if TYPE_CHECKING:
+    from lightning_fed.aggregation.contracts import (
+        Aggregation,
+        Algorithm,
+        RobustRule,
+        ServerRule,
+        SiteReport,
+        Weighting,
+    )
+    from lightning_fed.aggregation.fedavg import PlainStep
+    from lightning_fed.aggregation.weightings import ByExamples, Uniform
+    from lightning_fed.plan import (
+        Compression,
+        ExamplePrivacy,
+        FederationPlan,
+        LocalTraining,
+        Masking,
+        Privacy,
+        SitePrivacy,
+    )
+    from lightning_fed.plan.value_codec import ValueCodec
+    from lightning_fed.policy import SitePolicy
     from lightning_fed.strategies.federated import FederatedStrategy
 else:
-    __getattr__ = deferred(__name__, {"strategies.federated": ("FederatedStrategy",)})
+    # Nearly all of this imports torch, which a command such as ``lightning-fed keys`` has no use for.
+    __getattr__ = deferred(
+        __name__,
+        {"strategies.federated": ("FederatedStrategy",)},
+        without_lightning={
+            "aggregation.contracts": (
+                "Aggregation",
+                "Algorithm",
+                "RobustRule",
+                "ServerRule",
+                "SiteReport",
+                "Weighting",
+            ),
+            "aggregation.fedavg": ("PlainStep",),
+            "aggregation.weightings": ("ByExamples", "Uniform"),
+            "plan": (
+                "Compression",
+                "ExamplePrivacy",
+                "FederationPlan",
+                "LocalTraining",
+                "Masking",
+                "Privacy",
+                "SitePrivacy",
+            ),
+            "plan.value_codec": ("ValueCodec",),
+            "policy": ("SitePolicy",),
+        },
+    )
 
 register()
 
@@ -63,3 +90,7 @@ __all__ = [
     "Weighting",
     "__version__",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

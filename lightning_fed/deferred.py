@@ -9,26 +9,33 @@ names are imported at once and are the classes themselves.
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from types import MappingProxyType
 from typing import Any, Union
 
 from lightning_fed.lightning_api import is_package_known
 
 
-def deferred(package: str, modules: Mapping[str, tuple[str, ...]]) -> Callable[[str], Any]:
+def deferred(
+    package: str,
+    modules: Mapping[str, tuple[str, ...]],
+    without_lightning: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+) -> Callable[[str], Any]:
     """A package's ``__getattr__`` (PEP 562), which imports names when they are asked for.
 
     Args:
         package: the package's name.
         modules: the names by the module, inside the package, that has them.
+        without_lightning: the same for modules that do without Lightning: they are imported at once.
     """
     where = {name: f"{package}.{module}" for module, names in modules.items() for name in names}
+    at_once = {name: f"{package}.{module}" for module, names in without_lightning.items() for name in names}
 
     def get(name: str) -> Any:
-        if name not in where:
+        if name not in where and name not in at_once:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        if not is_package_known():
+        if name in where and not is_package_known():
             return Deferred(where[name], name)
-        found = getattr(import_module(where[name]), name)
+        found = getattr(import_module(where.get(name) or at_once[name]), name)
         setattr(sys.modules[package], name, found)
         return found
 

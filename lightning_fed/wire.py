@@ -2,9 +2,13 @@
 
 A message is walked through once before it is decoded. The decoder recurses into what it is given, also into fields that
 it does not know and will refuse, so the depth and the number of elements must be known to be small before.
+
+Beside it the hash by which both sides know that they have the same settings.
 """
 
-from typing import TypeVar
+import hashlib
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -41,6 +45,11 @@ def encoded(message: msgspec.Struct, remedy: str) -> bytes:
             f"{remedy}"
         )
     return data
+
+
+def hash_of(settings: Mapping[str, Any]) -> str:
+    """SHA-256 of a plan's canonical JSON bytes, hexadecimal."""
+    return hashlib.sha256(msgspec.json.encode(settings, order="sorted")).hexdigest()
 
 
 def decoded(decoder: "msgspec.msgpack.Decoder[_Decoded]", data: bytes, what: str) -> _Decoded:

@@ -22,9 +22,9 @@ from typing import Any
 from examples.fracture import heterogeneity
 from examples.fracture.figure import draw
 from lightning_fed.radiology.synthetic.study import write_study
+from lightning_fed.simulation import simulate
 from lightning_fed.simulation.config import Simulation, read_config
 from lightning_fed.simulation.expansion import deep_merge
-from lightning_fed.simulation.simulate import simulate
 
 IMAGES_PER_SITE = 400
 

@@ -10,16 +10,15 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_fed.cli.parser import NamesNearest
-from lightning_fed.coordinator.service import LEDGER
-from lightning_fed.coordinator.store import read_run
+from lightning_fed.coordinator.recorded import LEDGER, read_run
 from lightning_fed.errors import printable
-from lightning_fed.plan.federation import hash_of
 from lightning_fed.privacy.history import History, read_history
 from lightning_fed.privacy.ledger_lines import Adopted, Charged
 from lightning_fed.privacy.ledger_rows import LedgerRow, ledger_rows
 from lightning_fed.simulation.display import plain_console
 from lightning_fed.simulation.progress import EventTail, Progress, line_of
 from lightning_fed.simulation.tables import rounds_table
+from lightning_fed.wire import hash_of
 
 _FILE_WIDTH = 160
 """Columns of a report that goes into a file, where nothing may be cut off."""

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from lightning_fed.simulation import simulate
 from lightning_fed.simulation.config import read_config
-from lightning_fed.simulation.simulate import simulate
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -13,6 +13,7 @@ from rich.filesize import decimal
 
 from lightning_fed.coordinator.events import EventLog
 from lightning_fed.coordinator.hyperparameters import loadable_hyperparameters
+from lightning_fed.coordinator.recorded import LEDGER
 from lightning_fed.coordinator.store import Store
 from lightning_fed.errors import (
     FederationError,
@@ -45,7 +46,6 @@ _KINDS: dict[type[FederationError], m.RefusalKind] = {
     ProtocolError: "ProtocolError",
 }
 
-LEDGER = "ledger.jsonl"
 """The federation's privacy ledger, in the store's folder."""
 
 _log = logging.getLogger(__name__)

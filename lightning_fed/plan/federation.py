@@ -4,8 +4,7 @@ The coordinator owns the plan and sends its canonical bytes to each site; the SH
 """
 
 import dataclasses
-import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +20,7 @@ from lightning_fed.plan.masking import Masking
 from lightning_fed.plan.privacy import Privacy
 from lightning_fed.plan.soundness import check_composition
 from lightning_fed.plan.training import LocalTraining
+from lightning_fed.wire import hash_of
 
 LARGEST_EXAMPLES = 1 << 40
 """Most examples of a site: keeps the weighted sum far from float64's end."""
@@ -167,8 +167,3 @@ class FederationPlan:
     def hash(self) -> str:
         """SHA-256 of the canonical bytes, hexadecimal."""
         return hash_of(dataclasses.asdict(self))
-
-
-def hash_of(settings: Mapping[str, Any]) -> str:
-    """SHA-256 of a plan's canonical JSON bytes, hexadecimal."""
-    return hashlib.sha256(msgspec.json.encode(settings, order="sorted")).hexdigest()

@@ -3,13 +3,17 @@
 from typing import TYPE_CHECKING
 
 from lightning_fed.deferred import deferred
-from lightning_fed.simulation.config import Baselines, Simulation, SiteOverrides
-from lightning_fed.simulation.simulate import simulate
 
 if TYPE_CHECKING:
+    from lightning_fed.simulation.config import Baselines, Simulation, SiteOverrides
     from lightning_fed.simulation.in_process import InProcessRun, VirtualSite, federate_in_process
+    from lightning_fed.simulation.study import simulate
 else:
-    __getattr__ = deferred(__name__, {"in_process": ("InProcessRun", "VirtualSite", "federate_in_process")})
+    __getattr__ = deferred(
+        __name__,
+        {"in_process": ("InProcessRun", "VirtualSite", "federate_in_process")},
+        without_lightning={"config": ("Baselines", "Simulation", "SiteOverrides"), "study": ("simulate",)},
+    )
 
 __all__ = [
     "Baselines",

@@ -4,12 +4,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from lightning_fed.files import write_whole
-from lightning_fed.simulation.config import Simulation
 from lightning_fed.simulation.progress import Round
+
+if TYPE_CHECKING:  # it holds plans, which import torch, and a report does without
+    from lightning_fed.simulation.config import Simulation
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Comparison:
         return fmean(values) if values and len(values) == len(self.local) else None
 
 
-def write_results(path: Path, simulation: Simulation, rounds: Iterable[Round], comparison: Comparison | None) -> None:
+def write_results(path: Path, simulation: "Simulation", rounds: Iterable[Round], comparison: Comparison | None) -> None:
     """Write everything the tables show as one JSON object, whole or not at all.
 
     Raises:

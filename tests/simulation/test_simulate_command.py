@@ -15,7 +15,7 @@ from tiny_modules import Numbers, Tiny
 
 from lightning_fed.errors import ConfigError
 from lightning_fed.simulation.config import read_config
-from lightning_fed.simulation.simulate import check
+from lightning_fed.simulation.study import check
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos, pytest.mark.timeout(600)]
 

@@ -1,0 +1,35 @@
+"""Commands that train nothing start without what trains, which takes seconds to import on a busy machine."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"torch", "lightning", "pytorch_lightning", "opacus", "monai", "torchvision", "torchmetrics"}
+
+SCRIPT = """
+import sys
+from lightning_fed.cli.main import main
+try:
+    sys.exit(main(sys.argv[1:]))
+finally:
+    print("imported", *(name for name in sys.modules if "." not in name), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("command", ["--version", "--help", "keys show ROSTER", "report RUN", "ledger sign --help"])
+def test_a_command_that_trains_nothing_imports_nothing_that_trains(command, tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *command.split()], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    imported = run.stderr.splitlines()[-1].split()
+    assert imported[0] == "imported"
+    assert "lightning_fed" in imported
+    assert not HEAVY & set(imported)
+
+
+def test_the_packages_names_are_there_when_they_are_asked_for():
+    code = "import lightning_fed, sys; assert 'torch' not in sys.modules; print(*dir(lightning_fed))"
+    code += "; lightning_fed.FederationPlan; assert 'torch' in sys.modules"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {"FederatedStrategy", "FederationPlan", "SitePolicy", "__version__"} <= set(run.stdout.split())
