@@ -20,7 +20,7 @@ def coordinate_impatiently(*arguments):
 
 @pytest.mark.slow
 def test_a_frozen_site_gets_the_final_model_and_a_killed_one_holds_nobody_longer_than_gather_s(federation):
-    here = federation(sites=5, rounds=3, quorum=3, gather_s=8.0, masking=Masking(bits=32, bound=256.0))
+    here = federation(sites=5, rounds=3, quorum=3, gather_s=10.0, masking=Masking(bits=32, bound=256.0))
     coordinator = Program(coordinate_impatiently, here.plan, here.address, here.keys, here.store, Plain)
     sites = [here.site(name, train, Plain, seed, 24, 8, None, 0.2) for seed, name in enumerate(here.sites)]
     frozen, killed, others = sites[3], sites[4], sites[:3]
