@@ -234,6 +234,10 @@ class Membership(Callback):
             self._leave("interrupted" if isinstance(exception, KeyboardInterrupt | SIGTERMException) else "failed")
         self._processes.failed(trainer, exception)
 
+    def part(self, trainer: Trainer) -> None:
+        """After an error, when everybody else has dealt with it: let the site's other processes go."""
+        self._processes.part(trainer)
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Say goodbye if nothing else did: Lightning skips ``on_train_end`` when there is nothing to train."""
         self._leave("done" if self._finished else "stopped")

@@ -10,6 +10,7 @@ of all others; one that trains meanwhile hears of it from torch, whose collectiv
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import torch
@@ -27,6 +28,7 @@ SILENCE_S = 60.0
 
 _GOODBYE_S = 20.0
 _FAREWELL_S = 3.0
+_PARTING_S = 1.0  # a process that is busy does not hear; torch prints a page where the store ends under one that looks
 
 _T = TypeVar("_T")
 
@@ -138,29 +140,39 @@ class Processes:
         return values
 
     def failed(self, trainer: Trainer, error: BaseException) -> None:
-        """Leave word of an error; once the first process has said goodbye, which the others wait for if all have it.
+        """Leave word of an error; then, where all processes have it, let the first one say goodbye in peace.
 
         Lightning's launcher kills all processes when it sees that one has failed, the first in mid-goodbye.
         """
         if not self.several:
             return
         own = f"process {trainer.global_rank} has failed with {type(error).__name__}: {error}"
-        try:
+        with suppress(RuntimeError):  # the store has ended with the first process: there is nobody to wait for
             earliest = _store().compare_set(self._failure, "", own).decode()
-        except RuntimeError:  # the store has ended with the first process
-            return
-        self.cause = earliest if earliest != own else ""
-        if trainer.is_global_zero:
-            _store().add(f"{self._key}/left", 1)
-        elif isinstance(error, FederationError | SIGTERMException):
-            until = time.monotonic() + _GOODBYE_S
-            try:
-                while time.monotonic() < until:
-                    if _store().add(f"{self._key}/left", 0):
-                        until = min(until, time.monotonic() + _FAREWELL_S)
-                    time.sleep(_LOOK_S)
-            except RuntimeError:  # the store has ended with the first process: there is nobody to wait for
+            self.cause = earliest if earliest != own else ""
+            if trainer.is_global_zero:
+                _store().add(f"{self._key}/left", 1)
                 return
+            if isinstance(error, FederationError | SIGTERMException):
+                self._await_goodbye()
+            _store().add(f"{self._key}/gone", 1)
+
+    def part(self, trainer: Trainer) -> None:
+        """The first process is done with an error: it lets the others go, and its store ends when they have heard."""
+        if not self.several or not trainer.is_global_zero:
+            return
+        until = time.monotonic() + _PARTING_S
+        with suppress(RuntimeError):  # torchrun's store has ended before; what is raised is the error of the fit
+            _store().add(f"{self._key}/over", 1)
+            while time.monotonic() < until and _store().add(f"{self._key}/gone", 0) < self._count - 1:
+                time.sleep(_LOOK_S / 5)
+
+    def _await_goodbye(self) -> None:
+        until = time.monotonic() + _GOODBYE_S
+        while time.monotonic() < until and not _store().add(f"{self._key}/over", 0):
+            if _store().add(f"{self._key}/left", 0):
+                until = min(until, time.monotonic() + _FAREWELL_S)
+            time.sleep(_LOOK_S)
 
     def _await_turn(self, rank: int) -> None:
         pause = 0.001

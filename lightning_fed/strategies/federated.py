@@ -168,6 +168,7 @@ class Federated(Strategy):
             )
         if self._loop and self.lightning_module:
             self._loop.give_back(self.lightning_module.trainer)
+            self._loop.part(self.lightning_module.trainer)
 
 
 class FederatedStrategy(Federated, OneDevice):
