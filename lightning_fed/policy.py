@@ -152,16 +152,22 @@ class SitePolicy:
             "'name: fingerprint' under members.",
         )
 
-    def check_plan(self, plan: FederationPlan, site: str) -> None:
+    def check_plan(self, plan: FederationPlan, site: str, found: Sequence[str] = ()) -> None:
         """Accept the plan or raise.
+
+        Args:
+            plan: the plan.
+            site: this site's name.
+            found: violations that were found before, to be named too.
 
         Raises:
             PlanRefusedError: names every setting beyond this site's limits, with its value and the limit.
         """
-        violations = [*self._beyond_masking(plan), *self._beyond_privacy(plan)]
+        violations = [*found, *self._beyond_masking(plan), *self._beyond_privacy(plan)]
         if plan.quorum < self.smallest_quorum:
             violations.insert(
-                0, f"quorum = {plan.quorum} is below this site's minimum of {self.smallest_quorum} (smallest_quorum)."
+                len(found),
+                f"quorum = {plan.quorum} is below this site's minimum of {self.smallest_quorum} (smallest_quorum).",
             )
         if plan.local.steps is not None and plan.local.steps < self.min_local_steps:
             violations.append(

@@ -119,6 +119,16 @@ def test_a_plan_that_came_over_the_line_imports_nothing_that_the_policy_does_not
         assert FederationPlan.from_bytes(data, ["outside.Slow", "outside.Bytes"]).to_bytes() == data
 
 
+def test_the_rest_of_a_plan_with_a_class_that_is_not_allowed_is_read_without_importing_it(outside):
+    made = FederationPlan(algorithm={"class_path": "outside.Slow"}, quorum=7)
+    del sys.modules["outside"]
+    rest = FederationPlan.without_foreign_classes(made.to_bytes())
+    assert (rest.quorum, rest.algorithm) == (7, {"name": "fedavg"})
+    for data in (b'[{"class_path":"outside.Slow"}]', b'{"quorum":{"class_path":"outside.Slow"},"rounds":0}', b"\xff"):
+        assert FederationPlan.without_foreign_classes(data) is None
+    assert "outside" not in sys.modules
+
+
 def test_a_key_that_stands_twice_hides_no_class(outside):
     data = FederationPlan().to_bytes()
     twice = b'{"compression":{"values":{"class_path":"outside.Bytes"}},' + data[1:]

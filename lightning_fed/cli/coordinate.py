@@ -13,7 +13,7 @@ from jsonargparse import Namespace
 from lightning_fed.cli.package import serve_arguments
 from lightning_fed.cli.parser import NamesNearest, converted, without_choices
 from lightning_fed.coordinator.service import Coordinator
-from lightning_fed.errors import ConfigError, ModelMismatchError, StoreError
+from lightning_fed.errors import ConfigError, IdentityError, ModelMismatchError, StoreError
 from lightning_fed.lightning_api import served_package
 from lightning_fed.plan import FederationPlan
 from lightning_fed.transport.identity import Roster, load_identity
@@ -34,6 +34,12 @@ def run(arguments: Sequence[str]) -> int:
     logging.getLogger(served_package()).setLevel(logging.WARNING)
     # Before the model is made, which can take long.
     identity, roster = load_identity(config.identity), Roster.load(config.roster)
+    roster.check_own(identity.card, config.roster)
+    if identity.name != roster.coordinator.name:
+        raise IdentityError(
+            f"{config.identity} is the identity of {identity.name!r}, and the roster's coordinator is "
+            f"{roster.coordinator.name!r}. Name its key file (identity)."
+        )
     Coordinator(
         config.plan,
         address=config.address,

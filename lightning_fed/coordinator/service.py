@@ -21,6 +21,7 @@ from lightning_fed.errors import (
     LedgerError,
     ModelMismatchError,
     ProtocolError,
+    QuorumLostError,
     StoreError,
     printable,
 )
@@ -163,14 +164,21 @@ class Coordinator:
             self._look_at_the_disk(self._session.model)
         while self._session.outcome is None:
             self._turn()
-        if isinstance(self._session.outcome, FederationError):
-            try:
-                self._events.write("stopped", {"reason": str(self._session.outcome)})
-            except StoreError as error:
-                _log.warning("%s", error)  # the outcome says more
-            self._hub.hear_out(_LAST_WORDS_S)
+        if isinstance(self._session.outcome, QuorumLostError):
+            self._stop(self._session.outcome)
             raise self._session.outcome
         self._insist("the last .ckpt files", self._store.finish)
+
+    def _stop(self, why: QuorumLostError) -> None:
+        try:
+            self._events.write("stopped", {"reason": str(why)})
+        except StoreError as error:
+            _log.warning("%s", error)  # the reason says more
+        # They would wait out their patience for a coordinator that comes back, and learn nothing.
+        reason = f"the coordinator has stopped: {why}"
+        for site in self._hub.connected():
+            self._hub.send(site, m.Refused("QuorumLostError", printable(reason[: m.MAX_REASON])))
+        self._hub.hear_out(_LAST_WORDS_S)
 
     def _turn(self) -> None:
         now = time.monotonic()

@@ -151,11 +151,13 @@ class Membership(Callback):
                 self._policy.foreign_classes,
             )
             self._link.connection = self._connected(trainer, session)
-        self.plan, self.run, version, refusal = self._link.ask(
+        self.plan, self.run, version, refusal, refused = self._link.ask(
             trainer,
             "the federation plan",
-            lambda s: (s.plan, s.run, s.version, s.refusal) if s.plan or s.refusal else None,
+            lambda s: (s.plan, s.run, s.version, s.refusal, s.refused) if s.plan or s.refusal else None,
         )
+        if refused is not None:
+            self._policy.check_plan(refused, self._identity.name, refusal.violations)
         if refusal is not None:
             raise refusal
         assert self.plan is not None

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 
+from lightning_fed.errors import did_you_mean
 from lightning_fed.lightning_api import LightningModule, Trainer, rank_zero_warn
 from lightning_fed.participant.metric_states import (
     Compute,
@@ -40,9 +41,12 @@ class ModelMetrics:
         self._summable = summable_metrics(module, plan.metrics)
         self.sizes = {name: state_size(metric) for name, metric in self._summable.items()}
         self._reported = self._validated = -1
+        self._warned: list[str] = []
 
     def after_validation(self, trainer: Trainer, version: int, *, settled: bool) -> Report | None:
-        """The report, if validation gave all of the plan's metrics.
+        """The report, if validation gave all of the plan's metrics, or nothing can come later that it has not.
+
+        Rounds of so many steps end in the middle of epochs: what is logged at an epoch's end is of another model then.
 
         Args:
             trainer: the trainer.
@@ -55,8 +59,13 @@ class ModelMetrics:
         # Asked here, before Lightning resets the metrics.
         self._one_class = one_class_metrics(self._module, self._plan.metrics)
         metrics = logged_metrics(trainer, self._plan.metrics, self._processes)
-        complete = set(self._plan.metrics) <= metrics.keys()
-        return self._report(metrics, version, settled=settled) if complete else None
+        missing = sorted(set(self._plan.metrics) - metrics.keys())
+        if missing and not self._plan.local.steps:
+            return None
+        report = self._report(metrics, version, settled=settled)
+        if report and missing:
+            self._warn(trainer, missing)
+        return report
 
     def after_epoch(self, trainer: Trainer, version: int, *, settled: bool) -> Report | None:
         """The report of those metrics that there are, unless validation is still to come."""
@@ -65,11 +74,19 @@ class ModelMetrics:
             return None
         metrics = logged_metrics(trainer, self._plan.metrics, self._processes)
         if missing := sorted(set(self._plan.metrics) - metrics.keys()):
-            rank_zero_warn(
-                f"the plan asks for the metrics {missing}, which this model does not log; logged are "
-                f"{sorted(trainer.callback_metrics)}."
-            )
+            self._warn(trainer, missing)
         return self._report(metrics, version, settled=settled)
+
+    def _warn(self, trainer: Trainer, missing: list[str]) -> None:
+        if missing == self._warned:
+            return
+        self._warned = missing
+        near = [did_you_mean(name, trainer.callback_metrics) for name in missing]
+        rank_zero_warn(
+            f"the plan asks for the metrics {missing}, which this model does not log with its validation; logged are "
+            f"{sorted(trainer.callback_metrics)}. They are reported by nobody whose model is like this one; the others "
+            f"are.{''.join(near)}"
+        )
 
     def _due(self, version: int, *, settled: bool) -> bool:
         return bool(self._plan.metrics) and version > self._reported and settled

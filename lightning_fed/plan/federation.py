@@ -13,7 +13,7 @@ import msgspec
 from lightning_fed.aggregation.contracts import Algorithm
 from lightning_fed.aggregation.registry import algorithm_block, read_algorithm
 from lightning_fed.errors import PlanError, PlanRefusedError
-from lightning_fed.foreign import class_paths
+from lightning_fed.foreign import class_paths, is_foreign
 from lightning_fed.plan.checks import at_least
 from lightning_fed.plan.compression import Compression
 from lightning_fed.plan.masking import Masking
@@ -146,11 +146,12 @@ class FederationPlan:
             settings = msgspec.json.decode(data)
             barred = sorted(set(class_paths(settings)) - set(foreign))
             if barred:
-                raise PlanRefusedError(
+                violation = (
                     f"the plan names the classes {barred} of other packages, and this site's policy does not allow "
                     "them; nothing was imported. Read their code, install their package here, and add them to the "
                     "policy (foreign_classes); or have the plan use a built-in algorithm."
                 )
+                raise PlanRefusedError(violation, [violation])
             plan = msgspec.convert(settings, cls)
             canonical = plan.to_bytes()
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -163,7 +164,26 @@ class FederationPlan:
             )
         return plan
 
+    @classmethod
+    def without_foreign_classes(cls, data: bytes) -> "FederationPlan | None":
+        """What can be read of a plan whose foreign classes ``from_bytes`` did not allow, which nobody may train by.
+
+        Returns:
+            The plan with what is the default in the place of each foreign class; None if that is no plan.
+        """
+        try:
+            return msgspec.convert(_built_in(msgspec.json.decode(data)), cls)
+        except (msgspec.MsgspecError, PlanError, UnicodeDecodeError, RecursionError):
+            return None
+
     @property
     def hash(self) -> str:
         """SHA-256 of the canonical bytes, hexadecimal."""
         return hash_of(dataclasses.asdict(self))
+
+
+def _built_in(settings: Any) -> Any:
+    """Settings without those that name foreign classes."""
+    if isinstance(settings, dict):
+        return {name: _built_in(value) for name, value in settings.items() if not is_foreign(value)}
+    return [_built_in(value) for value in settings if not is_foreign(value)] if isinstance(settings, list) else settings

@@ -276,11 +276,16 @@ class Finished(Message, frozen=True):
     version: int
 
 
-RefusalKind = Literal["AlreadyConnectedError", "IdentityError", "ModelMismatchError", "ProtocolError"]
+RefusalKind = Literal[
+    "AlreadyConnectedError", "IdentityError", "ModelMismatchError", "ProtocolError", "QuorumLostError"
+]
 
 
 class Refused(Message, frozen=True):
-    """Coordinator: the site cannot take part. ``kind`` names the error class to raise at the site."""
+    """Coordinator: the site cannot take part, or the federation goes on for nobody (``QuorumLostError``).
+
+    ``kind`` names the error class to raise at the site.
+    """
 
     kind: RefusalKind
     reason: str

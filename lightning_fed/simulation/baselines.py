@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from lightning_fed.errors import ConfigError
+from lightning_fed.errors import ConfigError, did_you_mean
 from lightning_fed.simulation.config import Simulation
 from lightning_fed.simulation.display import Display
 from lightning_fed.simulation.expansion import alone_config, cores, threads_each
@@ -37,15 +37,18 @@ def compare(simulation: Simulation, folder: RunFolder, display: Display, lock: i
     private = bool(simulation.plan.privacy.example or simulation.plan.privacy.site)
     if private:
         display.say(WITHOUT_PRIVACY)
-    results = run_jobs(jobs, folder, display, lock)
+    # The federated model, which needs no training, first: it shows whether the metric is there.
+    tested = {_FEDERATED: jobs.pop(_FEDERATED)}
     values: dict[str, float | None] = {}
-    for name in jobs:
-        if name in results and metric not in results[name]:
-            raise ConfigError(
-                f"baselines.metric = {metric!r} is not among the test metrics that the model logs: "
-                f"{sorted(results[name])}. Name one of them."
-            )
-        values[name] = results.get(name, {}).get(metric)
+    for part in (tested, jobs):
+        results = run_jobs(part, folder, display, lock)
+        for name in part:
+            if name in results and metric not in results[name]:
+                raise ConfigError(
+                    f"baselines.metric = {metric!r} is not among the test metrics that the model logs: "
+                    f"{sorted(results[name])}. Name one of them.{did_you_mean(metric, results[name])}"
+                )
+            values[name] = results.get(name, {}).get(metric)
     local = {site: values[f"site-{site}"] for site in simulation.sites}
     return Comparison(metric, local, values[_FEDERATED], values[_POOLED], private)
 

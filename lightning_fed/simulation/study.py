@@ -4,8 +4,9 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pkgutil import resolve_name
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lightning_fed.errors import ConfigError
 from lightning_fed.simulation.baselines import compare
@@ -16,6 +17,8 @@ from lightning_fed.simulation.federation import federate, progress_of
 from lightning_fed.simulation.folder import RunFolder
 from lightning_fed.simulation.results import Comparison, write_results
 from lightning_fed.simulation.tables import comparison_table, rounds_table
+
+_POOLED = "baselines.pooled"
 
 
 def simulate(simulation: Simulation, display: Display | None = None) -> int:
@@ -73,7 +76,7 @@ def check(simulation: Simulation) -> None:
         for site in simulation.sites
     }
     if simulation.baselines is not None:
-        configs["baselines.pooled"] = alone_config(simulation, None, nowhere)
+        configs[_POOLED] = alone_config(simulation, None, nowhere)
     for settings in configs.values():
         serve_config(settings)
     from lightning_fed.cli.lightning_cli import Modules
@@ -81,9 +84,25 @@ def check(simulation: Simulation) -> None:
     for name, settings in configs.items():
         del settings["seed_everything"]
         try:
-            Modules(settings, check_only=True)
+            modules = Modules(settings, check_only=True)
         except ArgumentError as error:
             raise ConfigError(f"{name}: {error}") from error
+        if name == _POOLED:
+            _check_tested(modules.config)
+
+
+def _check_tested(config: Any) -> None:
+    """Refuse baselines of classes that cannot be tested, which would be found out after everything has trained."""
+    from lightning_fed.lightning_api import LightningDataModule, LightningModule
+
+    needed = (("model", LightningModule, "test_step"), ("data", LightningDataModule, "test_dataloader"))
+    for section, base, method in needed:
+        kind = resolve_name(config[section].class_path)
+        if getattr(kind, method) is getattr(base, method):
+            raise ConfigError(
+                f"baselines compare models by what they log of test data, and {kind.__name__} ({section}) has no "
+                f"{method}. Give it one, or leave the baselines out."
+            )
 
 
 @contextmanager

@@ -123,13 +123,15 @@ class Federated(Strategy):
                     f"{self._policy.smallest_quorum} with sites of his own. Add to it, under members, the lines that "
                     "'lightning-fed keys show ROSTER' prints, once they were compared by phone."
                 )
+            roster = Roster.load(self._roster)
+            roster.check_own(identity.card, self._roster)
             # Here and not above: what only rounds need would double the time that this package takes to import.
             from lightning_fed.participant.round_loop import RoundLoop
 
             self._loop = RoundLoop(
                 self.coordinator,
                 identity,
-                Roster.load(self._roster),
+                roster,
                 self._policy or SitePolicy(),
                 self._patience_s,
                 self._ledger,

@@ -160,6 +160,25 @@ class Roster:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, msgspec.yaml.encode(content))
 
+    def check_own(self, own: PublicCard, path: Path) -> None:
+        """Refuse a roster, read from ``path``, in which its reader is not, or has other keys.
+
+        Raises:
+            IdentityError: names what is there instead.
+        """
+        everybody = {card.name: card for card in (self.coordinator, *self.sites.values())}
+        cure = f"Send {own.name}.pub to whoever makes the roster, and put the new roster here."
+        if own.name not in everybody:
+            raise IdentityError(
+                f"{own.name!r} is not in its own roster {path}, which names {sorted(everybody)}: nobody could take "
+                f"part in a federation so. {cure}"
+            )
+        if everybody[own.name] != own:
+            raise IdentityError(
+                f"the roster {path} has other keys for {own.name!r}, of fingerprint {everybody[own.name].fingerprint}, "
+                f"than its key file, {own.fingerprint}. {cure}"
+            )
+
     @property
     def fingerprints(self) -> dict[str, str]:
         """Fingerprints of everybody, the coordinator first, by name."""

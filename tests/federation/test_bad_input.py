@@ -1,6 +1,7 @@
 """What goes wrong at a hospital: each gets a clear error, and nothing is lost."""
 
 import contextlib
+import dataclasses
 import resource
 import shutil
 import signal
@@ -26,10 +27,12 @@ from lightning_fed.errors import (
 from lightning_fed.transport.hub import Hub
 from lightning_fed.transport.identity import Roster, load_identity, new_identity, write_identity
 
+QUIET = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
 
-def impatient(here, name) -> Program:
+
+def impatient(here, name, **settings) -> Program:
     """A site that gives up after a few seconds what might be a bad line."""
-    arguments = here.strategy_arguments(name) | {"patience_s": 3.0}
+    arguments = here.strategy_arguments(name) | {"patience_s": 3.0, **settings}
     (here.folder / name).mkdir(exist_ok=True)
     return Program(train, arguments, here.folder / name, Plain)
 
@@ -39,11 +42,30 @@ def test_a_site_with_an_unknown_key_is_told_so(federation):
     coordinator = here.coordinate(Plain)
     (here.keys / "site-0.key").unlink()
     (here.keys / "site-0.pub").unlink()
-    write_identity(new_identity("site-0"), here.keys)
-    error = impatient(here, "site-0").error()
+    renewed = new_identity("site-0")
+    write_identity(renewed, here.keys)
+    # The site's roster has its new key, and the coordinator's has not.
+    Roster.of(here.roster.coordinator, [renewed.card, here.roster.sites["site-1"]]).write(here.folder / "own.yaml")
+    error = impatient(here, "site-0", roster=here.folder / "own.yaml").error()
     assert error.startswith("IdentityError: whoever answers at tcp://127.0.0.1:")
     assert "does not know the key of site 'site-0'" in error
     coordinator.kill()
+
+
+def test_a_site_that_its_own_roster_does_not_know_is_told_at_once(federation):
+    here = federation(sites=3, rounds=1)
+    cards = here.roster.sites
+    for names, keys, told in (
+        ({"site-1": "site-1", "site-2": "site-2"}, "site-0", "'site-0' is not in its own roster"),
+        ({"site-1": "site-0", "site-2": "site-2"}, "site-1", "has other keys for 'site-1'"),
+    ):
+        members = [dataclasses.replace(cards[key], name=name) for name, key in names.items()]
+        Roster.of(here.roster.coordinator, members).write(here.folder / "other.yaml")
+        arguments = here.strategy_arguments(keys) | {"roster": here.folder / "other.yaml"}
+        # There is no coordinator: whatever tried to reach one would wait a minute for it.
+        trainer = L.Trainer(strategy=FederatedStrategy(**arguments), **QUIET)
+        with pytest.raises(IdentityError, match=told):
+            trainer.fit(BoringModel())
 
 
 def test_a_coordinator_with_another_key_is_not_believed(federation):
@@ -88,9 +110,11 @@ def test_waiting_for_a_coordinator_that_is_not_there_ends(federation):
     assert "patience_s=2" in error
 
 
-def test_a_site_refuses_a_plan_that_its_policy_does_not_allow(federation):
+def test_a_site_refuses_a_plan_that_its_policy_does_not_allow_and_the_last_one_hears_why_all_stops(federation):
     here = federation(sites=3, rounds=1, quorum=2)
     coordinator = here.coordinate(Plain)
+    willing = here.site("site-2", train, Plain)
+    here.wait_for("site_joined", site="site-2")
     policy = SitePolicy(smallest_quorum=3)
     programs = [
         Program(train, here.strategy_arguments(name) | {"policy": policy}, here.folder, Plain)
@@ -101,6 +125,8 @@ def test_a_site_refuses_a_plan_that_its_policy_does_not_allow(federation):
     stopped = coordinator.error()
     assert "QuorumLostError: too few sites are left" in stopped
     assert "site-0 (refused)" in stopped
+    # At once, with the reason, and not after its patience with a line that nobody is at.
+    assert willing.error().startswith("QuorumLostError: the coordinator has stopped: too few sites are left")
 
 
 def test_a_tensor_that_never_leaves_keeps_the_site_out(federation):

@@ -11,7 +11,7 @@ from torchmetrics.classification import BinaryAccuracy, BinaryAUROC, BinaryAvera
 from lightning_fed.participant.metric_states import has_one_class, state_values, value_of_sums
 from lightning_fed.participant.model_metrics import ModelMetrics
 from lightning_fed.participant.processes import Processes
-from lightning_fed.plan import FederationPlan
+from lightning_fed.plan import FederationPlan, LocalTraining
 
 SCORES = torch.tensor([0.1, 0.4, 0.6, 0.9])
 BOTH = torch.tensor([0, 1, 0, 1])
@@ -67,8 +67,9 @@ class Measured(L.LightningModule):
 
 
 class Reporting(L.Callback):
-    def __init__(self, module, names):
-        self.metrics = ModelMetrics(FederationPlan(rounds=1, metrics=names), module, Processes("site"))
+    def __init__(self, module, names, local=None):
+        plan = FederationPlan(rounds=1, local=local or LocalTraining(), metrics=names)
+        self.metrics = ModelMetrics(plan, module, Processes("site"))
         self.reports = []
 
     def on_validation_end(self, trainer, pl_module):
@@ -77,6 +78,28 @@ class Reporting(L.Callback):
 
     def on_train_epoch_end(self, trainer, pl_module):
         self.reports.append(self.metrics.after_epoch(trainer, 0, settled=True))
+
+
+@pytest.mark.parametrize("local", [LocalTraining(epochs=1), LocalTraining(steps=3)])
+def test_a_metric_that_the_model_does_not_log_costs_only_itself(local):
+    names = ["val_accuracy", "val_acuracy"]
+    module = Measured(BOTH)
+    reporting = Reporting(module, names, local)
+    fit = L.Trainer(
+        # Of three batches: the round's end is in the middle of an epoch of four.
+        max_steps=3,
+        val_check_interval=3,
+        accelerator="cpu",
+        callbacks=[reporting],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    with pytest.warns(UserWarning, match=r"metrics \['val_acuracy'\].*Did you mean 'val_accuracy'"):
+        fit.fit(module, DataLoader(torch.ones(4 if local.steps else 3, 1)), DataLoader(torch.ones(2, 1)))
+    (report,) = [each for each in reporting.reports if each]
+    assert report[0] == {"val_accuracy": 0.5}
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["after validation", "after the epoch"])

@@ -85,10 +85,33 @@ def test_modules_of_the_other_package_train_as_well(simulate, tiny, tmp_path):
     assert None not in results["baselines"].values()
 
 
+@pytest.mark.parametrize(
+    ("section", "lacking"),
+    [("model", "Untested (model) has no test_step"), ("data", "NoTestData (data) has no test_dataloader")],
+)
+def test_baselines_that_cannot_be_tested_are_refused_before_anything_trains(simulate, tiny, tmp_path, section, lacking):
+    (tmp_path / "untested.py").write_text(
+        "from lightning.pytorch import LightningDataModule, LightningModule\n"
+        "from tiny_modules import Numbers, Tiny\n"
+        "class Untested(Tiny):\n    test_step = LightningModule.test_step\n"
+        "class NoTestData(Numbers):\n    test_dataloader = LightningDataModule.test_dataloader\n"
+    )
+    sections = {"model": {"class_path": "untested.Untested"}} if section == "model" else {}
+    pooled = "untested.NoTestData" if section == "data" else "tiny_modules.Numbers"
+    code, output = output_of(
+        simulate(tiny(**sections, baselines={"metric": "test_loss", "pooled": {"class_path": pooled}}))
+    )
+    assert code == 1
+    assert lacking in output
+    assert not (tmp_path / "run").exists()
+
+
 def test_two_sites_train_together_and_are_compared_with_training_alone(simulate, tiny, tmp_path):
     config = tiny(baselines={"metric": "test_loss", "pooled": {"class_path": "tiny_modules.Numbers"}})
     code, output = output_of(simulate(config))
     assert code == 0, output
+    # A metric that the model does not log is found out by the test that needs no training.
+    assert output.index("federated: tests") < output.index("site-north: trains")
 
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert [row["number"] for row in results["rounds"]] == [1, 2]

@@ -20,7 +20,6 @@ from collections.abc import Iterable, Mapping, Set
 from typing import Literal
 
 from lightning_fed.errors import (
-    FederationError,
     PlanError,
     ProtocolError,
     QuorumLostError,
@@ -73,7 +72,7 @@ class CoordinatorSession:
     Attributes:
         model: the newest global model.
         phase: what is going on.
-        outcome: None while running, then ``finished`` or the error to stop with.
+        outcome: None while running, then ``finished`` or the error to stop with, of which the sites are to be told.
     """
 
     def __init__(
@@ -91,7 +90,7 @@ class CoordinatorSession:
         self.run = run
         self.model = model
         self.phase: Phase = "gathering"
-        self.outcome: FederationError | Literal["finished"] | None = None
+        self.outcome: QuorumLostError | Literal["finished"] | None = None
         self._attendance = Attendance(sites, plan.max_faults, members)
         self._initial = InitialModel()
         self._ledger_heads = LedgerHeads(ledger_heads or {})

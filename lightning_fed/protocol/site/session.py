@@ -71,6 +71,7 @@ class SiteSession:
     Attributes:
         run: the coordinator's run, once welcomed.
         refusal: why the plan cannot be accepted, if so, before anybody has looked at it.
+        refused: what could be read of a plan that names foreign classes which the site does not allow.
         plan: the plan, once welcomed; the caller accepts it by calling ``join``.
         version: of the newest global model when the site was welcomed, for how long its fit will last.
         joined: the coordinator has accepted the model's layout.
@@ -109,6 +110,7 @@ class SiteSession:
         self.plan: FederationPlan | None = None
         self.version = 0
         self.refusal: FederationError | None = None
+        self.refused: FederationPlan | None = None
         self.joined = False
         self.ledger_head = b""
         self.initial_wanted = False
@@ -350,6 +352,8 @@ class SiteSession:
                 raise
             # Kept for the trainer, who says goodbye with it: raised here it would end the connection without a word.
             self.refusal = error
+            if isinstance(error, PlanRefusedError):
+                self.refused = FederationPlan.without_foreign_classes(plan_bytes)
             return []
         if self.run is not None and run != self.run:
             raise ProtocolError(
