@@ -29,7 +29,7 @@ local: {optimizer_state: keep}
 local: {optimizer_state: reset, proximal: 1e-2}
 algorithm: {name: fedadam, server_lr: 0.01}
 personal: [normalisation, head.*, no]
-masking: {mode: required, bits: 12, bound: 1e3, threshold: 2, colluding: 1}
+masking: {mode: required, bits: 12, bound: 1e3, threshold: 4, colluding: 1}
 masking: {mode: off}
 masking: {bound: null, threshold: null}
 privacy: {example: {epsilon: 8, delta: 1e-5, clipping_norm: 1, replace_layers: yes}}
