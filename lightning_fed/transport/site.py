@@ -231,7 +231,23 @@ class SiteConnection:
 
     def _one_connection(self) -> None:
         """Serve one socket until its connection is lost; a fresh one for each, so that no stale message is sent."""
+        with contextlib.ExitStack() as opened:
+            try:
+                dealer, monitor = self._sockets(opened)
+            except zmq.ZMQError as error:
+                self._came_to_nothing(
+                    ConnectionLostError(
+                        f"this computer has nothing left for a connection: {error}. Raise the limit (ulimit -n for "
+                        "open files), or end what holds so much."
+                    )
+                )
+                return
+            self._serve(dealer, monitor)
+
+    def _sockets(self, opened: contextlib.ExitStack) -> tuple["zmq.Socket[bytes]", "zmq.Socket[bytes]"]:
+        """The socket of a connection and its monitor; whatever was made of them is closed with ``opened``."""
         dealer = self._context.socket(zmq.DEALER)
+        opened.callback(dealer.close)
         prepare(dealer)
         dealer.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
         dealer.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS)
@@ -239,6 +255,11 @@ class SiteConnection:
         dealer.curve_publickey = self._identity.curve_public
         dealer.curve_serverkey = self._coordinator.curve_public
         monitor = dealer.get_monitor_socket()
+        opened.callback(monitor.close, linger=0)
+        opened.callback(dealer.disable_monitor)
+        return dealer, monitor
+
+    def _serve(self, dealer: "zmq.Socket[bytes]", monitor: "zmq.Socket[bytes]") -> None:
         poller = zmq.Poller()
         for one in (dealer, monitor, self._ear):
             poller.register(one, zmq.POLLIN)
@@ -264,10 +285,6 @@ class SiteConnection:
             raise ConnectionLostError(
                 f"the coordinator's address {self._address!r} cannot be used: {error}. Write it like tcp://host:5790."
             ) from error
-        finally:
-            dealer.disable_monitor()
-            monitor.close(linger=0)
-            dealer.close()
 
     def _watch(self, monitor: "zmq.Socket[bytes]") -> bool:
         """Follow one event of the connection; False when it was lost."""

@@ -459,7 +459,7 @@ def main() -> int:
         )
         if verdict != "right" or arguments.verbose:
             print("\n".join([*run.log, f"again: make chaos SEEDS={seed}"]), flush=True)
-        run.tidy(keep=verdict != "right")
+        run.tidy(keep=verdict != "right" or arguments.verbose)
         all_faults += run.done
         all_rounds += run.kinds_of_rounds.total()
     print(

@@ -1,14 +1,16 @@
 """Bad lines between a site and its coordinator: patience decides, and nothing that anybody could have said."""
 
+import os
+import resource
 import socket
 import threading
 
 import pytest
 from forwarder import Forwarder
 from modules import Plain, train
-from processes import Program
+from processes import Program, free_port
 
-from lightning_fed.errors import IdentityError
+from lightning_fed.errors import ConnectionLostError, IdentityError
 from lightning_fed.protocol.site.session import SiteSession
 from lightning_fed.transport.identity import new_identity
 from lightning_fed.transport.site import SiteConnection
@@ -92,6 +94,29 @@ def test_what_anybody_can_say_ends_nothing_before_patience_does():
     finally:
         connection.close()
         refusing.close()
+
+
+def test_a_site_without_open_files_left_goes_on_trying_and_can_end():
+    forwarder, notices = Forwarder(f"tcp://127.0.0.1:{free_port()}"), []
+    site, coordinator = new_identity("north"), new_identity("coordinator")
+    session = SiteSession("north", "process", "1", site.signing_key, {})
+    connection = SiteConnection(forwarder.address, site, coordinator.card, session, 2.0, notices.append)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        with forwarder.changed:
+            assert forwarder.changed.wait_for(lambda: forwarder.in_vain >= 1, timeout=60)
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+        with pytest.raises(
+            ConnectionLostError, match=r"nothing left for a connection: Too many open files.*times in a row"
+        ):
+            connection.wait(lambda session: session.plan, "the plan")
+        connection.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        connection.close()
+        forwarder.close()
 
 
 @pytest.mark.slow
