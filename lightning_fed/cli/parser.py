@@ -10,6 +10,7 @@ import msgspec
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
+from lightning_fed.cli.refusals import plainly
 from lightning_fed.errors import ConfigError, did_you_mean
 from lightning_fed.yaml_words import Word, quoted, words
 
@@ -17,11 +18,6 @@ _T = TypeVar("_T")
 
 _KEY = re.compile(r"^(?:(Group|Subcommand) '([^']+)' does not accept option|Option) '([^']+)'(?: is not accepted)?$")
 _OPTION = re.compile(r"^unrecognized arguments: (--[^\s=]+)")
-_NO_TEXT = re.compile(r"Expected a (?:<class 'str'>|typing\.Literal\[.*\])\. Got value: (?:True|False|-?\d\S*)$")
-_TYPES = (
-    (re.compile(r"Expected a typing\.Literal\[(.*?)\]"), r"Expected one of \1"),
-    (re.compile(r"<class '([\w.]+)'>"), r"\1"),
-)
 
 
 class NamesNearest(ArgumentParser):  # type: ignore[misc]
@@ -71,12 +67,8 @@ class NamesNearest(ArgumentParser):  # type: ignore[misc]
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """See ``jsonargparse.ArgumentParser.error``; without the list of all options, which would hide the message."""
-        if near := self._nearest(message):
-            message = f"{message}.{near}"
-        elif _NO_TEXT.search(message):
-            message = f"{message}\n  YAML reads it as no text. Put it in quotes."
-        for jargon, plain in _TYPES:
-            message = jargon.sub(plain, message)
+        near = self._nearest(message)
+        message = f"{message}.{near}" if near else plainly(message)
         if not self.exit_on_error:
             super().error(message, ex)
         command = getattr(ex, "subcommand_parser", None) or self
@@ -95,7 +87,7 @@ class NamesNearest(ArgumentParser):  # type: ignore[misc]
         if kind == "Group":
             start = f"{owner}."
             return did_you_mean(name, (k.removeprefix(start) for k in _keys_of(self) if k.startswith(start)))
-        return did_you_mean(name, _keys_of(self))
+        return did_you_mean(name, [*_keys_of(self), "class_path", "init_args"])
 
 
 def without_choices(parser: ArgumentParser) -> None:

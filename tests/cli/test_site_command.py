@@ -65,6 +65,50 @@ def test_a_misspelt_key_is_named(lightning_fed, tmp_path, section, named):
     assert named in err[err.index("error:") :]
 
 
+TOP_K = "lightning_fed.callbacks.TopKCompression"
+MODEL_CHECKPOINT = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint"}
+
+
+@pytest.mark.parametrize(
+    ("section", "told"),
+    [
+        (
+            {"callbacks": [MODEL_CHECKPOINT, {"class_path": TOP_K, "init_args": {"shar": 0.1}}]},
+            f"Problem with given class_path '{TOP_K}':\n    Option 'shar' is not accepted. Did you mean 'share'?",
+        ),
+        ({"callbacks": [{"class_path": TOP_K, "init_args": {"share": "much"}}]}, "Expected a float. Got value: much"),
+        (
+            {"callbacks": {"class_path": f"{TOP_K}s"}},
+            "no attribute 'TopKCompressions'. Did you mean 'TopKCompression'?",
+        ),
+        ({"callbacks": [{"class_pth": TOP_K}]}, "Option 'class_pth' is not accepted. Did you mean 'class_path'?"),
+        ({"strategy": {"class_path": "lightning_fed.FederatedStrategy", "init_args": {"sit": "a"}}}, "mean 'site'?"),
+        (
+            {"strategy": {"class_path": "lightning_fed.FederatedStrategy", "init_args": {"site": 7}}},
+            "Put it in quotes.",
+        ),
+        ({"max_epochs": "many"}, "Expected an int or null. Got value: many"),
+    ],
+)
+def test_a_slip_in_a_config_is_told_in_a_few_lines_with_the_files_name(lightning_fed, tmp_path, section, told):
+    code, _, err = lightning_fed("fit", "--config", write(tmp_path / "site.yaml", trainer={**TRAINER, **section}))
+    assert code == 2
+    message = err[err.index("lightning-fed fit: error: site.yaml: Parser key") :]
+    assert told in message
+    assert len(message.splitlines()) <= 6
+    assert not any(dump in err for dump in ("usage:", "Subtypes", "Not a valid subclass"))
+
+
+@pytest.mark.parametrize("command", ["fit", "coordinate", "simulate"])
+def test_what_is_no_yaml_is_told_with_the_files_name_and_the_line(lightning_fed, tmp_path, command):
+    (tmp_path / "slip.yaml").write_text("model: {class_path: a.B}\nplan: [1\nstore: s\n")
+    code, _, err = lightning_fed(command, "--config", "slip.yaml")
+    assert code == 2
+    assert f"lightning-fed {command}: error: slip.yaml: " in err
+    assert 'in "slip.yaml", line 3' in err
+    assert "usage:" not in err
+
+
 def test_a_missing_identity_is_one_line_and_exit_code_1(lightning_fed, tmp_path):
     strategy = {
         "class_path": "lightning_fed.FederatedStrategy",
