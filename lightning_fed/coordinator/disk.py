@@ -4,6 +4,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.filesize import decimal
+
 
 @dataclass(frozen=True)
 class Shortage:
@@ -28,6 +30,14 @@ class Shortage:
     def rounds_held(self) -> int:
         """Rounds after which the disk is full, at most."""
         return self.bytes_free // self.bytes_a_round
+
+    def __str__(self) -> str:
+        free, needed, each = map(decimal, (self.bytes_free, self.bytes_needed, self.bytes_a_round))
+        return (
+            f"will be full after about {self.rounds_held} of the {self.rounds} rounds to come: {free} are free, and at "
+            f"least {needed} are needed ({each} a round, .safetensors and .ckpt). Make room, or move older files out "
+            "of its models/ from time to time, also while this runs: only the newest model is needed."
+        )
 
 
 def shortage(rounds: int, bytes_a_round: int, bytes_free: int) -> Shortage | None:

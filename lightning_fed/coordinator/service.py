@@ -9,10 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rich.filesize import decimal
-
 from lightning_fed.coordinator.events import EventLog
 from lightning_fed.coordinator.hyperparameters import loadable_hyperparameters
+from lightning_fed.coordinator.insist import insist
 from lightning_fed.coordinator.recorded import LEDGER
 from lightning_fed.coordinator.store import Store
 from lightning_fed.errors import (
@@ -25,7 +24,6 @@ from lightning_fed.errors import (
     StoreError,
     printable,
 )
-from lightning_fed.files import remedy
 from lightning_fed.plan import FederationPlan
 from lightning_fed.privacy.layers import replace_layers
 from lightning_fed.privacy.ledger import Budget, Ledger, Owner
@@ -56,9 +54,6 @@ _PULSE_S = 1.0
 
 _RECONNECTION_S = 5.0
 """How long a site may be away before its round goes on without it: longer than a reconnection takes."""
-
-_RETRY_S, _RETRY_MAX_S = 0.2, 5.0
-"""Pause before something is written again that could not be, doubled each time, and the longest one."""
 
 _LAST_WORDS_S = 1.0
 """How long a coordinator that stops keeps listening, so that refused sites learn the reason."""
@@ -244,17 +239,7 @@ class Coordinator:
         short = self._insist("a look at the disk", partial(self._store.shortage, rounds))
         if short is None:
             return
-        _log.warning(
-            "the disk of %s will be full after about %d of the %d rounds to come: %s are free, and at least %s are "
-            "needed (%s a round, .safetensors and .ckpt). Make room, or move older files out of its models/ from time "
-            "to time, also while this runs: only the newest model is needed.",
-            self._store.folder,
-            short.rounds_held,
-            rounds,
-            decimal(short.bytes_free),
-            decimal(short.bytes_needed),
-            decimal(short.bytes_a_round),
-        )
+        _log.warning("the disk of %s %s", self._store.folder, short)
         data = {"rounds": rounds, "bytes_a_round": short.bytes_a_round}
         data |= {"bytes_needed": short.bytes_needed, "bytes_free": short.bytes_free}
         self._perform([Record("disk_short", data)])
@@ -279,38 +264,13 @@ class Coordinator:
             StoreError: it could not be written for as long as ``gather_s``.
             LedgerError: likewise.
         """
-        began, pause_s, reason = time.monotonic(), _RETRY_S, ""
-        while True:
-            try:
-                written = write()
-                break
-            except (StoreError, LedgerError) as error:
-                system, waited_s = error.__cause__, time.monotonic() - began
-                if not isinstance(system, OSError) or waited_s >= self._session.plan.gather_s:
-                    raise
-                if not reason:
-                    reason = system.strerror or str(system)
-                    _log.warning(
-                        "%s cannot be written to %s: %s. %s: the federation stands still, and it is tried "
-                        "again for %g s (plan.gather_s).",
-                        what,
-                        self._store.folder,
-                        reason,
-                        remedy(system),
-                        self._session.plan.gather_s,
-                    )
-            time.sleep(pause_s)
-            pause_s = min(2 * pause_s, _RETRY_MAX_S)
+        written, reason, stood_s = insist(what, self._store.folder, write, self._session.plan.gather_s)
         if reason:
-            self._went_on(what, reason, time.monotonic() - began)
+            # While nothing was read, no site was late and none was away.
+            self._timers = {timer: due + stood_s for timer, due in self._timers.items()}
+            self._away_since.clear()
+            self._perform([Record("stood_still", {"what": what, "reason": reason, "seconds": round(stood_s, 1)})])
         return written
-
-    def _went_on(self, what: str, reason: str, stood_s: float) -> None:
-        _log.warning("%s is written at last, %.0f s late: the federation goes on.", what, stood_s)
-        # While nothing was read, no site was late and none was away.
-        self._timers = {timer: due + stood_s for timer, due in self._timers.items()}
-        self._away_since.clear()
-        self._perform([Record("stood_still", {"what": what, "reason": reason, "seconds": round(stood_s, 1)})])
 
 
 def _charge(ledger: Ledger, release: Release) -> None:

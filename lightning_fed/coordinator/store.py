@@ -92,8 +92,7 @@ class Store:
         self.starts = self._record.starts
         # Durably before anything is sent: a restarted coordinator must not ask for an attempt's keys again.
         self._write_record(msgspec.structs.replace(self._record, starts=self.starts + 1))
-        for place in (folder, self._models):
-            remove_torn(place)
+        self._remove_torn()
         versions = sorted(int(path.stem) for path in self._models.glob("[0-9]*.safetensors"))
         there = bool(versions) and self._record.layout is not None
         self.model = self._read(versions[-1]) if there else None
@@ -157,7 +156,7 @@ class Store:
             self._export = self._exporter.submit(self._write_owed)
 
     def finish(self) -> None:
-        """Write the checkpoints that are owed.
+        """Write the checkpoints that are owed, and remove what a disk that was away kept of files half written.
 
         Raises:
             StoreError: one could not be written; it may be tried again.
@@ -165,11 +164,16 @@ class Store:
         self._exporter.submit(self._write_owed).result()
         if self._failure:
             raise self._failure
+        self._remove_torn()
 
     def close(self) -> None:
         """Finish what is being written; what cannot be is written at the next start."""
         self._exporter.shutdown(wait=True)
         self._lock.close()
+
+    def _remove_torn(self) -> None:
+        for place in (self.folder, self._models):
+            remove_torn(place)
 
     def _write_owed(self) -> None:
         failure = None

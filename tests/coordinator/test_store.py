@@ -78,6 +78,15 @@ def test_a_checkpoint_that_could_not_be_written_is_owed_until_it_can_be(tmp_path
         assert torch.equal(torch.load(tmp_path / "models" / f"{version:06d}.ckpt")["state_dict"]["weight"], vector)
 
 
+def test_what_a_disk_that_was_away_kept_of_a_file_half_written_is_removed_at_the_end(tmp_path):
+    store = Store(tmp_path, FederationPlan(), {})
+    store.save(FIRST)
+    (tmp_path / "models" / ".000000.ckpt.0123456789abcdef").write_bytes(b"half")
+    store.finish()
+    store.close()
+    assert {path.name for path in (tmp_path / "models").iterdir()} == {"000000.safetensors", "000000.ckpt"}
+
+
 def test_a_model_that_somebody_removed_to_make_room_is_not_owed(tmp_path):
     store = Store(tmp_path, FederationPlan(), {})
     (tmp_path / "models" / "000000.ckpt").mkdir()
