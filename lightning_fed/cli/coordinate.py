@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jsonargparse import Namespace
+from rich.logging import RichHandler
 
 from lightning_fed.cli.package import serve_arguments
 from lightning_fed.cli.parser import NamesNearest, converted, without_choices
+from lightning_fed.cli.watch import SHOW_HELP, Following, Screen, Show
 from lightning_fed.coordinator.service import Coordinator
 from lightning_fed.errors import ConfigError, IdentityError, ModelMismatchError, StoreError
-from lightning_fed.lightning_api import served_package
 from lightning_fed.plan import FederationPlan
 from lightning_fed.transport.identity import Roster, load_identity
 
@@ -30,8 +31,6 @@ def run(arguments: Sequence[str]) -> int:
     """
     serve_arguments(arguments)
     config = read_config(arguments[1:])
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    logging.getLogger(served_package()).setLevel(logging.WARNING)
     # Before the model is made, which can take long.
     identity, roster = load_identity(config.identity), Roster.load(config.roster)
     roster.check_own(identity.card, config.roster)
@@ -40,15 +39,35 @@ def run(arguments: Sequence[str]) -> int:
             f"{config.identity} is the identity of {identity.name!r}, and the roster's coordinator is "
             f"{roster.coordinator.name!r}. Name its key file (identity)."
         )
-    Coordinator(
-        config.plan,
+    plan: FederationPlan = config.plan
+    screen = Screen(config.store, plan.metrics, config.show)
+    _warn_on(screen, config.show)
+    coordinator = Coordinator(
+        plan,
         address=config.address,
         identity=identity,
         roster=roster,
         store=config.store,
         initial=_initial(config),
-    ).run()
+    )
+    if config.show != "json":
+        screen.display.say(f"listening at {coordinator.address}; the store is {config.store}")
+    with Following(screen):
+        coordinator.run()
+    if config.show != "json":
+        screen.display.say(f"the final global model is {config.store}/models/{plan.rounds:06d}.ckpt")
     return 0
+
+
+def _warn_on(screen: Screen, show: Show | None) -> None:
+    """Have warnings shown, above the table where there is one: imported packages have set up logging for themselves."""
+    console = screen.display.console
+    if console.is_terminal and show in (None, "table"):
+        handler: logging.Handler = RichHandler(console=console, show_path=False, log_time_format="%X")
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
 
 
 def read_config(arguments: Sequence[str]) -> Namespace:
@@ -124,6 +143,7 @@ def _parser() -> NamesNearest:
     parser.add_argument(
         "--checkpoint", type=Path | None, default=None, help="Lightning .ckpt with the initial weights of the model"
     )
+    parser.add_argument("--show", type=Show | None, default=None, help=SHOW_HELP)
     parser.add_argument("--seed", type=int | None, default=None, help="seed of the model's random weights")
     without_choices(parser)
     return parser

@@ -15,6 +15,8 @@ from lightning_fed.errors import FederationError
 _COMMANDS = {
     "keys": ("keys", "make identities and the roster, show fingerprints"),
     "coordinate": ("coordinate", "run the coordinator of a federation"),
+    "watch": ("watch", "follow a run by its coordinator's store"),
+    "status": ("watch", "show once how far a run is"),
     "data": ("data", "show what a data module would see of a folder of radiographs"),
     "report": ("report", "show what happened in a run, and what was spent of a privacy budget"),
     "ledger": ("ledger", "sign a privacy ledger that an older version or an older key has written"),

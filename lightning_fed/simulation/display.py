@@ -10,7 +10,7 @@ from rich.text import Text
 
 from lightning_fed.errors import printable
 from lightning_fed.simulation.processes import Child, how_it_ended
-from lightning_fed.simulation.progress import Event, Progress, line_of
+from lightning_fed.simulation.progress import Event, Progress, clock_of, line_of
 from lightning_fed.simulation.tables import live_view
 
 
@@ -29,17 +29,22 @@ class Display:
     Args:
         console: where to; standard output when not given.
         metrics: the plan's metrics.
+        times: whether a line begins with the time at which the log was written.
+        live: whether a terminal shows a table that changes, and not lines.
     """
 
-    def __init__(self, metrics: list[str], console: Console | None = None) -> None:
+    def __init__(
+        self, metrics: list[str], console: Console | None = None, *, times: bool = False, live: bool = True
+    ) -> None:
         # A file or a pipe has no width to fit tables and logs into.
         self.console = console or plain_console(None if sys.stdout.isatty() else 120)
         self._metrics = metrics
+        self._times, self._wants_live = times, live
         self._live: Live | None = None
 
     def __enter__(self) -> "Display":
         """Begin the live table, in a terminal."""
-        if self.console.is_terminal:
+        if self.console.is_terminal and self._wants_live:
             self._live = Live(console=self.console, refresh_per_second=4, transient=True)
             self._live.start()
         return self
@@ -64,7 +69,7 @@ class Display:
         for event in events:
             line = line_of(event)
             if line is not None:
-                self.say(line)
+                self.say(f"{clock_of(event)} {line}" if self._times else line)
 
     def failed(self, child: Child) -> None:
         """Show how a process ended and the end of its log."""

@@ -63,10 +63,12 @@ class Progress:
     Attributes:
         rounds: by number, in order.
         sites: what each site does, in words.
+        heard: when the log last spoke of a site, in UTC, as ``HH:MM:SS``.
         planned: number of rounds of the plan, None before the coordinator has started.
         failing: sites that have left with an error since the coordinator started.
         status: what the federation does, in words.
         finished: whether the last round is done.
+        over: whether it is, or the coordinator has given up.
 
     Args:
         sites: the sites' names.
@@ -75,17 +77,23 @@ class Progress:
     def __init__(self, sites: list[str]) -> None:
         self.rounds: dict[int, Round] = {}
         self.sites = dict.fromkeys(sites, "starting")
+        self.heard: dict[str, str] = {}
         self.planned: int | None = None
         self.failing: set[str] = set()
         self.status = "the coordinator is starting"
-        self.finished = False
+        self.finished = self.over = False
 
     def take(self, event: Event) -> None:
         """Take one event in; kinds that a newer coordinator may have are passed over."""
+        if "site" in event and (clock := clock_of(event)):
+            self.heard[event["site"]] = clock
         match event:
             case {"event": "started", "rounds": planned}:
-                self.sites = dict.fromkeys(self.sites, "starting")
-                self.planned, self.finished = planned, False
+                known = "sites" in event
+                self.sites = dict.fromkeys(
+                    event["sites"] if known else self.sites, "not here yet" if known else "starting"
+                )
+                self.planned, self.finished, self.over = planned, False, False
                 self.failing = set()
                 self.status = "waiting for sites"
             case {"event": "round_started", "round": number, "cohort": cohort}:
@@ -105,11 +113,11 @@ class Progress:
             case {"event": "paused", "reason": reason}:
                 self.status = f"paused: {reason}"
             case {"event": "finished"}:
-                self.status, self.finished = "finished", True
+                self.status, self.finished, self.over = "finished", True, True
             case {"event": "left_behind", "sites": sites}:
                 self._set(sites, "has not fetched the final model")
             case {"event": "stopped", "reason": reason}:
-                self.status = f"stopped: {reason}"
+                self.status, self.over = f"stopped: {reason}", True
             case {"event": kind, "site": site}:
                 if kind == "site_left" and event.get("reason") != "done":
                     self.failing.add(site)
@@ -138,12 +146,19 @@ _SITE_STATES = {
 }
 
 
+def clock_of(event: Event) -> str:
+    """The time of day at which an event was written, ``HH:MM:SS`` in UTC; nothing if it does not say."""
+    return str(event.get("time", ""))[11:19]
+
+
 def line_of(event: Event) -> str | None:
     """One line for a person, None for events that say nothing new."""
     match event:
         case {"event": "started", "run": run, "version": version, "rounds": rounds}:
             needs = f"; a round needs {event['quorum']} updates ({event['quorum_why']})" if "quorum" in event else ""
-            return f"run {run}: global model {version} of {rounds} rounds{needs}"
+            waiting = f"; waiting for {', '.join(event['sites'])}" if "sites" in event else ""
+            model = "no global model yet" if version is None else f"global model {version}"
+            return f"run {run}: {model} of {rounds} rounds{needs}{waiting}"
         case {"event": "round_started", "round": round, "attempt": attempt, "cohort": cohort}:
             again = f", attempt {attempt}" if attempt > 1 else ""
             return f"round {round} begins{again}: {', '.join(cohort)}"

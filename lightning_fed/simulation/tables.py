@@ -53,10 +53,10 @@ def comparison_table(comparison: Comparison) -> Table:
 
 
 def live_view(progress: Progress, metrics: Sequence[str]) -> RenderableType:
-    """The latest rounds and what every site is doing."""
+    """The latest rounds, what every site is doing, and when the log last spoke of it."""
     sites = Table(title=progress.status, title_justify="left", show_header=False)
     for site, state in progress.sites.items():
-        sites.add_row(site, state)
+        sites.add_row(site, state, progress.heard.get(site, ""))
     latest = list(progress.rounds.values())[-_LATEST:]
     return Group(rounds_table(latest, metrics, len(progress.sites)), sites) if latest else sites
 

@@ -1,6 +1,7 @@
 """The coordinator's socket: who is connected, and what they say."""
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,11 @@ from lightning_fed.transport.sockets import (
     message_and_chunk,
     prepare,
 )
+
+_log = logging.getLogger(__name__)
+
+_MOST_STRANGERS = 20
+"""Unknown keys that are named in the life of a coordinator."""
 
 _MOST_A_TURN = 256
 """Messages taken before timers get their turn, however fast sites send."""
@@ -49,9 +55,20 @@ class _AllowList:
 
     def __init__(self, roster: Roster) -> None:
         self._roster = roster
+        self._strangers: set[bytes] = set()
 
     def callback(self, domain: str, key: bytes) -> bool:
-        return self._roster.site_of(key) is not None
+        if self._roster.site_of(key) is not None:
+            return True
+        # Once for each key, and not for as many as somebody makes up.
+        if key not in self._strangers and len(self._strangers) < _MOST_STRANGERS:
+            self._strangers.add(key)
+            _log.warning(
+                "somebody knocked whose key %s is not in the roster, and was turned away. If it is a site's, put the "
+                "site's .pub file into the roster (lightning-fed keys roster) and start the coordinator again.",
+                key.decode("ascii", "replace"),
+            )
+        return False
 
 
 class Hub:

@@ -17,7 +17,9 @@ finally:
 """
 
 
-@pytest.mark.parametrize("command", ["--version", "--help", "keys show ROSTER", "report RUN", "ledger sign --help"])
+@pytest.mark.parametrize(
+    "command", ["--version", "--help", "keys show ROSTER", "report RUN", "status RUN", "ledger sign --help"]
+)
 def test_a_command_that_trains_nothing_imports_nothing_that_trains(command, tmp_path):
     run = subprocess.run(
         [sys.executable, "-c", SCRIPT, *command.split()], cwd=tmp_path, capture_output=True, text=True, check=False

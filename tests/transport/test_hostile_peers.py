@@ -26,6 +26,7 @@ MIB = bytes(1 << 20)
 NAMES = ["north", "south", "west"]
 COORDINATOR, SITES = new_identity("coordinator"), {name: new_identity(name) for name in NAMES}
 ROSTER = Roster.of(COORDINATOR.card, [site.card for site in SITES.values()])
+STRANGER = new_identity("east")
 
 
 @pytest.fixture
@@ -36,7 +37,8 @@ def peer():
     def connect(address, name):
         socket = context.socket(zmq.DEALER)
         socket.sndhwm = socket.rcvhwm = socket.linger = 0
-        socket.curve_secretkey, socket.curve_publickey = SITES[name].curve_secret, SITES[name].curve_public
+        identity = {**SITES, STRANGER.name: STRANGER}[name]
+        socket.curve_secretkey, socket.curve_publickey = identity.curve_secret, identity.curve_public
         socket.curve_serverkey = COORDINATOR.curve_public
         socket.connect(address)
         return socket
@@ -299,3 +301,13 @@ def test_sites_that_say_the_same_again_and_again_do_not_fill_the_event_log(servi
     path = running._store.folder / "events.jsonl"
     assert path.stat().st_size < 100_000
     assert wait_for(lambda: [event for event in events(running, "site_joined") if event["site"] == "north"])
+
+
+def test_a_key_that_is_not_in_the_roster_is_named_once(hub, peer, caplog):
+    for _ in range(2):
+        stranger = peer(hub.address, STRANGER.name)
+        monitor = stranger.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+        assert monitor.poll(30_000), "the stranger was not turned away"
+        stranger.close()
+    (named,) = [record.getMessage() for record in caplog.records if "knocked" in record.getMessage()]
+    assert STRANGER.curve_public.decode() in named

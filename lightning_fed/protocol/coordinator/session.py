@@ -131,6 +131,7 @@ class CoordinatorSession:
                 "plan_hash": self.plan.hash,
                 "version": version,
                 "rounds": self.plan.rounds,
+                "sites": sorted(self._attendance),
                 "quorum": self._quorum.updates,
                 "quorum_why": self._quorum.why,
             },
