@@ -1,5 +1,6 @@
 """The command line, called in this process."""
 
+import logging
 import signal
 import sys
 
@@ -13,7 +14,7 @@ def lightning_fed(tmp_path, monkeypatch, capsys):
     """Call a command in an empty folder; gives exit code, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    before = signal.getsignal(signal.SIGTERM)
+    before, handlers, level = signal.getsignal(signal.SIGTERM), logging.root.handlers[:], logging.root.level
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["lightning-fed", *map(str, arguments)])
@@ -26,3 +27,5 @@ def lightning_fed(tmp_path, monkeypatch, capsys):
 
     yield call
     signal.signal(signal.SIGTERM, before)
+    # A command sets up logging for its process, which is this one.
+    logging.root.handlers[:], logging.root.level = handlers, level
