@@ -35,6 +35,8 @@ _WORTH_A_LINE = frozenset(
         "site_lost",
         "left_behind",
         "paused",
+        "disk_short",
+        "stood_still",
         "stopped",
     }
 )

@@ -1,5 +1,6 @@
 """``lightning-fed watch`` and ``status``, and the screen of ``coordinate``: a run as its event log tells it."""
 
+import contextlib
 import json
 import threading
 import time
@@ -64,7 +65,7 @@ class Following:
 
     def __enter__(self) -> "Following":
         """Begin."""
-        self._screen.look(quietly=True)
+        self._look(quietly=True)
         self._screen.display.__enter__()
         self._thread.start()
         return self
@@ -75,12 +76,17 @@ class Following:
         """Show the last events, too, and end."""
         self._ended.set()
         self._thread.join()
-        self._screen.look()
+        self._look()
         self._screen.display.__exit__(kind, error, traceback)
 
     def _follow(self) -> None:
         while not self._ended.wait(_LOOK_S):
-            self._screen.look()
+            self._look()
+
+    def _look(self, *, quietly: bool = False) -> None:
+        # Where no file can be opened, or the output goes to a full disk, people see less; the coordinator goes on.
+        with contextlib.suppress(OSError):
+            self._screen.look(quietly=quietly)
 
 
 def run(arguments: Sequence[str]) -> int:

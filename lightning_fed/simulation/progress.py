@@ -171,6 +171,10 @@ def line_of(event: Event) -> str | None:
             return f"global model {version}: {_metrics_line(event, metrics)}"
         case {"event": "paused" | "stopped" as kind, "reason": reason}:
             return f"{kind}: {reason}"
+        case {"event": "disk_short", "rounds": rounds, "bytes_needed": needed, "bytes_free": free}:
+            return f"the disk has {decimal(free)} free, and the {rounds} rounds to come take at least {decimal(needed)}"
+        case {"event": "stood_still", "what": what, "reason": reason, "seconds": seconds}:
+            return f"stood still for {seconds:.1f} s until {what} could be written: {reason}"
         case {"event": "finished", "version": version}:
             away = event.get("away")
             return f"finished with global model {version}" + (f"; waiting for {', '.join(away)}" if away else "")

@@ -34,6 +34,7 @@ def run(tmp_path):
         finished = {"round": number, "participants": ["north"], "seconds": 1.5, "bytes_up": 2000, "bytes_down": 3000}
         events.write("round_finished", finished)
         events.write("metrics", {"version": number, "sites": 1, "metrics": {"val_auroc": 0.8 + number / 100}})
+    events.write("stood_still", {"what": "global model 2", "reason": "No space left on device", "seconds": 6.2})
     events.write("finished", {"version": 2})
     events.close()
     ledger = tmp_path / "north.jsonl"
@@ -48,6 +49,7 @@ def test_a_report_shows_rounds_metrics_troubles_and_what_was_promised(run, capsy
     out = capsys.readouterr().out
     for part in ("wrists", "0.8100", "0.8200", "2.0 kB", "1/2", "4 NaN values in 'head.weight'", "status: finished"):
         assert part in out
+    assert "stood still for 6.2 s until global model 2 could be written: No space left on device" in out
     assert "the coordinator learns only sums" in out
     assert "a round needs 4 updates (the threshold of the masks is 4, above plan.quorum = 2)" in out
     assert "noise_multiplier 1.0" in out

@@ -50,6 +50,17 @@ def test_status_shows_each_site_and_when_it_was_heard(lightning_fed, log):
         assert part in out
 
 
+def test_a_log_that_cannot_be_read_for_a_while_is_shown_later_and_ends_nothing(tmp_path, log, capsys):
+    path, aside = tmp_path / "store" / "events.jsonl", tmp_path / "aside"
+    path.rename(aside)
+    path.mkdir()
+    with Following(Screen(tmp_path / "store", [], "lines")):
+        path.rmdir()
+        aside.rename(path)
+        log.write("finished", {"version": 1})
+    assert "finished with global model 1" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("show", ["lines", "json"])
 def test_watch_follows_a_run_to_its_end(tmp_path, log, show):
     command = [sys.executable, "-m", "lightning_fed.cli.main", "watch", "store", "--show", show]
