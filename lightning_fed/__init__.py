@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
     from lightning_fed.aggregation.fedavg import PlainStep
     from lightning_fed.aggregation.weightings import ByExamples, Uniform
+    from lightning_fed.coordinator.loading import load_global_model
     from lightning_fed.plan import (
         Compression,
         ExamplePrivacy,
@@ -51,6 +52,7 @@ else:
             ),
             "aggregation.fedavg": ("PlainStep",),
             "aggregation.weightings": ("ByExamples", "Uniform"),
+            "coordinator.loading": ("load_global_model",),
             "plan": (
                 "Compression",
                 "ExamplePrivacy",
@@ -89,6 +91,7 @@ __all__ = [
     "ValueCodec",
     "Weighting",
     "__version__",
+    "load_global_model",
 ]
 
 

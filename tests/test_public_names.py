@@ -8,7 +8,7 @@ PUBLIC = {
     "lightning_fed": """
         Aggregation Algorithm ByExamples Compression ExamplePrivacy FederatedStrategy FederationPlan LocalTraining
         Masking PlainStep Privacy RobustRule ServerRule SitePolicy SitePrivacy SiteReport Uniform ValueCodec Weighting
-        __version__
+        __version__ load_global_model
     """,
     "lightning_fed.callbacks": """
         AdaBN DifferentialPrivacy Ditto FedDyn FedProx FedRep FederatedFinetuning MomentAlignment RoundCallback Scaffold

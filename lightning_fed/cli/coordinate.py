@@ -1,21 +1,19 @@
 """``lightning-fed coordinate``: the coordinator of one federation."""
 
 import logging
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
 from jsonargparse import Namespace
 from rich.logging import RichHandler
 
 from lightning_fed.cli.package import serve_arguments
 from lightning_fed.cli.parser import NamesNearest, converted, without_choices
 from lightning_fed.cli.watch import SHOW_HELP, Following, Screen, Show
+from lightning_fed.coordinator.loading import load_weights
 from lightning_fed.coordinator.service import Coordinator
-from lightning_fed.errors import ConfigError, IdentityError, ModelMismatchError, StoreError
+from lightning_fed.errors import ConfigError, IdentityError
 from lightning_fed.plan import FederationPlan
 from lightning_fed.transport.identity import Roster, load_identity
 
@@ -99,28 +97,6 @@ def _initial(config: Namespace) -> "LightningModule | None":
     if config.checkpoint is not None:
         load_weights(model, config.checkpoint)
     return model
-
-
-def load_weights(model: "LightningModule", path: Path) -> None:
-    """Load the ``state_dict`` of a Lightning checkpoint into a module.
-
-    Raises:
-        StoreError: there is no such file, or it is no checkpoint that can be read without running code from it.
-        ModelMismatchError: it belongs to another module.
-    """
-    if not zipfile.is_zipfile(path):
-        raise StoreError(f"the checkpoint {path} is missing or is no checkpoint. Name a Lightning .ckpt file.")
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    except (OSError, RuntimeError, KeyError, TypeError, UnpicklingError) as error:
-        raise StoreError(f"the checkpoint {path} cannot be read: {error}. Name a Lightning .ckpt file.") from error
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise ModelMismatchError(
-            f"the checkpoint {path} does not belong to {type(model).__name__}: {error} Name the right one, or change "
-            "the model's init_args."
-        ) from error
 
 
 def _parser() -> NamesNearest:

@@ -149,7 +149,7 @@ class Coordinator:
         if self._session.model is None:
             _log.warning(
                 "there is no initial model: the first site is asked for its untrained one, which sites that require "
-                "masks do not give. Better configure model:."
+                "masks do not give, and the .ckpt files do without the module's arguments. Better configure model:."
             )
         if self._session.model and self._session.model.version > self._events.newest_round:
             # A coordinator that is killed right after storing a model has not written of its round yet.

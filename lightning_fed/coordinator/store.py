@@ -202,12 +202,20 @@ class Store:
         return f"{self._newest:06d}.safetensors" in there and f"{version:06d}.safetensors" not in there
 
     def _write_checkpoint(self, version: int, state: dict[str, torch.Tensor]) -> None:
+        example = self._plan.privacy.example
         checkpoint: dict[str, Any] = {
             "state_dict": state,
             "pytorch-lightning_version": self._lightning,
             "epoch": 0,
             "global_step": 0,
-            "federation": {"run": self.run, "plan_hash": self._plan.hash, "version": version},
+            "federation": {
+                "run": self.run,
+                "plan_hash": self._plan.hash,
+                "version": version,
+                # What else whoever makes a module of it has to know, see ``load_weights``.
+                "replace_layers": bool(example and example.replace_layers),
+                "personal": list(self._record.layout.personal) if self._record.layout else [],
+            },
         }
         if self._hyperparameters:
             checkpoint["hyper_parameters"] = self._hyperparameters

@@ -31,8 +31,8 @@ def run(job: Job) -> dict[str, float]:
     from lightning_fed.cli.package import serve_config
 
     serve_config(job.settings)
-    from lightning_fed.cli.coordinate import load_weights
     from lightning_fed.cli.lightning_cli import Modules
+    from lightning_fed.coordinator.loading import load_weights
 
     modules = Modules(job.settings)
     if job.checkpoint is None:

@@ -75,6 +75,11 @@ def check(simulation: Simulation) -> None:
         f"site {site}": site_config(simulation, site, "tcp://127.0.0.1:1", nowhere, nowhere)
         for site in simulation.sites
     }
+    if simulation.baselines is not None and simulation.plan.personal:
+        raise ConfigError(
+            f"baselines test the global model, and plan.personal = {simulation.plan.personal} keeps tensors of it at "
+            "the sites: nobody has all of it. Leave one of the two out; what each site validates is in its logs."
+        )
     if simulation.baselines is not None:
         configs[_POOLED] = alone_config(simulation, None, nowhere)
     for settings in configs.values():

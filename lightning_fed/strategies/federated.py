@@ -12,6 +12,7 @@ import os
 import re
 import sys
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -150,6 +151,14 @@ class Federated(Strategy):
         if trainer.state.fn == TrainerFn.FITTING and self._loop and self._loop.plan and self.lightning_module:
             self._loop.take_layout(self.lightning_module)
         super().setup(trainer)
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Load a checkpoint's weights; those of a global model into layers such as the sites have."""
+        if checkpoint.get("federation", {}).get("replace_layers") and self.lightning_module:
+            from lightning_fed.privacy.layers import replace_layers
+
+            replace_layers(self.lightning_module)
+        super().load_model_state_dict(checkpoint, strict)
 
     def teardown(self) -> None:
         """Leave no gradient of a tuner's fit, which puts the weights back: it would say that they are trained."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from small_modules import Small
 
-from lightning_fed.cli.coordinate import load_weights
+from lightning_fed.coordinator.loading import load_weights
 from lightning_fed.errors import ModelMismatchError, StoreError
 
 CONFIG = """

@@ -1,5 +1,7 @@
 """``lightning-fed fit | test``: Lightning's own CLI, with modules of the current folder."""
 
+import sys
+
 import pytest
 import torch
 import yaml
@@ -7,7 +9,8 @@ from small_modules import Small
 
 from lightning_fed.cli.lightning_cli import Modules
 from lightning_fed.coordinator.store import Store
-from lightning_fed.plan import FederationPlan
+from lightning_fed.plan import ExamplePrivacy, FederationPlan, Privacy
+from lightning_fed.privacy.layers import replace_layers
 from lightning_fed.update.global_model import GlobalModel
 from lightning_fed.update.layout import layout_of
 
@@ -18,6 +21,7 @@ CONFIG = {
     "model": {"class_path": "small_modules.Small", "init_args": {"width": 3}},
     "data": {"class_path": "small_modules.Numbers", "init_args": {"width": 3}},
 }
+PRIVATE = FederationPlan(privacy=Privacy(example=ExamplePrivacy(epsilon=8, replace_layers=True)))
 
 
 def write(path, config=None, **sections):
@@ -47,6 +51,33 @@ def test_test_takes_a_global_model_of_the_coordinators_store(lightning_fed, tmp_
     config = write(tmp_path / "site.yaml")
     code, out, _ = lightning_fed("test", "--config", config, "--ckpt_path", checkpoint, "--trainer.logger", "false")
     assert code == 0
+    assert "test_loss" in out
+
+
+def test_test_takes_a_global_model_whose_layers_the_sites_replaced(lightning_fed, tmp_path):
+    (tmp_path / "normalised.py").write_text(
+        "import torch\nfrom small_modules import Small\n"
+        "class Normalised(Small):\n"
+        "    def __init__(self, width: int = 4):\n"
+        "        super().__init__(width)\n"
+        "        self.layer = torch.nn.Sequential(torch.nn.BatchNorm1d(width), self.layer)\n"
+    )
+    section = {"class_path": "normalised.Normalised", "init_args": {"width": 4}}
+    sys.path.insert(0, str(tmp_path))
+    model = Modules({"model": section, "seed_everything": 3}).model
+    replace_layers(model)
+    store = Store(tmp_path / "store", PRIVATE, dict(model.hparams))
+    store.save(GlobalModel.from_state(model.state_dict(), layout_of(model)))
+    store.close()
+    strategy = {
+        "class_path": "lightning_fed.FederatedStrategy",
+        "init_args": {"coordinator": "tcp://127.0.0.1:5790", "site": "north"},
+    }
+    data = {"class_path": "small_modules.Numbers"}
+    trainer = {**TRAINER, "strategy": strategy, "logger": False}
+    config = write(tmp_path / "site.yaml", model=section, data=data, trainer=trainer)
+    code, out, err = lightning_fed("test", "--config", config, "--ckpt_path", "store/models/000000.ckpt")
+    assert code == 0, err
     assert "test_loss" in out
 
 

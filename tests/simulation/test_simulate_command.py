@@ -87,7 +87,11 @@ def test_modules_of_the_other_package_train_as_well(simulate, tiny, tmp_path):
 
 @pytest.mark.parametrize(
     ("section", "lacking"),
-    [("model", "Untested (model) has no test_step"), ("data", "NoTestData (data) has no test_dataloader")],
+    [
+        ("model", "Untested (model) has no test_step"),
+        ("data", "NoTestData (data) has no test_dataloader"),
+        ("plan", "plan.personal = ['layer.bias'] keeps tensors of it at the sites"),
+    ],
 )
 def test_baselines_that_cannot_be_tested_are_refused_before_anything_trains(simulate, tiny, tmp_path, section, lacking):
     (tmp_path / "untested.py").write_text(
@@ -98,6 +102,8 @@ def test_baselines_that_cannot_be_tested_are_refused_before_anything_trains(simu
     )
     sections = {"model": {"class_path": "untested.Untested"}} if section == "model" else {}
     pooled = "untested.NoTestData" if section == "data" else "tiny_modules.Numbers"
+    if section == "plan":
+        sections = {"plan": {"rounds": 2, "personal": ["layer.bias"]}}
     code, output = output_of(
         simulate(tiny(**sections, baselines={"metric": "test_loss", "pooled": {"class_path": pooled}}))
     )
