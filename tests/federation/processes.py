@@ -175,3 +175,9 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def assert_same(state, expected, atol=0.0):
+    assert state.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(state[name].float(), tensor.float(), rtol=0, atol=atol, msg=name)

@@ -8,7 +8,7 @@ import threading
 import pytest
 from forwarder import Forwarder
 from modules import Plain, train
-from processes import Program, free_port
+from processes import Program, assert_same, free_port
 
 from lightning_fed.errors import ConnectionLostError, IdentityError
 from lightning_fed.protocol.site.session import SiteSession
@@ -49,7 +49,7 @@ def test_a_forwarder_without_its_coordinator_is_waited_for(forwarded):
         assert forwarder.changed.wait_for(lambda: forwarder.in_vain >= before + 6, timeout=120)
     here.coordinate(Plain)
     for site in sites:
-        site.result()
+        assert_same(site.result()["validated"][-1], here.model(3))
 
 
 class Refusing:
@@ -131,5 +131,8 @@ def test_a_site_whose_machine_lost_power_gets_in_when_its_old_connection_is_give
     forwarder.stall()
     first.process.kill()
     sites = [here.site(name, train, Plain) for name in here.sites]
-    for site in sites:
-        site.result()
+    results = [site.result() for site in sites]
+    assert sum(event["site"] == here.sites[0] for event in here.events("site_joined")) == 2
+    assert [len(event["participants"]) for event in here.events("round_finished")] == [2, 2, 2]
+    for result in results:
+        assert_same(result["validated"][-1], here.model(3))

@@ -16,14 +16,9 @@ from modules import (
     train_with_checkpoints,
     train_with_early_stopping,
 )
+from processes import assert_same
 
 from lightning_fed import LocalTraining
-
-
-def assert_same(state, expected, atol=0.0):
-    assert state.keys() == expected.keys()
-    for name, tensor in expected.items():
-        torch.testing.assert_close(state[name].float(), tensor.float(), rtol=0, atol=atol, msg=name)
 
 
 def test_full_batch_fedavg_with_one_step_equals_centralised_full_batch_sgd(federation):
