@@ -177,9 +177,10 @@ class Federated(Strategy):
                 f"has lost another: {cause or 'it has ended, was killed or hangs'}\nLook for what that one printed "
                 "last. The site leaves the federation: start it again, and it goes on from the newest global model."
             )
+        elif self._loop and self.lightning_module:  # a lost process would not hear it, and Lightning may kill this one
+            self._loop.part(self.lightning_module.trainer)
         if self._loop and self.lightning_module:
             self._loop.give_back(self.lightning_module.trainer)
-            self._loop.part(self.lightning_module.trainer)
 
 
 class FederatedStrategy(Federated, OneDevice):
