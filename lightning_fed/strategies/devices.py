@@ -53,9 +53,19 @@ class OneDevice(SingleDeviceStrategy):
         return len(self._devices) * self.num_nodes > 1
 
     def become(self, kind: type[DDPStrategy]) -> None:
-        """Turn into a strategy for several devices, with all that the Trainer has given this one."""
+        """Turn into a strategy for several devices, with all that the Trainer has given this one.
+
+        Raises:
+            ConfigError: it is to start processes, and a launcher has started them already.
+        """
         strategy: Any = self
         arguments, nodes, layer_sync = dict(self._several), self.num_nodes, self._layer_sync
+        external = self.cluster_environment is not None and self.cluster_environment.creates_processes_externally
+        if external and "start_method" in arguments:
+            raise ConfigError(
+                f"{type(self.cluster_environment).__name__} has started this site's processes, and start_method="
+                f"{arguments['start_method']!r} would have each of them start as many again. Leave start_method out."
+            )
         if hasattr(sys, "ps1") or sys.flags.interactive:
             arguments.setdefault("start_method", "fork")  # there is no script that Lightning could run again
         of_the_trainer = {

@@ -162,6 +162,16 @@ def test_one_device_in_each_of_several_started_processes_is_refused(tmp_path, mo
         trainer.fit(Module(), halves())
 
 
+def test_processes_that_a_launcher_has_started_start_no_further_ones(monkeypatch):
+    for name, value in node(1, "torchrun", 1).items():
+        monkeypatch.setenv(name, value)
+    strategy = FederatedStrategy("tcp://127.0.0.1:1", "site-0", start_method="fork")
+    with pytest.raises(
+        ConfigError, match=r"TorchElasticEnvironment has started this site's processes.*start_method out"
+    ):
+        L.Trainer(strategy=strategy, accelerator="cpu", devices=1, num_nodes=2)
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
