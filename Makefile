@@ -36,10 +36,14 @@ $(DROP_IN)/.installed: tests/drop_in/requirements.txt | $(INSTALLED)
 	touch $@
 
 SEEDS ?= 1-24
+CHAOS = OMP_NUM_THREADS=1 PYTHONPATH=.:tests/federation:tests/chaos $(BIN)/python
 
 # make chaos SEEDS=17 repeats one.
 chaos: $(INSTALLED)
-	OMP_NUM_THREADS=1 PYTHONPATH=.:tests/federation:tests/chaos $(BIN)/python tests/chaos/run.py --seeds $(SEEDS)
+	$(CHAOS) tests/chaos/run.py --seeds $(SEEDS)
+ifeq ($(SEEDS), 1-24)
+	$(CHAOS) tests/chaos/kill_points.py
+endif
 
 fuzz: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/protocol/fuzz.py --inputs 10000000

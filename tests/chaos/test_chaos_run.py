@@ -1,4 +1,4 @@
-"""The short form of ``make chaos``: one seed."""
+"""The short form of ``make chaos``: one seed, and some of the points at which a coordinator can die."""
 
 import os
 import subprocess
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from kill_points import PLANS, compare
 
 HERE = Path(__file__).parent
 
@@ -23,3 +24,10 @@ def test_one_seed_of_chaos_loses_and_doubles_nothing():
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert "all right" in run.stdout
+
+
+@pytest.mark.chaos
+@pytest.mark.slow
+@pytest.mark.parametrize("plan", PLANS)
+def test_a_coordinator_killed_at_points_of_its_work_goes_on_with_the_same_models(tmp_path, plan):
+    assert len(compare(tmp_path, plan, most=6, visits=[1, 2])) >= 3
