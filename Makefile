@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed-for-development
 DROP_IN ?= $(VENV)-drop-in
 
-.PHONY: setup demo test drop-in fuzz chaos lint requirements bench
+.PHONY: setup demo test drop-in fuzz chaos lint dist requirements bench
 
 setup: $(INSTALLED)
 
@@ -54,6 +54,16 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python requirements/audit.py
+
+# What is published, in dist/. The same commit gives the same bytes: the time that archives note is the commit's.
+dist: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)
+dist: $(INSTALLED)
+	rm -rf dist build/again
+	$(BIN)/python -m build --no-isolation --outdir dist
+	$(BIN)/python -m build --no-isolation --outdir build/again
+	cd dist && sha256sum * | tee ../build/again/SHA256SUMS
+	cd build/again && sha256sum --check --quiet SHA256SUMS
+	$(BIN)/twine check --strict dist/*
 
 # What a deployment installs: the versions that the tests ran with here, and the hash of every file of each.
 requirements: $(INSTALLED)
