@@ -1,6 +1,7 @@
 """The coordinator's socket: who is connected, and what they say."""
 
 import contextlib
+import errno
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from zmq.auth.thread import ThreadAuthenticator
 
 from lightning_fed.errors import ConnectionLostError, ProtocolError
 from lightning_fed.protocol import messages as m
+from lightning_fed.transport.addresses import HOW, listens_over_ipv6
 from lightning_fed.transport.allowance import MESSAGES, PAUSE_S, Allowance
 from lightning_fed.transport.descriptors import raise_limit
 from lightning_fed.transport.identity import Identity, Roster
@@ -40,6 +42,12 @@ _GIVEN_UP_S = 2.5 * HEARTBEAT_MS / 1000
 
 _UNDER_WAY_S = 2.0
 """What is heard so shortly after a second process came may have been sent by a first one that has died since."""
+
+_CURES = {
+    zmq.EADDRINUSE: "Is another coordinator running? Stop it, or choose another port.",
+    errno.EACCES: "Ports below 1024 are the administrator's. Choose another one, such as 5790.",
+}
+_NO_ADDRESS = f"Is that an address of this computer? tcp://*:5790 listens at all of them. {HOW}"
 
 
 @dataclass
@@ -80,7 +88,7 @@ class Hub:
     ``ProtocolError`` by its name; one that fills the memory with what cannot be read yet loses its connection.
 
     Args:
-        address: where to listen, like ``tcp://*:5790``; port 0 takes a free one.
+        address: where to listen, like ``tcp://*:5790``, over IPv4 and IPv6; port 0 takes a free one.
         identity: the coordinator's keys.
         roster: the sites' public cards.
 
@@ -93,6 +101,7 @@ class Hub:
     """
 
     def __init__(self, address: str, identity: Identity, roster: Roster) -> None:
+        over_ipv6 = listens_over_ipv6(address)
         self._roster = roster
         self._context = zmq.Context()
         self._authenticator = ThreadAuthenticator(self._context)
@@ -100,6 +109,7 @@ class Hub:
         self._authenticator.configure_curve_callback(domain="*", credentials_provider=_AllowList(roster))
         self._socket = self._context.socket(zmq.ROUTER)
         prepare(self._socket)
+        self._socket.setsockopt(zmq.IPV6, over_ipv6)
         # Mandatory: the socket says so when a site is gone or does not read, and drops nothing.
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.SNDHWM, MOST_UNSENT)
@@ -122,8 +132,7 @@ class Hub:
         except zmq.ZMQError as error:
             self.close()
             raise ConnectionLostError(
-                f"the coordinator cannot listen at {address}: {error}. Is another coordinator running? "
-                "Stop it, or choose another port."
+                f"the coordinator cannot listen at {address}: {error}. {_CURES.get(error.errno or 0, _NO_ADDRESS)}"
             ) from error
         self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
 

@@ -12,6 +12,7 @@ which no member speaks: of the host that has most of them, the oldest is cut.
 """
 
 import contextlib
+import ipaddress
 import logging
 import os
 import socket
@@ -68,8 +69,13 @@ class Peer:
 
     @property
     def host(self) -> object:
-        """The other end, whatever port it uses."""
-        return self.address[0] if isinstance(self.address, tuple) else self.address
+        """The other end, whatever port it uses; of IPv6 the network, as one machine has all addresses of it."""
+        if not isinstance(self.address, tuple):
+            return self.address
+        address = ipaddress.ip_address(self.address[0])
+        if isinstance(address, ipaddress.IPv4Address) or address.ipv4_mapped:
+            return address
+        return int(address) >> 64
 
 
 def most_strangers(limit: int, members: int) -> int:

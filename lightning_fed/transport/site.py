@@ -15,6 +15,7 @@ from zmq.utils.monitor import recv_monitor_message
 from lightning_fed.errors import AlreadyConnectedError, ConnectionLostError, FederationError, IdentityError
 from lightning_fed.protocol.messages import decode_from_coordinator
 from lightning_fed.protocol.site.session import Outgoing, SiteSession
+from lightning_fed.transport.addresses import HOW, Proxy, ipv6_or_not
 from lightning_fed.transport.identity import Identity, PublicCard
 from lightning_fed.transport.sockets import frames_of, message_and_chunk, prepare
 
@@ -23,6 +24,9 @@ _RECONNECT_MAX_MS = 5_000
 _BACKOFF_S, _BACKOFF_MAX_S = 0.2, 5.0
 """Pause after a connection that came to nothing, doubled each time, and the longest one; half of it is left to chance,
 so that sites that were thrown out together do not come back together."""
+
+_OTHER_S = 5.0
+"""Seconds without a TCP connection after which the other of IPv4 and IPv6 is tried, where a host has both."""
 
 _SAID_AFTER = 3
 """Connections in a row that came to nothing in one way, after which a waiting user is told of it."""
@@ -48,13 +52,14 @@ class SiteConnection:
     line: the site tries again, less and less often, until its patience ends, and then says what it met.
 
     Args:
-        address: where the coordinator listens, like ``tcp://host:port``.
+        address: where the coordinator listens, like ``tcp://host:port`` or ``tcp://[::1]:port``.
         identity: the site's own keys.
         coordinator: the coordinator's public card, from the roster.
         session: the state machine to drive.
         patience_s: seconds without a connection after which waiting is given up.
         notice: called with a line for the user when waiting takes long.
         pulse: called about once a second while waiting; raises to end the wait.
+        proxy: the SOCKS5 proxy that leads there, if any.
     """
 
     def __init__(
@@ -66,8 +71,13 @@ class SiteConnection:
         patience_s: float,
         notice: Callable[[str], None],
         pulse: Callable[[], None] = lambda: None,
+        proxy: Proxy | None = None,
     ) -> None:
         self._address = address
+        self._proxy = proxy
+        self._to = address if proxy is None else f"{address} through the proxy {proxy}"
+        self._way = 0
+        self._other_by: float | None = None
         self._identity = identity
         self._coordinator = coordinator
         self._session = session
@@ -132,7 +142,7 @@ class SiteConnection:
                 self._pulse()
                 if said_away and self._served:
                     said_away = False
-                    self._notice(f"connected to the coordinator at {self._address} again; waiting for {reason}.")
+                    self._notice(f"connected to the coordinator at {self._to} again; waiting for {reason}.")
                 if now - noticed >= pause_s:
                     noticed, pause_s, said_away = now, min(2 * pause_s, _NOTICE_S), not self._served
                     where = "" if self._served else f" {self._bad_line()}"
@@ -141,12 +151,13 @@ class SiteConnection:
 
     def _bad_line(self) -> str:
         met = f" {self._in_vain[-1]}" if len(self._in_vain) >= _SAID_AFTER else ""
-        return f"No connection to {self._address}: trying until {self._patience_s:.0f} s have passed.{met}"
+        return f"No connection to {self._to}: trying until {self._patience_s:.0f} s have passed.{met}"
 
     def _out_of_patience(self, away_s: float) -> FederationError:
         text = (
-            f"site {self._identity.name!r} could not reach the coordinator at {self._address} for {away_s:.0f} s. "
-            "Check the address, the firewall and that the coordinator runs; or wait longer "
+            f"site {self._identity.name!r} could not reach the coordinator at {self._to} for {away_s:.0f} s. "
+            f"Check the address, {'the proxy' if self._proxy else 'the firewall'} and that the coordinator runs; or "
+            "wait longer "
             f"(FederatedStrategy(patience_s={self._patience_s:g}))."
         )
         if not self._in_vain:
@@ -205,6 +216,7 @@ class SiteConnection:
             self._changed.notify_all()
 
     def _came_to_nothing(self, error: FederationError) -> None:
+        self._way += 1
         with self._changed:
             if self._in_vain and type(self._in_vain[-1]) is not type(error):
                 self._in_vain.clear()
@@ -231,9 +243,10 @@ class SiteConnection:
 
     def _one_connection(self) -> None:
         """Serve one socket until its connection is lost; a fresh one for each, so that no stale message is sent."""
+        ways = ipv6_or_not(f"tcp://{self._proxy}" if self._proxy else self._address)
         with contextlib.ExitStack() as opened:
             try:
-                dealer, monitor = self._sockets(opened)
+                dealer, monitor = self._sockets(opened, ways[self._way % len(ways)])
             except zmq.ZMQError as error:
                 self._came_to_nothing(
                     ConnectionLostError(
@@ -242,13 +255,19 @@ class SiteConnection:
                     )
                 )
                 return
+            self._other_by = time.monotonic() + _OTHER_S if len(ways) > 1 else None
             self._serve(dealer, monitor)
 
-    def _sockets(self, opened: contextlib.ExitStack) -> tuple["zmq.Socket[bytes]", "zmq.Socket[bytes]"]:
+    def _sockets(
+        self, opened: contextlib.ExitStack, over_ipv6: bool
+    ) -> tuple["zmq.Socket[bytes]", "zmq.Socket[bytes]"]:
         """The socket of a connection and its monitor; whatever was made of them is closed with ``opened``."""
         dealer = self._context.socket(zmq.DEALER)
         opened.callback(dealer.close)
         prepare(dealer)
+        dealer.setsockopt(zmq.IPV6, over_ipv6)
+        if self._proxy:
+            self._proxy.apply(dealer)
         dealer.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
         dealer.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS)
         dealer.curve_secretkey = self._identity.curve_secret
@@ -266,9 +285,12 @@ class SiteConnection:
         try:
             dealer.connect(self._address)
             while True:
-                by = self._close_by
-                ready = dict(poller.poll(None if by is None else max(0, int(1000 * (by - time.monotonic())))))
+                ends = [moment for moment in (self._close_by, self._other_by) if moment is not None]
+                ready = dict(poller.poll(max(0, int(1000 * (min(ends) - time.monotonic()))) if ends else None))
                 if monitor in ready and not self._watch(monitor):
+                    return
+                if self._other_by is not None and time.monotonic() >= self._other_by:
+                    self._way += 1
                     return
                 if dealer in ready:
                     self._receive(dealer)
@@ -283,14 +305,16 @@ class SiteConnection:
                     return
         except zmq.ZMQError as error:
             raise ConnectionLostError(
-                f"the coordinator's address {self._address!r} cannot be used: {error}. Write it like tcp://host:5790."
+                f"the coordinator's address {self._address!r} cannot be used: {error}. {HOW}"
             ) from error
 
     def _watch(self, monitor: "zmq.Socket[bytes]") -> bool:
         """Follow one event of the connection; False when it was lost."""
         event = recv_monitor_message(monitor)
         kind = event["event"]
-        if kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+        if kind == zmq.EVENT_CONNECTED:
+            self._other_by = None
+        elif kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             with self._changed:
                 self._connected = True
                 self._outgoing = self._session.connected()

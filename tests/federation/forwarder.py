@@ -14,6 +14,7 @@ class Forwarder:
         address: where it listens, like ``tcp://127.0.0.1:port``.
         in_vain: connections that it closed because nobody was behind it, or because it refuses.
         refuses: accepts and closes, whoever is behind it.
+        carried: how many pieces went to each end.
         delay_s: holds every piece back for so many seconds.
     """
 
@@ -24,6 +25,7 @@ class Forwarder:
         self.address = f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
         self._lines: set[_Line] = set()
         self.in_vain = 0
+        self.carried = {"site": 0, "coordinator": 0}
         self.refuses = False
         self.delay_s = 0.0
         self.changed = threading.Condition()
@@ -80,6 +82,9 @@ class Forwarder:
                 time.sleep(self.delay_s)
                 if not line.stalled:
                     sink.sendall(data)
+                    with self.changed:
+                        self.carried["site" if sink is line.site else "coordinator"] += 1
+                        self.changed.notify_all()
         except OSError:
             pass
         if not line.stalled:

@@ -12,7 +12,9 @@ from processes import Program, assert_same, free_port
 
 from lightning_fed.errors import ConnectionLostError, IdentityError
 from lightning_fed.protocol.site.session import SiteSession
-from lightning_fed.transport.identity import new_identity
+from lightning_fed.transport import sockets
+from lightning_fed.transport.hub import Hub
+from lightning_fed.transport.identity import Roster, new_identity
 from lightning_fed.transport.site import SiteConnection
 
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"CURVE".ljust(20, b"\0") + bytes(32)
@@ -50,6 +52,29 @@ def test_a_forwarder_without_its_coordinator_is_waited_for(forwarded):
     here.coordinate(Plain)
     for site in sites:
         assert_same(site.result()["validated"][-1], here.model(3))
+
+
+def test_nothing_is_said_and_the_line_is_not_quiet(monkeypatch):
+    monkeypatch.setattr(sockets, "HEARTBEAT_MS", 100)
+    site, coordinator = new_identity("north"), new_identity("coordinator")
+    session = SiteSession("north", "process", "1", site.signing_key, {})
+    hub = Hub("tcp://127.0.0.1:0", coordinator, Roster.of(coordinator.card, [site.card]))
+    forwarder = Forwarder(hub.address)
+    connection = SiteConnection(forwarder.address, site, coordinator.card, session, 8.0, lambda notice: None)
+    try:
+        while not hub.connected():
+            list(hub.receive(0.1))
+        # Neither end reads or sends from here on.
+        for _ in range(3):
+            before = dict(forwarder.carried)
+            with forwarder.changed:
+                assert forwarder.changed.wait_for(
+                    lambda before=before: all(forwarder.carried[end] > before[end] for end in before), timeout=10
+                )
+    finally:
+        connection.close()
+        forwarder.close()
+        hub.close()
 
 
 class Refusing:
