@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from lightning.pytorch.cli import ArgsType as ArgsType
     from lightning.pytorch.cli import LightningArgumentParser as LightningArgumentParser
     from lightning.pytorch.cli import LightningCLI as LightningCLI
+    from lightning.pytorch.loggers import CSVLogger as CSVLogger
+    from lightning.pytorch.loggers import Logger as Logger
     from lightning.pytorch.loops.fetchers import _DataLoaderIterDataFetcher as _DataLoaderIterDataFetcher
     from lightning.pytorch.plugins.precision import MixedPrecision as MixedPrecision
     from lightning.pytorch.strategies import DDPStrategy as DDPStrategy
@@ -63,6 +65,7 @@ _WHERE = {
     ),
     ".callbacks.spike": ("SpikeDetection",),
     ".cli": ("ArgsType", "LightningArgumentParser", "LightningCLI"),
+    ".loggers": ("CSVLogger", "Logger"),
     ".loops.fetchers": ("_DataLoaderIterDataFetcher",),
     ".plugins.precision": ("MixedPrecision",),
     ".strategies": (

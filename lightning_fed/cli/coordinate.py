@@ -10,6 +10,7 @@ from rich.logging import RichHandler
 
 from lightning_fed.cli.package import serve_arguments
 from lightning_fed.cli.parser import NamesNearest, converted, without_choices
+from lightning_fed.cli.tracking import Tracking, make_loggers
 from lightning_fed.cli.watch import SHOW_HELP, Following, Screen, Show
 from lightning_fed.coordinator.loading import load_weights
 from lightning_fed.coordinator.service import Coordinator
@@ -40,6 +41,7 @@ def run(arguments: Sequence[str]) -> int:
     plan: FederationPlan = config.plan
     screen = Screen(config.store, plan.metrics, config.show)
     _warn_on(screen, config.show)
+    loggers = make_loggers(config.logger)
     coordinator = Coordinator(
         plan,
         address=config.address,
@@ -50,7 +52,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     if config.show != "json":
         screen.display.say(f"listening at {coordinator.address}; the store is {config.store}")
-    with Following(screen):
+    with Following(screen), Tracking(loggers, config.store):
         coordinator.run()
     if config.show != "json":
         screen.display.say(f"the final global model is {config.store}/models/{plan.rounds:06d}.ckpt")
@@ -72,7 +74,7 @@ def read_config(arguments: Sequence[str]) -> Namespace:
     """Read ``--config FILE`` and what stands beside it; exits with a message that names a misspelt key.
 
     Returns:
-        The command's options by name; ``plan`` is a :class:`FederationPlan`.
+        The command's options by name; ``plan`` is a :class:`FederationPlan`, ``logger`` a list.
 
     Raises:
         PlanError: a value of the plan that no federation can run with.
@@ -80,6 +82,7 @@ def read_config(arguments: Sequence[str]) -> Namespace:
     """
     config = _parser().parse_args(list(arguments))
     config.plan = converted({"plan": config.plan.as_dict()}, dict[str, FederationPlan])["plan"]
+    config.logger = config.logger if isinstance(config.logger, list) else [config.logger] if config.logger else []
     return config
 
 
@@ -100,7 +103,7 @@ def _initial(config: Namespace) -> "LightningModule | None":
 
 
 def _parser() -> NamesNearest:
-    from lightning_fed.lightning_api import LightningModule
+    from lightning_fed.lightning_api import LightningModule, Logger
 
     parser = NamesNearest(prog="lightning-fed coordinate", description="Run the coordinator of a federation.")
     parser.add_argument("--config", action="config", help="YAML file with the keys below")
@@ -118,6 +121,12 @@ def _parser() -> NamesNearest:
     )
     parser.add_argument(
         "--checkpoint", type=Path | None, default=None, help="Lightning .ckpt with the initial weights of the model"
+    )
+    parser.add_argument(
+        "--logger",
+        type=Logger | list[Logger] | None,
+        default=None,
+        help="Lightning's loggers for experiment tracking, fed with each round",
     )
     parser.add_argument("--show", type=Show | None, default=None, help=SHOW_HELP)
     parser.add_argument("--seed", type=int | None, default=None, help="seed of the model's random weights")

@@ -1,4 +1,7 @@
-"""Which of Lightning's two packages a command works with: the one that the config's module derives from."""
+"""Which of Lightning's two packages a command works with: the one that the config's module derives from.
+
+A coordinator may do without a module; then its loggers say it.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -12,7 +15,7 @@ from lightning_fed.lightning_api import package_of, serve
 
 
 def serve_arguments(arguments: Sequence[str]) -> None:
-    """Choose the package of the module that a command line, or a config that it names, names.
+    """Choose the package of the module (and loggers) that a command line, or a config that it names, names.
 
     Call it before what imports Lightning. It looks at no more than it needs: the command's own parser reads the same
     arguments next, and says what is wrong in them.
@@ -36,7 +39,7 @@ def serve_config(settings: Mapping[str, Any]) -> None:
 def _class_paths(arguments: Sequence[str]) -> Iterator[str]:
     words = [part for argument in arguments for part in argument.split("=", 1)]
     for option, value in pairwise(words):
-        if option in ("--model", "--model.class_path"):
+        if option in ("--model", "--model.class_path", "--logger", "--logger.class_path"):
             yield value
         elif option in ("-c", "--config") and Path(value).is_file():
             try:
@@ -47,10 +50,13 @@ def _class_paths(arguments: Sequence[str]) -> Iterator[str]:
 
 
 def _named(settings: Any) -> Iterator[str]:
-    model = settings.get("model") if isinstance(settings, Mapping) else None
-    path = model.get("class_path") if isinstance(model, Mapping) else model
-    if isinstance(path, str):
-        yield path
+    if not isinstance(settings, Mapping):
+        return
+    loggers = settings.get("logger")
+    for named in (settings.get("model"), *(loggers if isinstance(loggers, list) else [loggers])):
+        path = named.get("class_path") if isinstance(named, Mapping) else named
+        if isinstance(path, str):
+            yield path
 
 
 def _serve(path: str) -> None:
@@ -59,4 +65,4 @@ def _serve(path: str) -> None:
     except Exception:  # noqa: BLE001 - an import runs code of others; the command's parser says that it failed
         return
     if isinstance(kind, type) and (package := package_of(kind)):
-        serve(package, f"the module {path}")
+        serve(package, f"the class {path}")
