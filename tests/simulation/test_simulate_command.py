@@ -154,7 +154,9 @@ def test_two_sites_train_together_and_are_compared_with_training_alone(simulate,
 
 def test_under_a_plan_with_privacy_it_is_said_that_the_baselines_train_without(simulate, tiny, tmp_path):
     config = tiny(
-        plan={"rounds": 1, "gather_s": 60, "privacy": {"example": {"noise_multiplier": 1.0}}},
+        # The federated model has other layers than the module, and is tested with them.
+        model={"class_path": "tiny_modules.Normalised"},
+        plan={"rounds": 1, "gather_s": 60, "privacy": {"example": {"noise_multiplier": 1.0, "replace_layers": True}}},
         baselines={"metric": "test_loss", "pooled": {"class_path": "tiny_modules.Numbers"}},
     )
     code, output = output_of(simulate(config))

@@ -34,6 +34,14 @@ class Tiny(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=self.hparams.lr)
 
 
+class Normalised(Tiny):
+    """With a layer that private training replaces."""
+
+    def __init__(self, lr: float = 0.1):
+        super().__init__(lr)
+        self.layer = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 1))
+
+
 class Crashing(Tiny):
     """Fails in its second local epoch if this is the process that the environment names."""
 
