@@ -4,8 +4,9 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed-for-development
 DROP_IN ?= $(VENV)-drop-in
+INSTALLED_FOR_DOCS = $(VENV)/.installed-for-docs
 
-.PHONY: setup demo test drop-in fuzz chaos lint dist requirements bench
+.PHONY: setup demo test drop-in fuzz chaos lint docs dist requirements bench
 
 setup: $(INSTALLED)
 
@@ -54,6 +55,17 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python requirements/audit.py
+
+# The site, in build/docs: open build/docs/index.html, which needs no network. Anew each time, as Sphinx warns only of
+# pages that it reads.
+docs: $(INSTALLED_FOR_DOCS)
+	rm -rf build/docs build/doctrees
+	$(BIN)/python -m sphinx --builder html --conf-dir docs --doctree-dir build/doctrees --fail-on-warning --quiet \
+		. build/docs
+
+$(INSTALLED_FOR_DOCS): pyproject.toml | $(INSTALLED)
+	$(BIN)/python -m pip install -e ".[docs]"
+	touch $@
 
 # What is published, in dist/. The same commit gives the same bytes: the time that archives note is the commit's.
 dist: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)
