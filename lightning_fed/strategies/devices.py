@@ -61,7 +61,7 @@ class OneDevice(SingleDeviceStrategy):
         strategy: Any = self
         arguments, nodes, layer_sync = dict(self._several), self.num_nodes, self._layer_sync
         external = self.cluster_environment is not None and self.cluster_environment.creates_processes_externally
-        if external and "start_method" in arguments:
+        if external and arguments.get("start_method", "popen") != "popen":
             raise ConfigError(
                 f"{type(self.cluster_environment).__name__} has started this site's processes, and start_method="
                 f"{arguments['start_method']!r} would have each of them start as many again. Leave start_method out."
