@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from rich.logging import RichHandler
 
 from lightning_fed.cli.package import serve_arguments
 from lightning_fed.cli.parser import NamesNearest, converted, without_choices
+from lightning_fed.cli.prometheus import Endpoint, RunMetrics
 from lightning_fed.cli.tracking import Tracking, make_loggers
 from lightning_fed.cli.watch import SHOW_HELP, Following, Screen, Show
 from lightning_fed.coordinator.loading import load_weights
@@ -52,7 +54,14 @@ def run(arguments: Sequence[str]) -> int:
     )
     if config.show != "json":
         screen.display.say(f"listening at {coordinator.address}; the store is {config.store}")
-    with Following(screen), Tracking(loggers, config.store):
+    with ExitStack() as beside:
+        if config.metrics_port is not None:
+            metrics = RunMetrics(config.store, lambda: coordinator.turned_at)
+            endpoint = beside.enter_context(Endpoint(metrics, config.metrics_host, config.metrics_port))
+            if config.show != "json":
+                screen.display.say(f"metrics at {endpoint.url}")
+        beside.enter_context(Following(screen))
+        beside.enter_context(Tracking(loggers, config.store))
         coordinator.run()
     if config.show != "json":
         screen.display.say(f"the final global model is {config.store}/models/{plan.rounds:06d}.ckpt")
@@ -127,6 +136,12 @@ def _parser() -> NamesNearest:
         type=Logger | list[Logger] | None,
         default=None,
         help="Lightning's loggers for experiment tracking, fed with each round",
+    )
+    parser.add_argument(
+        "--metrics_port", "--metrics-port", type=int | None, default=None, help="serve metrics for Prometheus there"
+    )
+    parser.add_argument(
+        "--metrics_host", "--metrics-host", type=str, default="127.0.0.1", help="where; anybody who reaches it can read"
     )
     parser.add_argument("--show", type=Show | None, default=None, help=SHOW_HELP)
     parser.add_argument("--seed", type=int | None, default=None, help="seed of the model's random weights")

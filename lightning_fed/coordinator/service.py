@@ -74,6 +74,10 @@ class Coordinator:
             one, which sites whose policy requires masks do not give. Ignored when the store holds a global model
             already.
 
+    Attributes:
+        address: where it listens.
+        turned_at: Unix time of its loop's last turn, once a second unless it is at work or stands still.
+
     Raises:
         FederationError: one of its kinds, for what the message says.
     """
@@ -123,6 +127,7 @@ class Coordinator:
         self._away_since: dict[str, float] = {}
         self._next_pulse = 0.0
         self._round_began = 0.0
+        self.turned_at = time.time()
 
     def run(self) -> None:
         """Serve until the federation has finished.
@@ -176,6 +181,7 @@ class Coordinator:
         self._hub.hear_out(_LAST_WORDS_S)
 
     def _turn(self) -> None:
+        self.turned_at = time.time()
         now = time.monotonic()
         wake = min([self._next_pulse, *self._timers.values()])
         for site, message, chunk in self._hub.receive(wake - now):

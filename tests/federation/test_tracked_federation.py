@@ -1,15 +1,17 @@
-"""A real federation whose coordinator's config names loggers."""
+"""A real federation whose coordinator's config names loggers and a port for metrics."""
 
 import csv
 import dataclasses
 import os
 from contextlib import redirect_stderr
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 import yaml
 from modules import Plain, train
-from processes import Program
+from processes import Program, free_port
+from prometheus_client.parser import text_string_to_metric_families
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_fed.cli.main import main
@@ -33,6 +35,12 @@ def coordinate(folder):
         return main(["coordinate", "--config", "federation.yaml"])
 
 
+def scrape(port):
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
+        families = list(text_string_to_metric_families(answer.read().decode()))
+    return {sample.name: sample.value for family in families for sample in family.samples}
+
+
 def epsilons_of(row):
     return {"epsilon": row.unit_epsilon, "epsilon_member": row.member_epsilon}
 
@@ -47,7 +55,9 @@ def test_loggers_hold_what_the_event_log_and_the_ledger_hold_and_one_that_fails_
         "        raise ConnectionError('the tracking server is down')\n"
     )
     logs = {"save_dir": "logs", "name": "", "version": "csv"}
+    port = free_port()
     config = {
+        "metrics_port": port,
         "address": here.address,
         "store": "store",
         "plan": without_versions(dataclasses.asdict(here.plan)),
@@ -60,7 +70,16 @@ def test_loggers_hold_what_the_event_log_and_the_ledger_hold_and_one_that_fails_
     }
     (here.folder / "federation.yaml").write_text(yaml.safe_dump(config))
     coordinating = Program(coordinate, here.folder)
-    sites = [here.site(name, train, Plain, seed) for seed, name in enumerate(here.sites)]
+    here.wait_for("started")
+    beats = set()
+    while len(beats) < 2:  # the time limit of a test ends it
+        beats.add(scrape(port)["lightning_fed_heartbeat_timestamp_seconds"])
+    sites = [here.site(here.sites[0], train, Plain, 0)]
+    here.wait_for("site_joined")
+    found = scrape(port)
+    assert found["lightning_fed_sites"] == plan["sites"]
+    assert found["lightning_fed_sites_connected"] == 1
+    sites += [here.site(name, train, Plain, seed) for seed, name in enumerate(here.sites[1:], start=1)]
     for site in sites:
         site.result()
     assert coordinating.result() == 0
