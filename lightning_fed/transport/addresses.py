@@ -1,13 +1,14 @@
-"""Addresses of either Internet protocol, and how a SOCKS5 proxy is named."""
+"""Addresses of either Internet protocol.
+
+``ZMQ_SOCKS_PROXY`` is left out on purpose: libzmq 4.3.5 ends the whole process ("Bad file descriptor", epoll.cpp) if a
+socket is closed after a connection through a proxy has failed, which any proxy that is down brings about. A forwarder
+beside the site serves instead.
+"""
 
 import re
 import socket
-from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
 
-import zmq
-
-from lightning_fed.errors import ConfigError, ConnectionLostError
+from lightning_fed.errors import ConnectionLostError
 
 HOW = "Write it like tcp://host:5790, or tcp://[2001:db8::1]:5790 for an IPv6 address."
 
@@ -50,53 +51,3 @@ def listens_over_ipv6(address: str) -> bool:
     """
     ways = ipv6_or_not(address)
     return ways[0] and len(ways) == 1
-
-
-@dataclass(frozen=True)
-class Proxy:
-    """A SOCKS5 proxy; it looks up the coordinator's name itself.
-
-    Args:
-        host: its name or address, an IPv6 address without brackets.
-        port: its port.
-        user: empty if the proxy asks for none.
-        password: likewise.
-    """
-
-    host: str
-    port: int
-    user: str = ""
-    password: str = ""
-
-    @classmethod
-    def parse(cls, url: str) -> "Proxy":
-        """Read ``socks5://host:port`` or ``socks5://user:password@host:port``.
-
-        Raises:
-            ConfigError: it is something else. What was given is not repeated, for it may hold a password.
-        """
-        try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError:
-            parts, port = urlsplit(""), None
-        if parts.scheme not in ("socks5", "socks5h") or not parts.hostname or not port or parts.path.strip("/"):
-            raise ConfigError(
-                "the proxy is not written like socks5://host:1080 or socks5://user:password@host:1080. ZeroMQ knows "
-                "SOCKS5 proxies alone; ask for one, or for a way out of the network for one TCP port."
-            )
-        return cls(parts.hostname, port, unquote(parts.username or ""), unquote(parts.password or ""))
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
-
-    def __repr__(self) -> str:
-        return f"Proxy({self})"
-
-    def apply(self, dealer: "zmq.Socket[bytes]") -> None:
-        """Have a socket connect through it."""
-        dealer.setsockopt_string(zmq.SOCKS_PROXY, str(self))
-        if self.user:
-            dealer.setsockopt_string(zmq.SOCKS_USERNAME, self.user)
-            dealer.setsockopt_string(zmq.SOCKS_PASSWORD, self.password)

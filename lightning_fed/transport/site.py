@@ -15,7 +15,7 @@ from zmq.utils.monitor import recv_monitor_message
 from lightning_fed.errors import AlreadyConnectedError, ConnectionLostError, FederationError, IdentityError
 from lightning_fed.protocol.messages import decode_from_coordinator
 from lightning_fed.protocol.site.session import Outgoing, SiteSession
-from lightning_fed.transport.addresses import HOW, Proxy, ipv6_or_not
+from lightning_fed.transport.addresses import HOW, ipv6_or_not
 from lightning_fed.transport.identity import Identity, PublicCard
 from lightning_fed.transport.sockets import frames_of, message_and_chunk, prepare
 
@@ -59,7 +59,6 @@ class SiteConnection:
         patience_s: seconds without a connection after which waiting is given up.
         notice: called with a line for the user when waiting takes long.
         pulse: called about once a second while waiting; raises to end the wait.
-        proxy: the SOCKS5 proxy that leads there, if any.
     """
 
     def __init__(
@@ -71,11 +70,8 @@ class SiteConnection:
         patience_s: float,
         notice: Callable[[str], None],
         pulse: Callable[[], None] = lambda: None,
-        proxy: Proxy | None = None,
     ) -> None:
         self._address = address
-        self._proxy = proxy
-        self._to = address if proxy is None else f"{address} through the proxy {proxy}"
         self._way = 0
         self._other_by: float | None = None
         self._identity = identity
@@ -142,7 +138,7 @@ class SiteConnection:
                 self._pulse()
                 if said_away and self._served:
                     said_away = False
-                    self._notice(f"connected to the coordinator at {self._to} again; waiting for {reason}.")
+                    self._notice(f"connected to the coordinator at {self._address} again; waiting for {reason}.")
                 if now - noticed >= pause_s:
                     noticed, pause_s, said_away = now, min(2 * pause_s, _NOTICE_S), not self._served
                     where = "" if self._served else f" {self._bad_line()}"
@@ -151,13 +147,12 @@ class SiteConnection:
 
     def _bad_line(self) -> str:
         met = f" {self._in_vain[-1]}" if len(self._in_vain) >= _SAID_AFTER else ""
-        return f"No connection to {self._to}: trying until {self._patience_s:.0f} s have passed.{met}"
+        return f"No connection to {self._address}: trying until {self._patience_s:.0f} s have passed.{met}"
 
     def _out_of_patience(self, away_s: float) -> FederationError:
         text = (
-            f"site {self._identity.name!r} could not reach the coordinator at {self._to} for {away_s:.0f} s. "
-            f"Check the address, {'the proxy' if self._proxy else 'the firewall'} and that the coordinator runs; or "
-            "wait longer "
+            f"site {self._identity.name!r} could not reach the coordinator at {self._address} for {away_s:.0f} s. "
+            "Check the address, the firewall and that the coordinator runs; or wait longer "
             f"(FederatedStrategy(patience_s={self._patience_s:g}))."
         )
         if not self._in_vain:
@@ -243,7 +238,7 @@ class SiteConnection:
 
     def _one_connection(self) -> None:
         """Serve one socket until its connection is lost; a fresh one for each, so that no stale message is sent."""
-        ways = ipv6_or_not(f"tcp://{self._proxy}" if self._proxy else self._address)
+        ways = ipv6_or_not(self._address)
         with contextlib.ExitStack() as opened:
             try:
                 dealer, monitor = self._sockets(opened, ways[self._way % len(ways)])
@@ -266,8 +261,6 @@ class SiteConnection:
         opened.callback(dealer.close)
         prepare(dealer)
         dealer.setsockopt(zmq.IPV6, over_ipv6)
-        if self._proxy:
-            self._proxy.apply(dealer)
         dealer.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
         dealer.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS)
         dealer.curve_secretkey = self._identity.curve_secret
