@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lightning_fed.aggregation.weightings import ByExamples, Uniform
     from lightning_fed.coordinator.loading import load_global_model
     from lightning_fed.plan import (
+        BestModel,
         Compression,
         ExamplePrivacy,
         FederationPlan,
@@ -54,6 +55,7 @@ else:
             "aggregation.weightings": ("ByExamples", "Uniform"),
             "coordinator.loading": ("load_global_model",),
             "plan": (
+                "BestModel",
                 "Compression",
                 "ExamplePrivacy",
                 "FederationPlan",
@@ -73,6 +75,7 @@ __version__ = version("lightning_fed")
 __all__ = [
     "Aggregation",
     "Algorithm",
+    "BestModel",
     "ByExamples",
     "Compression",
     "ExamplePrivacy",

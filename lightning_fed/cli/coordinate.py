@@ -64,7 +64,7 @@ def run(arguments: Sequence[str]) -> int:
         beside.enter_context(Tracking(loggers, config.store))
         coordinator.run()
     if config.show != "json":
-        screen.display.say(f"the final global model is {config.store}/models/{plan.rounds:06d}.ckpt")
+        screen.display.say(f"the final global model is {config.store}/models/{coordinator.version:06d}.ckpt")
     return 0
 
 

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_fed.cli.parser import NamesNearest
-from lightning_fed.coordinator.recorded import LEDGER, read_run
-from lightning_fed.errors import printable
+from lightning_fed.coordinator.recorded import LEDGER, read_best, read_run
+from lightning_fed.errors import StoreError, printable
 from lightning_fed.privacy.history import History, read_history
 from lightning_fed.privacy.ledger_lines import Adopted, Charged
 from lightning_fed.privacy.ledger_rows import LedgerRow, ledger_rows
@@ -46,9 +46,14 @@ def run(arguments: Sequence[str]) -> int:
     """Print the report.
 
     Raises:
-        FederationError: a path is neither a coordinator's store nor a privacy ledger, or a ledger was edited.
+        FederationError: a path is neither a coordinator's store nor a privacy ledger, or a ledger was edited; or a
+            best model is asked for, and there is none.
     """
     config = _parser().parse_args(list(arguments[1:]))
+    if config.best:
+        for path in config.paths:
+            print(_best_of(path))
+        return 0
     console = plain_console(None if sys.stdout.isatty() else _FILE_WIDTH)
     for path in config.paths:
         if path.is_dir():
@@ -56,6 +61,17 @@ def run(arguments: Sequence[str]) -> int:
         else:
             _report_ledger(path, console)
     return 0
+
+
+def _best_of(folder: Path) -> str:
+    metric, best = read_best(folder)
+    path = folder / "models" / f"{best.version:06d}.ckpt"
+    if not path.exists():
+        raise StoreError(
+            f"the best global model, {path}, is not there ({metric} {best.value:.6g}). It was moved away, or will be "
+            "written when the coordinator is started again."
+        )
+    return f"{path}\t{printable(metric)} {best.value:.6g}"
 
 
 def _report_run(folder: Path, console: Console) -> None:
@@ -70,6 +86,8 @@ def _report_run(folder: Path, console: Console) -> None:
         progress.take(event)
     metrics = [str(metric) for metric in plan.get("metrics", [])]
     console.print(rounds_table(progress.rounds.values(), metrics, len(progress.sites)), soft_wrap=True)
+    if plan.get("best") and (named := [event for event in events if event.get("event") == "best"]):
+        _say(console, line_of(named[-1]) or "")
     _say(console, f"status: {progress.status}")
     notable = [event for event in events if event.get("event") in _WORTH_A_LINE]
     for event in notable:
@@ -184,4 +202,7 @@ def _parser() -> NamesNearest:
         description="Show what happened in a run (a coordinator's store), or what a privacy ledger holds.",
     )
     parser.add_argument("paths", type=Path, nargs="+", help="stores (folders) or privacy ledgers (files)")
+    parser.add_argument(
+        "--best", action="store_true", help="print only the path of the best global model (plan.best), and its metric"
+    )
     return parser

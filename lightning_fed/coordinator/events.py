@@ -12,8 +12,12 @@ import msgspec
 
 from lightning_fed.errors import StoreError
 from lightning_fed.files import remedy
+from lightning_fed.protocol.coordinator.best import Measured
 
 _ENDS = ("round_finished", "round_skipped", "round_recovered")
+
+_LASTING = (*_ENDS, "best", "finished")
+"""Events that a power cut must not take: rounds, and what cannot be worked out again from models."""
 
 _COMES_AND_GOES = ("site_joined", "site_left", "site_refused")
 
@@ -55,6 +59,8 @@ class EventLog:
         newest_round: the last round whose end is in the log, 0 before the first.
         ledger_heads: by site, the last hash of its privacy ledger that is in the log.
         members: sites that have joined and have not left.
+        measured: the metrics of global models, in order.
+        ended: the version with which the plan's patience has ended the run, and the reason; None if it has not.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -77,11 +83,14 @@ class EventLog:
             raise StoreError(
                 f"{self._path} cannot be read or written: {error.strerror}. {remedy(error)}, then start again."
             ) from error
-        entries = [_entry_of(line) for line in content.splitlines()]
+        entries = entries_of(content)
         self.newest_round = max((entry.round for entry in entries if entry.event in _ENDS), default=0)
         self.ledger_heads = {entry.site: entry.head for entry in entries if entry.event == "ledger_anchored"}
         last = {entry.site: entry.event for entry in entries if entry.event in _COMES_AND_GOES}
         self.members = frozenset(site for site, event in last.items() if event == "site_joined")
+        self.measured = measured_in(entries)
+        ends = [(entry.version or 0, entry.reason) for entry in entries if entry.event == "finished" and entry.reason]
+        self.ended = ends[-1] if ends else None
         self._lines: defaultdict[str, _Lines] = defaultdict(_Lines)
 
     def write(self, event: str, data: dict[str, Any]) -> bool:
@@ -104,8 +113,8 @@ class EventLog:
                 data = {**data, "omitted": lines.omitted}
         entry = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **data}
         try:
-            # Once a round: a power cut costs the lines of the round that was on, and no more.
-            self._append(msgspec.json.encode(entry) + b"\n", sync=event in _ENDS)
+            # A power cut costs some lines of the round that was on, and no more.
+            self._append(msgspec.json.encode(entry) + b"\n", sync=event in _LASTING)
         except OSError as error:
             if lines:
                 lines.left += 1.0
@@ -151,15 +160,35 @@ class EventLog:
             self._torn_at = None
 
 
-class _Entry(msgspec.Struct):
+class Entry(msgspec.Struct):
+    """What of a line of the log its readers need; the rest of a line is passed over."""
+
     event: str
     round: int = 0
     site: str = ""
     head: str = ""
+    version: int | None = None
+    metrics: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    reason: str = ""
 
 
-def _entry_of(line: bytes) -> _Entry:
+def entries_of(content: bytes) -> list[Entry]:
+    """The lines of a log; of one that a crash cut short nothing is known."""
+    return [_entry_of(line) for line in content.splitlines()]
+
+
+def measured_in(entries: list[Entry]) -> list[Measured]:
+    """What was measured of global models, in order."""
+    return [
+        Measured(entry.version, entry.metrics, entry.counts)
+        for entry in entries
+        if entry.event == "metrics" and entry.version is not None
+    ]
+
+
+def _entry_of(line: bytes) -> Entry:
     try:
-        return msgspec.json.decode(line, type=_Entry)
+        return msgspec.json.decode(line, type=Entry)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return _Entry("")  # a crash cut it short
+        return Entry("")  # a crash cut it short

@@ -5,7 +5,9 @@ from typing import Any
 
 import msgspec
 
+from lightning_fed.coordinator.events import entries_of, measured_in
 from lightning_fed.errors import StoreError
+from lightning_fed.protocol.coordinator.best import Best, BestSoFar
 
 LEDGER = "ledger.jsonl"
 """The coordinator's privacy ledger in its folder."""
@@ -29,3 +31,28 @@ def read_run(folder: Path) -> tuple[str, dict[str, Any]]:
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise StoreError(f"{folder} is not a coordinator's store: {error}. Name the folder of a run.") from error
     return record.run, record.plan
+
+
+def read_best(folder: Path) -> tuple[str, Best]:
+    """The name of the metric and the best global model of a store, as its event log has it.
+
+    Raises:
+        StoreError: the folder is no store, the plan names no metric to tell by, or nobody has measured it yet.
+    """
+    best = read_run(folder)[1].get("best")
+    if not best:
+        raise StoreError(
+            f"the plan of {folder} does not say which global model is the best. Add best: {{metric: ..., mode: max}} "
+            "to the plan of the next run; the metrics of each model are in the report."
+        )
+    try:
+        content = (folder / "events.jsonl").read_bytes()
+    except OSError as error:
+        raise StoreError(f"the event log of {folder} cannot be read: {error.strerror}. Restore it.") from error
+    found = BestSoFar(best["metric"], best["mode"], measured=measured_in(entries_of(content))).best
+    if found is None:
+        raise StoreError(
+            f"no site has reported a finite {best['metric']} of a global model in {folder} yet. Ask again later, or "
+            "see that the sites validate and their modules log it."
+        )
+    return str(best["metric"]), found

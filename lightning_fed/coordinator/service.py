@@ -117,6 +117,8 @@ class Coordinator:
             self._store.starts,
             ledger_heads=self._events.ledger_heads,
             members=self._events.members,
+            measured=self._events.measured,
+            ended=self._events.ended,
         )
         if fresh and self._session.model is not None:
             self._store.save(self._session.model)
@@ -128,6 +130,11 @@ class Coordinator:
         self._next_pulse = 0.0
         self._round_began = 0.0
         self.turned_at = time.time()
+
+    @property
+    def version(self) -> int | None:
+        """The newest global model's version, None before there is one."""
+        return self._session.model.version if self._session.model else None
 
     def run(self) -> None:
         """Serve until the federation has finished.

@@ -1,5 +1,6 @@
 """The federation plan and its parts."""
 
+from lightning_fed.plan.best import BestModel
 from lightning_fed.plan.compression import Compression
 from lightning_fed.plan.federation import FederationPlan
 from lightning_fed.plan.masking import Masking
@@ -7,6 +8,7 @@ from lightning_fed.plan.privacy import ExamplePrivacy, Privacy, SitePrivacy
 from lightning_fed.plan.training import LocalTraining
 
 __all__ = [
+    "BestModel",
     "Compression",
     "ExamplePrivacy",
     "FederationPlan",

@@ -14,11 +14,12 @@ from lightning_fed.aggregation.contracts import Algorithm
 from lightning_fed.aggregation.registry import algorithm_block, read_algorithm
 from lightning_fed.errors import PlanError, PlanRefusedError
 from lightning_fed.foreign import class_paths, is_foreign
+from lightning_fed.plan.best import BestModel
 from lightning_fed.plan.checks import at_least
 from lightning_fed.plan.compression import Compression
 from lightning_fed.plan.masking import Masking
 from lightning_fed.plan.privacy import Privacy
-from lightning_fed.plan.soundness import check_composition
+from lightning_fed.plan.soundness import check_best, check_composition
 from lightning_fed.plan.training import LocalTraining
 from lightning_fed.wire import hash_of
 
@@ -62,6 +63,8 @@ class FederationPlan:
             make an attempt fail, before it is left out of the next rounds: of five, and if it is late again after them,
             of ten, and so on. One that is caught harming the others is left out at once.
         metrics: names of logged metrics that each site reports on every new global model; nothing else is reported.
+        best: by which of them the best global model is named, and whether the rounds end when none gets better; no
+            model is named when not given.
 
     Raises:
         PlanError: a value that no federation can run with.
@@ -83,6 +86,7 @@ class FederationPlan:
     max_examples: int = 1_000_000
     max_faults: int = 3
     metrics: list[str] = field(default_factory=list)
+    best: BestModel | None = None
 
     def __post_init__(self) -> None:
         if not self.name or not all(c.isalnum() or c in "-_." for c in self.name):
@@ -106,6 +110,7 @@ class FederationPlan:
         algorithm = self.aggregation
         object.__setattr__(self, "algorithm", algorithm_block(algorithm))
         check_composition(algorithm, self.masking, self.privacy, self.compression, self.quorum, self.metrics)
+        check_best(self.best, self.metrics, self.privacy)
         algorithm.check_sites(self.quorum)
 
     @property

@@ -5,6 +5,7 @@ from lightning_fed.aggregation.norm_bounding import BoundedMean
 from lightning_fed.aggregation.registry import PLAIN_MEANS
 from lightning_fed.aggregation.weightings import ByExamples, Uniform
 from lightning_fed.errors import PlanError
+from lightning_fed.plan.best import BestModel
 from lightning_fed.plan.compression import Compression
 from lightning_fed.plan.masking import Masking
 from lightning_fed.plan.privacy import Privacy, SitePrivacy
@@ -58,6 +59,37 @@ def check_composition(
         )
     if privacy.site:
         _check_site_level(privacy.site, algorithm, masking, compression, quorum, metrics)
+
+
+def check_best(best: BestModel | None, metrics: list[str], privacy: Privacy) -> None:
+    """Refuse a way to name the best global model that the rest of the plan does not allow.
+
+    Args:
+        best: the plan's.
+        metrics: names of the metrics that sites report.
+        privacy: the plan's.
+
+    Raises:
+        PlanError: says why, and what to change.
+    """
+    if best is None:
+        return
+    if privacy.site:
+        raise PlanError(
+            f"plan.best.metric = {best.metric!r} needs what the sites measure, without noise, and plan.privacy.site "
+            "promises to hide whole sites. Remove plan.best; the last global model is the one to take."
+        )
+    if privacy.example and best.patience is not None:
+        raise PlanError(
+            f"plan.best.patience = {best.patience} ends the federation by an exact metric of patients' images, which "
+            "carries no noise, and everybody learns when: plan.privacy.example would promise too much. Remove the "
+            "patience; the best global model is named without it."
+        )
+    if best.metric not in metrics:
+        raise PlanError(
+            f"plan.best.metric = {best.metric!r} is none of plan.metrics = {metrics}, and only those are reported. Add "
+            "it there, or name one of them."
+        )
 
 
 def sums_no_data(combine: Weighting | RobustRule) -> bool:

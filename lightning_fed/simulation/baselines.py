@@ -62,7 +62,7 @@ def jobs_of(simulation: Simulation, folder: RunFolder) -> dict[str, Job]:
         place = folder.baseline(name)
         jobs[name] = Job(
             settings=alone_config(simulation, site, place),
-            checkpoint=str(folder.checkpoint(simulation.plan.rounds)) if name == _FEDERATED else None,
+            checkpoint=str(folder.checkpoint(folder.newest_version())) if name == _FEDERATED else None,
             test_data=simulation.baselines.pooled,
             result=str(place / "result.json"),
         )

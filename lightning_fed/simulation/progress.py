@@ -177,7 +177,10 @@ def line_of(event: Event) -> str | None:
             return f"stood still for {seconds:.1f} s until {what} could be written: {reason}"
         case {"event": "finished", "version": version}:
             away = event.get("away")
-            return f"finished with global model {version}" + (f"; waiting for {', '.join(away)}" if away else "")
+            why = f", as {event['reason']}" if "reason" in event else ""
+            return f"finished with global model {version}{why}" + (f"; waiting for {', '.join(away)}" if away else "")
+        case {"event": "best", "version": version, "metric": metric, "value": value}:
+            return f"global model {version} is the best so far: {metric} {value:.4f}"
         case {"event": "left_behind", "version": version, "sites": sites}:
             again = f"start the coordinator again for those that still need global model {version}"
             return f"ended without a goodbye of {', '.join(sites)}; {again}"

@@ -6,7 +6,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from lightning_fed.cli.main import main
 from lightning_fed.coordinator.events import EventLog
 from lightning_fed.coordinator.store import Store
-from lightning_fed.plan import ExamplePrivacy, FederationPlan, Privacy
+from lightning_fed.plan import BestModel, ExamplePrivacy, FederationPlan, Privacy
 from lightning_fed.privacy.accounting import DpSgd, epsilon
 from lightning_fed.privacy.ledger import Budget, Ledger, Owner
 from lightning_fed.privacy.ledger_lines import Release
@@ -114,3 +114,27 @@ def test_a_ledger_of_another_site_reaches_the_terminal_as_text(tmp_path, capsys)
     assert all(line.isprintable() for line in out.split("\n"))
     assert "\\x1b[2Jnorth in [/nope]" in out
     assert "[red]\\x1b" in out
+
+
+def test_the_best_model_is_named_by_its_path_alone_and_by_the_metrics_alone(tmp_path, capsys):
+    plan = FederationPlan(metrics=["val_auroc"], best=BestModel("val_auroc", "max"))
+    Store(tmp_path / "store", plan, {}).close()
+    events = EventLog(tmp_path / "store")
+    assert main(["report", "--best", str(tmp_path / "store")]) == 1
+    assert "no site has reported a finite val_auroc" in capsys.readouterr().err
+    events.write("finished", {"version": 3, "away": []})
+    for version, value in ((1, 0.8), (2, 0.9), (3, 0.85)):
+        data = {"version": version, "sites": 2, "metrics": {"val_auroc": value}, "counts": {"val_auroc": 2}}
+        events.write("metrics", data)
+    events.close()
+    path = tmp_path / "store" / "models" / "000002.ckpt"
+    assert main(["report", "--best", str(tmp_path / "store")]) == 1
+    assert f"{path}, is not there (val_auroc 0.9)" in capsys.readouterr().err
+    path.touch()
+    assert main(["report", "--best", str(tmp_path / "store")]) == 0
+    assert capsys.readouterr().out == f"{path}\tval_auroc 0.9\n"
+
+
+def test_a_plan_that_names_no_metric_has_no_best_model(run, capsys):
+    assert main(["report", "--best", str(run[0])]) == 1
+    assert "does not say which global model is the best. Add best:" in capsys.readouterr().err

@@ -95,3 +95,17 @@ def test_a_round_that_has_ended_is_on_the_disk(tmp_path, monkeypatch):
         assert len(synced) == round
         assert json.loads(synced[-1].splitlines()[-1])["round"] == round
     log.close()
+
+
+def test_what_was_measured_and_why_the_rounds_ended_is_found_again(tmp_path):
+    log = EventLog(tmp_path)
+    assert (log.measured, log.ended) == ([], None)
+    log.write("started", {"run": "ab", "version": None})
+    log.write("metrics", {"version": 1, "sites": 2, "metrics": {"auroc": 0.5}, "counts": {"auroc": 1}})
+    log.write("finished", {"version": 2, "away": [], "reason": "auroc has not been better"})
+    log.write("finished", {"version": 2, "away": []})
+    log.close()
+    again = EventLog(tmp_path)
+    again.close()
+    assert again.measured == [(1, {"auroc": 0.5}, {"auroc": 1})]
+    assert again.ended == (2, "auroc has not been better")

@@ -11,6 +11,7 @@ from lightning_fed.aggregation.contracts import SiteReport
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.coordinator.actions import Record, Save, Send, Wake
+from lightning_fed.protocol.coordinator.best import Measured
 from lightning_fed.protocol.coordinator.session import CoordinatorSession
 from lightning_fed.protocol.site.session import SiteSession
 from lightning_fed.update.global_model import GlobalModel
@@ -62,6 +63,8 @@ class Wire:
             self.starts,
             random.Random(0),
             members=self.members,
+            measured=[Measured(each["version"], each["metrics"], each["counts"]) for each in self.events("metrics")],
+            ended=next(((e["version"], e["reason"]) for e in self.events("finished") if "reason" in e), None),
         )
         self.starts += 1
         self.timers.clear()

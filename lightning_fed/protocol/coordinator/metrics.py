@@ -1,11 +1,12 @@
 """The plan's metrics of one global model after the other, reported in the clear or under masks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from lightning_fed.errors import ProtocolError
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.coordinator.actions import Action
+from lightning_fed.protocol.coordinator.actions import Action, Record
+from lightning_fed.protocol.coordinator.best import BestSoFar, Measured
 from lightning_fed.protocol.coordinator.masked_metrics import MaskedMetrics
 from lightning_fed.protocol.coordinator.plain_metrics import PlainMetrics
 
@@ -17,13 +18,24 @@ class MetricReports:
         plan: the plan.
         run: the coordinator's run.
         roster: signing keys (32 bytes) of all sites by name.
+        version: the newest global model's.
+        measured: what was recorded before the coordinator was started, in order.
     """
 
-    def __init__(self, plan: FederationPlan, run: str, roster: Mapping[str, bytes]) -> None:
+    def __init__(
+        self,
+        plan: FederationPlan,
+        run: str,
+        roster: Mapping[str, bytes],
+        version: int = 0,
+        measured: Iterable[Measured] = (),
+    ) -> None:
         self._plan = plan
         self._run = run
         self._roster = dict(roster)
-        self._clear = PlainMetrics(plan.metrics)
+        self._clear = PlainMetrics(plan.metrics, version)
+        best = plan.best
+        self._best = BestSoFar(best.metric, best.mode, best.patience, measured) if best else None
         # The newest version's, and before them those of the version before, where they are not over yet.
         self._masked: list[MaskedMetrics] = []
 
@@ -35,7 +47,7 @@ class MetricReports:
         """
         if self._plan.masking.mode == "required":
             raise ProtocolError(f"site {site!r} reported metrics in the clear, and the plan masks them.")
-        return self._clear.add(site, message.version, message.metrics, expected)
+        return self._noted(self._clear.add(site, message.version, message.metrics, expected))
 
     def step(self, site: str, step: m.Masking) -> list[Action]:
         """Take a masking step.
@@ -43,11 +55,18 @@ class MetricReports:
         Raises:
             ProtocolError, IdentityError: it does not fit; the site is refused.
         """
-        return [action for each in self._masked if each.round == step.round for action in each.step(site, step)]
+        return self._noted(
+            [action for each in self._masked if each.round == step.round for action in each.step(site, step)]
+        )
 
     def no_report(self, site: str, version: int) -> list[Action]:
         """A site has left the sums of metrics of a version."""
-        return [action for each in self._of(site) if each.round == version for action in each.drop(site)]
+        return self._noted([action for each in self._of(site) if each.round == version for action in each.drop(site)])
+
+    @property
+    def reason_to_end(self) -> str:
+        """Why the plan has the federation end before its last round; empty as long as it does not."""
+        return self._best.reason_to_end if self._best else ""
 
     @property
     def caught(self) -> dict[str, str]:
@@ -60,19 +79,19 @@ class MetricReports:
         Raises:
             ProtocolError: it names a metric that was not summed.
         """
-        return [action for each in self._masked for action in each.computed(site, message)]
+        return self._noted([action for each in self._masked for action in each.computed(site, message)])
 
     def drop(self, site: str) -> list[Action]:
         """Go on without a site."""
-        return [action for each in self._of(site) for action in each.drop(site)]
+        return self._noted([action for each in self._of(site) for action in each.drop(site)])
 
     def expired(self, timer: str) -> list[Action]:
         """A timer ran out."""
-        return [action for each in self._masked for action in each.expired(timer)]
+        return self._noted([action for each in self._masked for action in each.expired(timer)])
 
     def next_version(self, version: int) -> list[Action]:
         """A newer global model exists: record what was reported in the clear of the one before."""
-        return self._clear.next_version(version)
+        return self._noted(self._clear.next_version(version))
 
     def begin(
         self, version: int, digest: bytes, attempt: int, cohort: frozenset[str], told: Sequence[Mapping[str, int]]
@@ -97,12 +116,24 @@ class MetricReports:
 
     def close(self) -> list[Action]:
         """Record what there is."""
-        return [*self._clear.close(), *(action for each in self._masked for action in each.finish({}))]
+        return self._noted([*self._clear.close(), *(action for each in self._masked for action in each.finish({}))])
 
     def _set_aside(self) -> list[Action]:
         """Make room for the next version: what is still summed or computed of the present one goes on meanwhile."""
         older, self._masked = self._masked[:-1], [each for each in self._masked[-1:] if not each.over]
-        return [action for each in older for action in each.finish({})]
+        return self._noted([action for each in older for action in each.finish({})])
+
+    def _noted(self, actions: list[Action]) -> list[Action]:
+        """With an event behind each that makes another global model the best."""
+        noted: list[Action] = []
+        for action in actions:
+            noted.append(action)
+            if self._best and isinstance(action, Record) and action.event == "metrics":
+                data = action.data
+                if self._best.take(Measured(data["version"], data["metrics"], data["counts"])) and self._best.best:
+                    version, value = self._best.best
+                    noted.append(Record("best", {"version": version, "metric": self._best.metric, "value": value}))
+        return noted
 
     def _of(self, site: str) -> list[MaskedMetrics]:
         return [each for each in self._masked if site in each.cohort]

@@ -12,11 +12,12 @@ class PlainMetrics:
 
     Args:
         names: the plan's metrics; no other is taken.
+        version: the newest global model's.
     """
 
-    def __init__(self, names: list[str]) -> None:
+    def __init__(self, names: list[str], version: int) -> None:
         self._names = frozenset(names)
-        self._version = 0
+        self._version = version
         self._values: dict[str, dict[str, float]] = {}
 
     def add(self, site: str, version: int, metrics: dict[str, float], expected: set[str]) -> list[Action]:

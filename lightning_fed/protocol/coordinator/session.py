@@ -32,6 +32,7 @@ from lightning_fed.protocol.binding import metric_code
 from lightning_fed.protocol.coordinator.actions import Action, Charge, Record, Save, Send, Wake
 from lightning_fed.protocol.coordinator.attempts import Attempts
 from lightning_fed.protocol.coordinator.attendance import Attendance
+from lightning_fed.protocol.coordinator.best import Measured
 from lightning_fed.protocol.coordinator.collection import Collection
 from lightning_fed.protocol.coordinator.handout import Handout
 from lightning_fed.protocol.coordinator.initial_model import INITIAL, InitialModel
@@ -68,6 +69,9 @@ class CoordinatorSession:
         draw: random source for cohorts, from the operating system unless a test gives one.
         ledger_heads: what was heard of the sites' privacy ledgers before (hexadecimal), by site.
         members: sites that had joined this run before the coordinator was started again, and had not left.
+        measured: the metrics that were recorded before, in order.
+        ended: the version with which ``plan.best.patience`` had ended this run before, and the reason that was given;
+            metrics that came after it change nothing.
 
     Attributes:
         model: the newest global model.
@@ -85,6 +89,8 @@ class CoordinatorSession:
         draw: random.Random | None = None,
         ledger_heads: Mapping[str, str] | None = None,
         members: Iterable[str] = (),
+        measured: Iterable[Measured] = (),
+        ended: tuple[int, str] | None = None,
     ) -> None:
         self.plan = plan
         self.run = run
@@ -101,7 +107,8 @@ class CoordinatorSession:
         self._withdrew: set[str] = set()
         self._gathered = False
         self._paused = False
-        self._metrics = MetricReports(plan, run, sites)
+        self._metrics = MetricReports(plan, run, sites, model.version if model else 0, measured)
+        self._ended = ended[1] if ended and model and ended[0] == model.version else ""
         self._awaited: set[str] = set()
         if model:
             self._adopt(model)
@@ -137,7 +144,7 @@ class CoordinatorSession:
             },
         )
         actions: list[Action] = [record, Wake(GATHER, self.plan.gather_s)]
-        if self.model and self.model.version >= self.plan.rounds:
+        if self.model and self._is_over(self.model):
             # Where all had left before the restart, somebody wants the final model again: anybody may come for it.
             return [*actions, *self._close(self._attendance.members or list(self._attendance))]
         return actions
@@ -153,7 +160,7 @@ class CoordinatorSession:
             case m.Masking() if not self._attendance.is_ready(site):
                 return []  # of an attempt that is over
             case m.Masking(purpose="presence" | "metrics"):
-                return self._metrics.step(site, message)
+                return [*self._metrics.step(site, message), *self._end_early()]
             case m.Masking():
                 return self._after_collection(self._collection.step(site, message) if self._collection else [])
             case m.Hello(protocol, package, _):
@@ -191,12 +198,13 @@ class CoordinatorSession:
                 return self._withdrawn(site, message)
             case m.NoReport(version, accused):
                 self._attendance.complain(site, accused)
-                return self._metrics.no_report(site, version)
+                return [*self._metrics.no_report(site, version), *self._end_early()]
             case m.Computed():
-                return self._metrics.computed(site, message)
+                return [*self._metrics.computed(site, message), *self._end_early()]
             case m.Report():
                 done = self._attendance.gone({"done"}) if self.phase == "closing" else {}
-                return self._metrics.report(site, message, expected={*self._attendance.ready, *done})
+                expected = {*self._attendance.ready, *done}
+                return [*self._metrics.report(site, message, expected), *self._end_early()]
 
     def lost(self, site: str) -> list[Action]:
         """A site's connection is gone, for longer than a reconnection takes."""
@@ -224,7 +232,7 @@ class CoordinatorSession:
         if timer == DEADLINE and self._collection:
             return self._after_collection(self._collection.close())
         expired = self._after_collection(self._collection.expired(timer)) if self._collection else []
-        return [*expired, *self._metrics.expired(timer)]
+        return [*expired, *self._metrics.expired(timer), *self._end_early()]
 
     # Joining
 
@@ -373,7 +381,7 @@ class CoordinatorSession:
             cohort = cohort if enough else frozenset()
             version, digest, number = self.model.version, self._handout.digest, self._attempts.number
             actions += self._metrics.begin(version, digest, number, cohort, told)
-        if self.model.version >= self.plan.rounds:
+        if self._is_over(self.model):
             return [*actions, *self._close(self._attendance.members)]
         self.phase = "gathering"
         self._gathered = True
@@ -394,10 +402,12 @@ class CoordinatorSession:
         actions += self._attempts.failed(collection, self._metrics.caught, self._fewest, opened)
         if opened:
             actions += self._skip(self.model)
+        if ending := self._end_early():
+            return [*actions, *ending]
         self.outcome = self._attempts.given_up(self.model.version, reason) or self.outcome
         if self.outcome:
             return actions
-        if self.model.version >= self.plan.rounds:
+        if self._is_over(self.model):
             return [*actions, *self._close(self._attendance.members)]
         return [*actions, *self._begin_if_possible(), *self._pause_if_needed()]
 
@@ -433,6 +443,7 @@ class CoordinatorSession:
     def _without(self, site: str) -> list[Action]:
         actions: list[Action] = []
         actions += self._metrics.drop(site)
+        actions += self._end_early()
         if self.model is None:
             actions += self._initial.without(site, self._attendance.ready)
         if self._collection:
@@ -461,13 +472,31 @@ class CoordinatorSession:
         )
         return True
 
+    def _is_over(self, model: GlobalModel) -> bool:
+        """Whether no further round follows."""
+        return model.version >= self.plan.rounds or bool(self._early)
+
+    @property
+    def _early(self) -> str:
+        """Why the federation ends before the plan's last round; empty if it does not."""
+        return self._ended or self._metrics.reason_to_end
+
+    def _end_early(self) -> list[Action]:
+        """Close between two rounds; one that is on is completed first, as its updates are on their way."""
+        if self.phase != "gathering" or self.outcome or self.model is None or not self._early:
+            return []
+        return self._close(self._attendance.members)
+
     def _close(self, awaited: Iterable[str]) -> list[Action]:
         """Hand out the last model, and wait up to ``gather_s`` until those who are awaited have said goodbye."""
         assert self.model is not None
         self.phase = "closing"
         ready, self._awaited = self._attendance.ready, set(awaited)
+        finished = {"version": self.model.version, "away": sorted(self._awaited.difference(ready))}
+        if self.model.version < self.plan.rounds:
+            finished["reason"] = self._early
         return [
-            Record("finished", {"version": self.model.version, "away": sorted(self._awaited.difference(ready))}),
+            Record("finished", finished),
             *(Send(site, m.Finished(self.model.version)) for site in ready),
             Wake(GATHER, self.plan.gather_s),
             *self._finish_if_all_gone(),
