@@ -42,8 +42,8 @@ def read_best(folder: Path) -> tuple[str, Best]:
     best = read_run(folder)[1].get("best")
     if not best:
         raise StoreError(
-            f"the plan of {folder} does not say which global model is the best. Add best: {{metric: ..., mode: max}} "
-            "to the plan of the next run; the metrics of each model are in the report."
+            f"the plan of {folder} does not say which global model is the best. Add plan.best "
+            "(metric and mode) to the next run; the metrics of each model are in the report."
         )
     try:
         content = (folder / "events.jsonl").read_bytes()

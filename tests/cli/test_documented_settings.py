@@ -52,7 +52,6 @@ max_faults: 2
 metrics: [val_loss, on, no]
 {metrics: [no], best: {metric: no, mode: max}}
 {metrics: [val_loss], best: {metric: val_loss, mode: min, patience: 5}}
-best: null
 """
 
 POLICIES = """

@@ -137,4 +137,4 @@ def test_the_best_model_is_named_by_its_path_alone_and_by_the_metrics_alone(tmp_
 
 def test_a_plan_that_names_no_metric_has_no_best_model(run, capsys):
     assert main(["report", "--best", str(run[0])]) == 1
-    assert "does not say which global model is the best. Add best:" in capsys.readouterr().err
+    assert "does not say which global model is the best. Add plan.best" in capsys.readouterr().err
