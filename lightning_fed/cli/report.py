@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_fed.cli.parser import NamesNearest
-from lightning_fed.coordinator.recorded import LEDGER, read_best, read_run
-from lightning_fed.errors import StoreError, printable
+from lightning_fed.coordinator.recorded import LEDGER, checkpoint_of, read_best, read_run
+from lightning_fed.errors import printable
 from lightning_fed.privacy.history import History, read_history
 from lightning_fed.privacy.ledger_lines import Adopted, Charged
 from lightning_fed.privacy.ledger_rows import LedgerRow, ledger_rows
@@ -65,13 +65,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _best_of(folder: Path) -> str:
     metric, best = read_best(folder)
-    path = folder / "models" / f"{best.version:06d}.ckpt"
-    if not path.exists():
-        raise StoreError(
-            f"the best global model, {path}, is not there ({metric} {best.value:.6g}). It was moved away, or will be "
-            "written when the coordinator is started again."
-        )
-    return f"{path}\t{printable(metric)} {best.value:.6g}"
+    return f"{checkpoint_of(folder, best.version)}\t{printable(metric)} {best.value:.6g}"
 
 
 def _report_run(folder: Path, console: Console) -> None:

@@ -4,11 +4,12 @@ import warnings
 import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch import nn
 
+from lightning_fed.coordinator.recorded import checkpoint_of
 from lightning_fed.errors import ModelMismatchError, StoreError
 from lightning_fed.privacy.layers import replace_layers
 from lightning_fed.update.buffers import is_storable
@@ -19,7 +20,9 @@ if TYPE_CHECKING:  # a coordinator works with modules of both packages
 _Module = TypeVar("_Module", bound="LightningModule")
 
 
-def load_global_model(path: str | Path, module: type[_Module], **arguments: Any) -> _Module:
+def load_global_model(
+    path: str | Path, module: type[_Module], version: int | Literal["best"] | None = None, **arguments: Any
+) -> _Module:
     """A module with the weights of a global model of the coordinator's store.
 
     Does what ``module.load_from_checkpoint`` does, and beyond it what the sites did: layers that the plan's
@@ -27,16 +30,25 @@ def load_global_model(path: str | Path, module: type[_Module], **arguments: Any)
     (``plan.personal``) are as a new module has them, and named in a warning.
 
     Args:
-        path: a ``.ckpt`` file, like ``runs/federation/models/000030.ckpt``.
+        path: the coordinator's store, like ``runs/federation``, or one ``.ckpt`` file of it.
         module: its class.
+        version: which global model of the store: its number, or ``"best"`` by the plan's ``best``; the newest when not
+            given. Not with a file, which is one.
         arguments: of the class, where they are not its defaults and the file does not hold them: so it is if the
             coordinator was given no ``model:``, and for what is no plain data.
 
     Raises:
-        StoreError: there is no such file, or it is no checkpoint that can be read without running code from it.
+        StoreError: there is no such file or version, or it is no checkpoint that can be read without running code from
+            it; or the best is asked for, and the plan names none or nobody has measured one yet.
         ModelMismatchError: it does not belong to the class, or not with these arguments.
     """
     path = Path(path)
+    if path.is_dir():
+        path = checkpoint_of(path, version)
+    elif version is not None:
+        raise StoreError(
+            f"version = {version!r} needs a store, and {path} is no folder. Name the store, or no version."
+        )
     _read(path)
     try:
         with warnings.catch_warnings():

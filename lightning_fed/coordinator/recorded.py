@@ -1,7 +1,7 @@
 """What a coordinator's folder says to whoever reads it: without torch, so that a report is there at once."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -56,3 +56,29 @@ def read_best(folder: Path) -> tuple[str, Best]:
             "see that the sites validate and their modules log it."
         )
     return str(best["metric"]), found
+
+
+def checkpoint_of(folder: Path, version: int | Literal["best"] | None) -> Path:
+    """The Lightning checkpoint of one of a store's global models; the newest one's when no version is given.
+
+    Raises:
+        StoreError: the folder is no store, or does not have it (yet); or see ``read_best``.
+    """
+    read_run(folder)
+    there = sorted(int(path.stem) for path in (folder / "models").glob("[0-9]*.safetensors"))
+    if version == "best":
+        version = read_best(folder)[1].version
+    elif version is None:
+        if not there:
+            raise StoreError(f"{folder} has no global model yet. Ask again when a site has joined.")
+        version = there[-1]
+    path = folder / "models" / f"{version:06d}.ckpt"
+    if not path.exists():
+        others = ", ".join(path.stem.lstrip("0") or "0" for path in sorted(path.parent.glob("[0-9]*.ckpt"))) or "none"
+        why = "it was removed, or has never been"
+        if version in there:
+            why = "it is being written, or will be at the coordinator's next start"
+        raise StoreError(
+            f"global model {version} is not in {folder} as {path.name}: {why}. The versions that are there: {others}."
+        )
+    return path

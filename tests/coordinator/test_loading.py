@@ -9,12 +9,16 @@ from torch import nn
 from torchmetrics import MeanMetric
 
 from lightning_fed import load_global_model
+from lightning_fed.coordinator.events import EventLog
 from lightning_fed.coordinator.loading import load_weights
 from lightning_fed.coordinator.service import Coordinator
+from lightning_fed.coordinator.store import Store
 from lightning_fed.errors import ModelMismatchError, StoreError
-from lightning_fed.plan import ExamplePrivacy, FederationPlan, Privacy
+from lightning_fed.plan import BestModel, ExamplePrivacy, FederationPlan, Privacy
 from lightning_fed.privacy.layers import replace_layers
 from lightning_fed.transport.identity import Roster, new_identity
+from lightning_fed.update.global_model import GlobalModel, state_of
+from lightning_fed.update.layout import layout_of
 
 PRIVATE = Privacy(example=ExamplePrivacy(epsilon=8, replace_layers=True))
 
@@ -82,6 +86,29 @@ def test_a_model_with_replaced_layers_comes_back_with_them(tmp_path):
     # As the initial model of another run, too.
     initial = Net(24)
     assert load_weights(initial, path) == [] and equal(initial, trained)
+
+
+def test_a_store_gives_its_newest_its_best_or_a_numbered_model(tmp_path):
+    plan = FederationPlan(metrics=["auroc"], best=BestModel("auroc", "max"))
+    nets = [Net(24) for _ in range(3)]
+    store = Store(tmp_path, plan, {"width": 24})
+    for version, net in enumerate(nets):
+        store.save(GlobalModel.from_state(state_of(net), layout_of(net), version))
+    store.close()
+    log = EventLog(tmp_path)
+    with pytest.raises(StoreError, match="no site has reported a finite auroc"):
+        load_global_model(tmp_path, Net, "best")
+    for version, value in enumerate((0.5, 0.9, 0.8)):
+        log.write("metrics", {"version": version, "metrics": {"auroc": value}, "counts": {"auroc": 2}})
+    log.close()
+    for version, expected in ((None, 2), ("best", 1), (0, 0)):
+        assert equal(load_global_model(tmp_path, Net, version), nets[expected])
+    with pytest.raises(StoreError, match=r"global model 7 is not in .* that are there: 0, 1, 2"):
+        load_global_model(tmp_path, Net, version=7)
+    with pytest.raises(StoreError, match="version = 1 needs a store"):
+        load_global_model(tmp_path / "models" / "000000.ckpt", Net, version=1)
+    with pytest.raises(StoreError, match="is not a coordinator's store"):
+        load_global_model(tmp_path / "models", Net)
 
 
 def test_without_the_arguments_in_the_file_they_are_asked_for_and_taken(tmp_path):
