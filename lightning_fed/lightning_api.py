@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.trainer.states import TrainerFn as TrainerFn
     from lightning.pytorch.utilities import CombinedLoader as CombinedLoader
     from lightning.pytorch.utilities import rank_zero_info as rank_zero_info
+    from lightning.pytorch.utilities import rank_zero_only as rank_zero_only
     from lightning.pytorch.utilities import rank_zero_warn as rank_zero_warn
     from lightning.pytorch.utilities.exceptions import SIGTERMException as SIGTERMException
     from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature as is_param_in_hook_signature
@@ -77,7 +78,7 @@ _WHERE = {
         "StrategyRegistry",
     ),
     ".trainer.states": ("RunningStage", "TrainerFn"),
-    ".utilities": ("CombinedLoader", "rank_zero_info", "rank_zero_warn"),
+    ".utilities": ("CombinedLoader", "rank_zero_info", "rank_zero_only", "rank_zero_warn"),
     ".utilities.exceptions": ("SIGTERMException",),
     ".utilities.signature_utils": ("is_param_in_hook_signature",),
 }

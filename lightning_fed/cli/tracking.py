@@ -21,7 +21,7 @@ from lightning_fed.cli.parser import NamesNearest
 from lightning_fed.coordinator.recorded import LEDGER, read_run
 from lightning_fed.errors import ConfigError, StoreError, printable
 from lightning_fed.files import remove_torn, write_whole
-from lightning_fed.privacy.history import read_history
+from lightning_fed.privacy.history import History, read_history
 from lightning_fed.privacy.ledger_lines import Charged
 from lightning_fed.privacy.spending import Spent
 from lightning_fed.simulation.progress import Event, EventTail
@@ -58,8 +58,10 @@ def make_loggers(configs: Sequence[Namespace]) -> list[Made]:
     Raises:
         ConfigError: a logger's package is not installed, or it does not take its arguments.
     """
-    from lightning_fed.lightning_api import CSVLogger, Logger
+    from lightning_fed.lightning_api import CSVLogger, Logger, rank_zero_only
 
+    # Loggers are silent where Lightning takes the process for one of several, as under srun. A coordinator is alone.
+    rank_zero_only.rank = 0  # type: ignore[attr-defined]
     parser = NamesNearest(prog="lightning-fed coordinate", exit_on_error=False)
     parser.add_argument("--logger", type=Logger)
     made = []
@@ -121,6 +123,7 @@ class SiteEpsilon:
         self._path, self._delta = path, delta
         self._spent = Spent()
         self._counted = 0
+        self._history, self._size = History(), -1
 
     def up_to(self, round: int) -> dict[str, float]:
         """Epsilon after a round, not before an earlier one that was asked for: against an outsider, and a member.
@@ -130,11 +133,13 @@ class SiteEpsilon:
         Raises:
             LedgerError: the ledger cannot be read or was edited.
         """
-        history = read_history(self._path)
-        for entry in history.entries[self._counted :]:
+        size = self._path.stat().st_size if self._path.exists() else -1
+        if size != self._size or size < 0:
+            self._history, self._size = read_history(self._path), size
+        for entry in self._history.entries[self._counted :]:
             if isinstance(entry, Charged) and entry.release.round > round:
                 break
-            self._spent.add(history.costs_of(entry))
+            self._spent.add(self._history.costs_of(entry))
             self._counted += 1
         return {
             "federation/epsilon": self._spent.epsilon("site", self._delta, "outsider"),
@@ -163,7 +168,7 @@ class Tracked:
         # What it has written before is gone, so nothing will be there twice.
         self._given = 0 if made.begins_anew else _read_mark(self._mark)
         self._tail, self._taken = EventTail(store / "events.jsonl"), 0
-        self._waiting: deque[tuple[int, int, dict[str, float]]] = deque()
+        self._waiting: deque[tuple[int, Event]] = deque()
         self._measured: set[int] = set()
         run, plan = read_run(store)
         self._settings = {"run": run, "plan": plan}
@@ -207,33 +212,39 @@ class Tracked:
             return  # no file can be opened; later
         for event in events:
             self._taken += 1
-            row = self._row_of(event)
-            if row and self._taken > self._given:
-                self._waiting.append((self._taken, *row))
+            if self._brings_values(event) and self._taken > self._given:
+                self._waiting.append((self._taken, event))
         while self._waiting:
-            number, step, values = self._waiting[0]
+            number, event = self._waiting[0]
             try:
                 write_whole(self._mark, msgspec.json.encode(Mark(self.name, number)))
             except StoreError:
                 return  # the disk takes nothing: the coordinator says so and stands still; later
             self._waiting.popleft()
+            step, values = self._values_of(event)
             self._logger.log_metrics(values, step)
             self._logger.save()
 
-    def _row_of(self, event: Event) -> tuple[int, dict[str, float]] | None:
-        """Step and values of an event that brings any; the step is the number of the global model."""
+    def _brings_values(self, event: Event) -> bool:
         match event:
-            case {"event": "round_finished", "round": int(number), "participants": participants}:
-                values = {"federation/participants": float(len(participants))}
-                for field in ("bytes_up", "bytes_down", "seconds"):
-                    if field in event:
-                        values[f"federation/{field}"] = float(event[field])
-                return number, values | (self._epsilon.up_to(number) if self._epsilon else {})
-            case {"event": "metrics", "version": int(number), "metrics": metrics} if number not in self._measured:
+            case {"event": "round_finished", "round": int(), "participants": list()}:
+                return True
+            case {"event": "metrics", "version": int(version), "metrics": dict(metrics)} if metrics:
                 # Sites that come back may report of the same model again.
-                self._measured.add(number)
-                return (number, {name: float(value) for name, value in metrics.items()}) if metrics else None
-        return None
+                known = version in self._measured
+                self._measured.add(version)
+                return not known
+        return False
+
+    def _values_of(self, event: Event) -> tuple[int, dict[str, float]]:
+        """Step, which is the number of the global model, and values by name."""
+        if event["event"] == "metrics":
+            return event["version"], {name: float(value) for name, value in event["metrics"].items()}
+        values = {"federation/participants": float(len(event["participants"]))}
+        for field in ("bytes_up", "bytes_down", "seconds"):
+            if field in event:
+                values[f"federation/{field}"] = float(event[field])
+        return event["round"], values | (self._epsilon.up_to(event["round"]) if self._epsilon else {})
 
 
 class Tracking:

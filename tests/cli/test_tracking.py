@@ -9,6 +9,7 @@ from typing import ClassVar
 import pytest
 import yaml
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_fed.cli import tracking
@@ -176,18 +177,23 @@ def test_a_logger_that_fails_is_named_once_and_the_others_go_on(log, track, capl
     assert "ConnectionError: no route to the tracking server" in warning
 
 
-def test_what_a_logger_that_failed_lacks_is_logged_after_a_restart(log, track):
-    with track(recording(fails="hyperparams")):
+@pytest.mark.parametrize(("call", "lacking"), [("hyperparams", [1, 1]), ("metrics", [1])])
+def test_what_a_logger_that_failed_lacks_is_logged_after_a_restart(log, track, monkeypatch, call, lacking):
+    with track(recording(fails=call)):
         round_done(log, 1)
     assert Recording.steps() == []
-    # The same config, and the server is there again.
-    original, Recording._told = Recording._told, lambda self, *call: self.calls.append(call)
-    try:
-        with track(recording(fails="hyperparams")):
-            pass
-    finally:
-        Recording._told = original
-    assert Recording.steps() == [1, 1]
+    # The same config, and the server is there again. It may have had the value at which the logger failed.
+    monkeypatch.setattr(Recording, "_told", lambda self, *call: self.calls.append(call))
+    with track(recording(fails=call)):
+        pass
+    assert Recording.steps() == lacking
+
+
+def test_a_coordinator_logs_whatever_its_number_among_the_tasks_of_a_cluster(tmp_path, log, track, monkeypatch):
+    monkeypatch.setattr(rank_zero_only, "rank", 3)  # which Lightning takes from SLURM_PROCID
+    with track({"class_path": CSV, "init_args": {"save_dir": str(tmp_path / "logs")}}):
+        round_done(log, 1)
+    assert len(list(tmp_path.glob("logs/**/metrics.csv"))) == 1
 
 
 def test_a_logger_that_hangs_keeps_nobody_from_ending(log, track, caplog, monkeypatch):
