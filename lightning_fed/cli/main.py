@@ -13,6 +13,7 @@ from lightning_fed.errors import FederationError
 
 # A module is imported when its command is called: only the commands that train need torch and Lightning.
 _COMMANDS = {
+    "init": ("init", "write a folder to start from: config, policy, keys, and what to do next"),
     "keys": ("keys", "make identities and the roster, show fingerprints"),
     "coordinate": ("coordinate", "run the coordinator of a federation"),
     "watch": ("watch", "follow a run by its coordinator's store"),

@@ -18,7 +18,8 @@ from lightning_fed.simulation.config import read_config as read_simulation
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+TEMPLATES = ROOT / "lightning_fed" / "cli" / "templates"
+CONFIGS = [*sorted((ROOT / "configs").glob("*.yaml")), *sorted(TEMPLATES.glob("*.yaml"))]
 
 PLANS = """
 name: on
@@ -217,9 +218,9 @@ def blocks():
         for number, block in enumerate(re.findall(r"```yaml\n(.*?)```", page.read_text(), flags=re.DOTALL)):
             yield pytest.param(block, id=f"{page.name}-{number}")
     for path in CONFIGS:
-        yield pytest.param(path.read_text(), id=path.name)
+        yield pytest.param(path.read_text(), id=f"{path.parent.name}-{path.name}")
         for number, variant in enumerate(variants(path.read_text())):
-            yield pytest.param(variant, id=f"{path.name}-{number}")
+            yield pytest.param(variant, id=f"{path.parent.name}-{path.name}-{number}")
 
 
 def variants(text):
@@ -234,6 +235,7 @@ def variants(text):
 def examples(monkeypatch, tmp_path):
     """The modules that the documents name: the repository's, and those that the page about adding your own prints."""
     monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.syspath_prepend(str(TEMPLATES))
     monkeypatch.syspath_prepend(str(tmp_path))
     page = (ROOT / "docs" / "extending.md").read_text()
     for name, body in re.findall(r"```python\n# (\w+\.py)\n(.*?)```", page, flags=re.DOTALL):

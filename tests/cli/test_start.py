@@ -18,7 +18,16 @@ finally:
 
 
 @pytest.mark.parametrize(
-    "command", ["--version", "--help", "keys show ROSTER", "report RUN", "status RUN", "ledger sign --help"]
+    "command",
+    [
+        "--version",
+        "--help",
+        "keys show ROSTER",
+        "report RUN",
+        "status RUN",
+        "ledger sign --help",
+        "init --role site --folder st-marys --name st-marys",
+    ],
 )
 def test_a_command_that_trains_nothing_imports_nothing_that_trains(command, tmp_path):
     run = subprocess.run(

@@ -1,0 +1,161 @@
+"""``lightning-fed init``: what it writes is accepted, trains, and takes the place of nothing."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lightning_fed import SitePolicy
+from lightning_fed.cli.coordinate import read_config
+from lightning_fed.transport.identity import Roster, load_card, load_identity
+
+ROOT = Path(__file__).parents[2]
+TEMPLATES = ROOT / "lightning_fed" / "cli" / "templates"
+
+SITE = ("--role", "site", "--folder", "st-marys", "--name", "st-marys")
+SITE_FILES = ["README.md", "site.yaml", "policy.yaml", "model.py", "keys/st-marys.key", "keys/st-marys.pub"]
+
+
+def files_in(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.slow
+def test_a_simulation_from_an_empty_folder_reaches_its_last_round(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+    def call(*arguments, cwd):
+        command = [sys.executable, "-m", "lightning_fed.cli.main", *arguments]
+        run = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240)
+        assert run.returncode == 0, run.stdout + run.stderr
+        return run.stdout
+
+    call("init", "--role", "simulation", "--folder", "mine", cwd=tmp_path)
+    folder = tmp_path / "mine"
+    command, snippet = re.findall(r"```\w*\n(.*?)```", (folder / "README.md").read_text(), flags=re.DOTALL)
+    assert "round 2 done by east, north, south" in call(*command.split()[1:], cwd=folder)
+    subprocess.run([sys.executable, "-c", snippet], cwd=folder, env=environment, check=True, timeout=120)
+
+
+def test_the_written_coordinator_and_sites_are_accepted_and_know_each_other(lightning_fed, tmp_path, monkeypatch):
+    assert lightning_fed("init", "--role", "coordinator", "--folder", "hub")[0] == 0
+    for name in ("st-marys", "no", "123"):
+        assert lightning_fed("init", "--role", "site", "--folder", f"sites/{name}", "--name", name)[0] == 0
+        (tmp_path / "sites" / name / "keys" / f"{name}.pub").rename(tmp_path / "hub" / "keys" / f"{name}.pub")
+    hub = tmp_path / "hub"
+    monkeypatch.chdir(hub)
+    command = re.search(r"lightning-fed (keys roster .*)", (hub / "README.md").read_text())[1]
+    command = command.replace("north", "st-marys").replace("south", "no").replace("west", "123")
+    assert lightning_fed(*command.split())[0] == 0
+    monkeypatch.syspath_prepend(str(hub))
+    config = read_config(["--config", "coordinator.yaml"])
+    assert load_identity(config.identity).name == "coordinator"
+    roster = Roster.load(config.roster)
+    assert len(roster.sites) == config.plan.quorum
+    for name in roster.sites:
+        monkeypatch.chdir(tmp_path / "sites" / name)
+        code, out, err = lightning_fed("fit", "--config", "site.yaml", "--print_config")
+        assert code == 0, err
+        assert "SITE_NAME" not in out + Path("README.md").read_text()
+        assert re.search(r"^ +site: '?([\w-]+)'?$", out, flags=re.MULTILINE)[1] == name
+        roster.check_own(load_identity(f"keys/{name}.key").card, Path("roster.yaml"))
+        policy = SitePolicy.load("policy.yaml")
+        policy.check_plan(config.plan, name)
+        assert policy.members == {}
+
+
+@pytest.mark.parametrize("there", SITE_FILES)
+@pytest.mark.parametrize("link", [False, True])
+def test_what_is_there_is_refused_by_its_name_and_nothing_is_written(lightning_fed, tmp_path, there, link):
+    path = tmp_path / "st-marys" / there
+    path.parent.mkdir(parents=True)
+    if link:
+        path.symlink_to("nowhere")
+    else:
+        path.write_text("mine")
+    code, out, err = lightning_fed("init", *SITE)
+    assert (code, out) == (1, "")
+    assert f"st-marys/{there} exists" in err
+    assert len(err.splitlines()) == 1
+    assert link or path.read_text() == "mine"
+    assert files_in(tmp_path) == ([] if link else [f"st-marys/{there}"])
+
+
+def test_what_fails_on_the_way_leaves_nothing(lightning_fed, tmp_path):
+    (tmp_path / "st-marys").mkdir()
+    (tmp_path / "st-marys" / "keys").write_text("mine")  # the last of all that is written goes below this
+    code, _, err = lightning_fed("init", *SITE)
+    assert code == 1
+    assert "st-marys/keys" in err
+    assert files_in(tmp_path) == ["st-marys/keys"]
+
+
+def test_folders_that_a_failure_made_needless_go_again(lightning_fed, tmp_path):
+    long = "n" * 250  # a folder may be named so, and the file name.key with a dot and more may not
+    code, _, err = lightning_fed("init", "--role", "simulation", "--folder", f"a/b/{long}/{'n' * 300}")
+    assert code == 1
+    assert "Nothing was left behind" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_other_files_is_written_to(lightning_fed, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert lightning_fed("init", "--role", "site", "--folder", ".", "--name", "st-marys")[0] == 0
+    assert files_in(tmp_path) == sorted([*SITE_FILES, "notes.txt"])
+    assert (tmp_path / "keys").stat().st_mode & 0o077 == 0
+    assert load_card(tmp_path / "keys" / "st-marys.pub") == load_identity(tmp_path / "keys" / "st-marys.key").card
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "--role is missing"),
+        (("--role", "site", "--folder", "x"), "--name is missing"),
+        (("--role", "simulation"), "--folder is missing"),
+        (("--role", "site", "--folder", "x", "--name", "../up"), "'../up' must be"),
+        (("--role", "site", "--folder", "x", "--name", "coordinator"), "cannot be named 'coordinator'"),
+        (("--role", "simulation", "--folder", "x", "--name", "y"), "--name is a site's"),
+    ],
+)
+def test_what_is_missing_or_wrong_is_one_line_where_nobody_can_be_asked(tmp_path, arguments, words):
+    command = [sys.executable, "-m", "lightning_fed.cli.main", "init", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = subprocess.run(
+        command, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+    )
+    assert run.returncode == 1
+    assert words in run.stderr
+    assert len(run.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_terminal_is_asked_for_what_is_missing(tmp_path):
+    here, there = pty.openpty()
+    os.write(here, b"site\nmine\nst-marys\n")
+    command = [sys.executable, "-m", "lightning_fed.cli.main", "init"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    try:
+        subprocess.run(command, cwd=tmp_path, env=environment, stdin=there, stdout=there, check=True, timeout=60)
+    finally:
+        os.close(here)
+        os.close(there)
+    assert files_in(tmp_path / "mine") == sorted(SITE_FILES)
+
+
+def test_the_templates_say_what_the_documented_configs_say():
+    """Two places, as the configs are not in the wheel: they differ in the lines named here and in no other."""
+
+    def other_lines(config, template):
+        old, new = ((ROOT / "configs" / config).read_text(), (TEMPLATES / template).read_text())
+        return sorted(set(new.splitlines()) ^ set(old.splitlines()))
+
+    assert other_lines("policy.yaml", "policy.yaml") == []
+    allowed = r"# .* --config |  class_path: (model|examples)\.|  name: "
+    assert all(re.match(allowed, line) for line in other_lines("federation.yaml", "coordinator.yaml"))
+    settings = r"site|identity|policy|init_args: \{dirpath|batch_size|root"
+    allowed = rf"# A site: .* --config | +({settings}|class_path: (model|examples|lightning_fed)\.)"
+    assert all(re.match(allowed, line) for line in other_lines("site.yaml", "site.yaml"))
