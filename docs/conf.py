@@ -16,6 +16,7 @@ NAVIGATION = {
         "docs/data",
         "docs/devices",
         "docs/extending",
+        "docs/troubleshooting",
     ],
     "Explanation": [
         "docs/what-leaves-the-building",
@@ -31,6 +32,7 @@ NAVIGATION = {
         "docs/index",
         "docs/lightning",
         "docs/compositions",
+        "docs/glossary",
         "CHANGELOG",
     ],
     "Python interface": [
