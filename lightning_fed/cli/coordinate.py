@@ -89,7 +89,7 @@ def read_config(arguments: Sequence[str]) -> Namespace:
         PlanError: a value of the plan that no federation can run with.
         ConfigError: a value that is none of its setting's kind.
     """
-    config = _parser().parse_args(list(arguments))
+    config = config_parser().parse_args(list(arguments))
     config.plan = converted({"plan": config.plan.as_dict()}, dict[str, FederationPlan])["plan"]
     config.logger = config.logger if isinstance(config.logger, list) else [config.logger] if config.logger else []
     return config
@@ -111,7 +111,8 @@ def _initial(config: Namespace) -> "LightningModule | None":
     return model
 
 
-def _parser() -> NamesNearest:
+def config_parser() -> NamesNearest:
+    """Return the parser of the command's options and of its config, which have the same names."""
     from lightning_fed.lightning_api import LightningModule, Logger
 
     parser = NamesNearest(prog="lightning-fed coordinate", description="Run the coordinator of a federation.")

@@ -17,14 +17,12 @@ from lightning_fed.transport.identity import Identity, new_identity, write_ident
 Role = Literal["coordinator", "site", "simulation"]
 
 _FILES: dict[Role, dict[str, str]] = {
-    "simulation": {"README.md": "simulation.md", "simulation.yaml": "simulation.yaml", "model.py": "model.py"},
-    "coordinator": {"README.md": "coordinator.md", "coordinator.yaml": "coordinator.yaml", "model.py": "model.py"},
-    "site": {
-        "README.md": "site.md",
-        "site.yaml": "site.yaml",
-        "policy.yaml": "policy.yaml",
-        "model.py": "model.py",
-    },
+    "simulation": {"README.md": "simulation.md"}
+    | {name: name for name in ("simulation.yaml", "simulation.schema.json", "model.py")},
+    "coordinator": {"README.md": "coordinator.md"}
+    | {name: name for name in ("coordinator.yaml", "coordinator.schema.json", "model.py")},
+    "site": {"README.md": "site.md"}
+    | {name: name for name in ("site.yaml", "policy.yaml", "policy.schema.json", "model.py")},
 }
 """The template of each file, by its name in the folder."""
 

@@ -7,17 +7,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
+import yaml
 
 from lightning_fed import SitePolicy
 from lightning_fed.cli.coordinate import read_config
+from lightning_fed.cli.schemas import schemas
 from lightning_fed.transport.identity import Roster, load_card, load_identity
 
 ROOT = Path(__file__).parents[2]
 TEMPLATES = ROOT / "lightning_fed" / "cli" / "templates"
 
 SITE = ("--role", "site", "--folder", "st-marys", "--name", "st-marys")
-SITE_FILES = ["README.md", "site.yaml", "policy.yaml", "model.py", "keys/st-marys.key", "keys/st-marys.pub"]
+KEYS = ["keys/st-marys.key", "keys/st-marys.pub"]
+SITE_FILES = ["README.md", "site.yaml", "policy.yaml", "policy.schema.json", "model.py", *KEYS]
 
 
 def files_in(folder):
@@ -147,15 +151,46 @@ def test_a_terminal_is_asked_for_what_is_missing(tmp_path):
 
 
 def test_the_templates_say_what_the_documented_configs_say():
-    """Two places, as the configs are not in the wheel: they differ in the lines named here and in no other."""
+    """Two places, as the configs are not in the wheel: what is changed in one is changed in the other."""
 
-    def other_lines(config, template):
+    def other_lines(config, template, allowed):
         old, new = ((ROOT / "configs" / config).read_text(), (TEMPLATES / template).read_text())
-        return sorted(set(new.splitlines()) ^ set(old.splitlines()))
+        lines = sorted(set(new.splitlines()) ^ set(old.splitlines()))
+        return [line for line in lines if not re.match(rf"# yaml-language-server: |# .* --config |{allowed}", line)]
 
-    assert other_lines("policy.yaml", "policy.yaml") == []
-    allowed = r"# .* --config |  class_path: (model|examples)\.|  name: "
-    assert all(re.match(allowed, line) for line in other_lines("federation.yaml", "coordinator.yaml"))
+    assert other_lines("policy.yaml", "policy.yaml", "never") == []
+    allowed = r"  class_path: (model|examples)\.|  name: "
+    assert other_lines("federation.yaml", "coordinator.yaml", allowed) == []
     settings = r"site|identity|policy|init_args: \{dirpath|batch_size|root"
-    allowed = rf"# A site: .* --config | +({settings}|class_path: (model|examples|lightning_fed)\.)"
-    assert all(re.match(allowed, line) for line in other_lines("site.yaml", "site.yaml"))
+    allowed = rf" +({settings}|class_path: (model|examples|lightning_fed)\.)"
+    assert other_lines("site.yaml", "site.yaml", allowed) == []
+
+
+def test_the_stored_schemas_are_those_of_the_settings_as_they_are():
+    stored = {path.name: path.read_bytes() for path in TEMPLATES.glob("*.json")}
+    assert stored == schemas(), "run: python -m lightning_fed.cli.schemas"
+
+
+def beyond(schema, part, value, at=""):
+    """The settings of a value that a part of a schema does not know, or has no word for."""
+    if "anyOf" in part:
+        return min((beyond(schema, choice, value, at) for choice in part["anyOf"]), key=len)
+    part = schema["$defs"][part["$ref"].rsplit("/", 1)[1]] if "$ref" in part else part
+    if value not in part.get("enum", [value]):
+        return [at]
+    if "properties" not in part or not isinstance(value, dict):
+        return []
+    known, found = part["properties"], []
+    for name, inner in value.items():
+        found += beyond(schema, known[name], inner, f"{at}.{name}") if name in known else [f"{at}.{name}"]
+    return found
+
+
+@pytest.mark.parametrize("name", ["coordinator", "policy", "simulation"])
+def test_a_template_names_the_schema_that_it_keeps(name):
+    text = (TEMPLATES / f"{name}.yaml").read_text()
+    assert text.startswith(f"# yaml-language-server: $schema={name}.schema.json\n")
+    schema = msgspec.json.decode((TEMPLATES / f"{name}.schema.json").read_bytes())
+    assert beyond(schema, schema, yaml.safe_load(text)) == []
+    wrong = {"plan": {"masking": {"mode": "of"}, "nobody": 1}} if name != "policy" else {"masking": "of", "nobody": 1}
+    assert len(beyond(schema, schema, wrong)) == 2
