@@ -6,7 +6,7 @@ INSTALLED = $(VENV)/.installed-for-development
 DROP_IN ?= $(VENV)-drop-in
 INSTALLED_FOR_DOCS = $(VENV)/.installed-for-docs
 
-.PHONY: setup demo test drop-in fuzz chaos lint docs dist requirements bench
+.PHONY: setup demo test drop-in fuzz chaos soak lint docs dist requirements bench
 
 setup: $(INSTALLED)
 
@@ -45,6 +45,9 @@ chaos: $(INSTALLED)
 ifeq ($(SEEDS), 1-24)
 	$(CHAOS) tests/chaos/kill_points.py
 endif
+
+soak: $(INSTALLED)
+	$(CHAOS) tests/chaos/soak.py
 
 fuzz: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/protocol/fuzz.py --inputs 10000000

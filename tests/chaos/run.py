@@ -36,6 +36,9 @@ _DISK_BYTES = 1 << 20
 _STUCK_S = 120.0
 """Seconds without a new global model after which a run has failed; longer than all that the plan waits for."""
 
+_START_S = 3.0
+"""How long a coordinator starts, which needs the disk; later it waits for it."""
+
 _AFTERMATH_S = 5.0
 """How long after a limit was lifted a process may still end because of it."""
 
@@ -57,7 +60,7 @@ class Member:
         self._start = start
         self.starts = 0
         self.result: Any = None
-        self.up_at = 0.0
+        self.up_at = self.began_at = 0.0
         self.excused_until: dict[str, float] = {}
         self.program: Program | None = None
         self.stopped = False
@@ -65,6 +68,7 @@ class Member:
     def begin(self) -> None:
         self.program = self._start(self.starts)
         self.starts += 1
+        self.began_at = time.monotonic()
         self.stopped = False
 
     @property
@@ -211,9 +215,12 @@ class Run:
         if why is not None:
             self._note(f"{member.name} ended: {why}")
             now = time.monotonic()
-            excuse = next((kind for kind, until in member.excused_until.items() if now < until), None)
+            excuses = [kind for kind, until in member.excused_until.items() if now < until]
+            excuse = "memory" if "memory" in excuses else next(iter(excuses), None)
             if excuse is None:
                 raise Wrong(f"{member.name} ended without a reason: {why}")
+            if member is self.coordinator and excuse != "memory" and now - member.began_at > _START_S:
+                raise Wrong(f"the coordinator has not waited for what {excuse} kept from it: {why}")
             self.restarts[f"{member.name.split('-')[0]} after {excuse}"] += 1
         if self.coordinator.result is not None:
             self._start_again_for_late_sites()

@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 def test_one_seed_of_chaos_loses_and_doubles_nothing():
     folders = [HERE.parents[1], HERE.parent / "federation", HERE]
     run = subprocess.run(
-        [sys.executable, HERE / "run.py", "--seeds", "1", "--faults", "30", "--rounds", "20"],
+        [sys.executable, HERE / "run.py", "--seeds", "1", "--faults", "30", "--rounds", "15"],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders)), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -30,4 +30,4 @@ def test_one_seed_of_chaos_loses_and_doubles_nothing():
 @pytest.mark.slow
 @pytest.mark.parametrize("plan", PLANS)
 def test_a_coordinator_killed_at_points_of_its_work_goes_on_with_the_same_models(tmp_path, plan):
-    assert len(compare(tmp_path, plan, most=6, visits=[1, 2])) >= 3
+    assert len(compare(tmp_path, plan, most=6, visit=1)) >= 5

@@ -85,6 +85,7 @@ class SignedSums:
         self._layout = layout.hex()
         self._keep = keep
         self._min_change = min_change
+        self._sets: dict[frozenset[str], frozenset[str]] = {}
         self._of_round: dict[tuple[Purpose, int], frozenset[str]] = {}
         self._of_model: dict[tuple[Purpose, str], set[frozenset[str]]] = {}
         self._of_layout: dict[Purpose, set[frozenset[str]]] = {}
@@ -179,6 +180,8 @@ class SignedSums:
 
     def _remember(self, signed: SignedSum) -> None:
         survivors, purpose = frozenset(signed.survivors), signed.purpose
+        # Round after round the same sites: one set of them for thousands of rounds.
+        survivors = self._sets.setdefault(survivors, survivors)
         if signed.run == self._run:
             self._of_round[purpose, signed.round] = survivors
         self._of_model.setdefault((purpose, signed.model), set()).add(survivors)
