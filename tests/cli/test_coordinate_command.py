@@ -59,7 +59,7 @@ def test_a_misspelt_key_is_named(coordinate, section, named):
         ({"more": "roster: keys/other.yaml"}, "keys/other.yaml does not exist"),
         ({"more": "checkpoint: none.ckpt"}, "none.ckpt is missing or is no checkpoint"),
         ({"more": "checkpoint: federation.yaml"}, "federation.yaml is missing or is no checkpoint"),
-        ({"more": "address: nonsense"}, "cannot listen at nonsense"),
+        ({"more": "address: nonsense"}, "the address 'nonsense' cannot be used. Write it like tcp://host:5790"),
     ],
 )
 def test_what_cannot_be_used_is_one_line_and_exit_code_1(coordinate, section, message):
