@@ -45,7 +45,7 @@ def commands():
                 yield pytest.param(container["args"], id=f"kustomize {container['name']}")
 
 
-@pytest.mark.parametrize("arguments", commands())
+@pytest.mark.parametrize("arguments", list(commands()))
 def test_the_command_line_takes_every_command_with_the_configs_of_this_project(lightning_fed, monkeypatch, arguments):
     monkeypatch.chdir(ROOT)
     # Where they are deployed, the configs lie in /etc or in the member's folder.
