@@ -14,6 +14,7 @@ from typing import Any
 NAVIGATION = {
     "How-to guides": [
         "docs/data",
+        "docs/deployment",
         "docs/devices",
         "docs/extending",
         "docs/troubleshooting",
