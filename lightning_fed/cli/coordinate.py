@@ -15,6 +15,7 @@ from lightning_fed.cli.prometheus import Endpoint, RunMetrics
 from lightning_fed.cli.tracking import Tracking, make_loggers
 from lightning_fed.cli.watch import SHOW_HELP, Following, Screen, Show
 from lightning_fed.coordinator.loading import load_weights
+from lightning_fed.coordinator.retention import Keep
 from lightning_fed.coordinator.service import Coordinator
 from lightning_fed.errors import ConfigError, IdentityError
 from lightning_fed.plan import FederationPlan
@@ -51,6 +52,7 @@ def run(arguments: Sequence[str]) -> int:
         roster=roster,
         store=config.store,
         initial=_initial(config),
+        keep=config.keep,
     )
     if config.show != "json":
         screen.display.say(f"listening at {coordinator.address}; the store is {config.store}")
@@ -91,6 +93,8 @@ def read_config(arguments: Sequence[str]) -> Namespace:
     """
     config = config_parser().parse_args(list(arguments))
     config.plan = converted({"plan": config.plan.as_dict()}, dict[str, FederationPlan])["plan"]
+    if config.keep is not None:
+        config.keep = converted({"keep": config.keep.as_dict()}, dict[str, Keep])["keep"]
     config.logger = config.logger if isinstance(config.logger, list) else [config.logger] if config.logger else []
     return config
 
@@ -143,6 +147,12 @@ def config_parser() -> NamesNearest:
     )
     parser.add_argument(
         "--metrics_host", "--metrics-host", type=str, default="127.0.0.1", help="where; anybody who reaches it can read"
+    )
+    parser.add_argument(
+        "--keep",
+        type=Keep | None,
+        default=None,
+        help="which global models stay in the store: {last: 3, best: true, every: 10}; all if not given",
     )
     parser.add_argument("--show", type=Show | None, default=None, help=SHOW_HELP)
     parser.add_argument("--seed", type=int | None, default=None, help="seed of the model's random weights")

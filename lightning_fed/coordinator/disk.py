@@ -1,4 +1,4 @@
-"""Whether the disk of a store has room for the rounds that are planned; nothing is removed while a run goes on."""
+"""Whether the disk of a store has room for the rounds that are planned."""
 
 import shutil
 from dataclasses import dataclass
@@ -15,16 +15,19 @@ class Shortage:
         rounds: rounds that are still to come.
         bytes_a_round: bytes that each of them takes, at least.
         bytes_free: bytes that are free.
+        models: models that will be there beside those of now, at most; fewer than the rounds where older ones are
+            removed.
     """
 
     rounds: int
     bytes_a_round: int
     bytes_free: int
+    models: int
 
     @property
     def bytes_needed(self) -> int:
         """Bytes that all of them take, at least."""
-        return self.rounds * self.bytes_a_round
+        return self.models * self.bytes_a_round
 
     @property
     def rounds_held(self) -> int:
@@ -33,16 +36,22 @@ class Shortage:
 
     def __str__(self) -> str:
         free, needed, each = map(decimal, (self.bytes_free, self.bytes_needed, self.bytes_a_round))
+        if self.models < self.rounds:
+            return (
+                f"is too small for the models that are kept: {free} are free, and at least {needed} are needed (for "
+                f"{self.models} more, {each} each, .safetensors and .ckpt). Make room, or keep fewer models (keep)."
+            )
         return (
             f"will be full after about {self.rounds_held} of the {self.rounds} rounds to come: {free} are free, and at "
-            f"least {needed} are needed ({each} a round, .safetensors and .ckpt). Make room, or move older files out "
-            "of its models/ from time to time, also while this runs: only the newest model is needed."
+            f"least {needed} are needed ({each} a round, .safetensors and .ckpt). Make room, have older models "
+            "removed (keep: {last: 3}), or move them out of its models/ from time to time, also while this runs: only "
+            "the newest is needed."
         )
 
 
-def shortage(rounds: int, bytes_a_round: int, bytes_free: int) -> Shortage | None:
-    """What is short, None when the rounds have room."""
-    short = Shortage(rounds, bytes_a_round, bytes_free)
+def shortage(rounds: int, bytes_a_round: int, bytes_free: int, models: int | None = None) -> Shortage | None:
+    """What is short, None when the rounds have room; a model each unless it is said how many ``models`` stay."""
+    short = Shortage(rounds, bytes_a_round, bytes_free, rounds if models is None else models)
     return short if short.bytes_needed > bytes_free else None
 
 

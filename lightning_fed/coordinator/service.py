@@ -13,6 +13,7 @@ from lightning_fed.coordinator.events import EventLog
 from lightning_fed.coordinator.hyperparameters import loadable_hyperparameters
 from lightning_fed.coordinator.insist import insist
 from lightning_fed.coordinator.recorded import LEDGER
+from lightning_fed.coordinator.retention import Keep
 from lightning_fed.coordinator.store import Store
 from lightning_fed.errors import (
     FederationError,
@@ -73,6 +74,7 @@ class Coordinator:
         initial: the module whose weights are the initial global model; None asks the first site for its untrained
             one, which sites whose policy requires masks do not give. Ignored when the store holds a global model
             already.
+        keep: which global models the store keeps; all of them when not given.
 
     Attributes:
         address: where it listens.
@@ -91,6 +93,7 @@ class Coordinator:
         roster: Roster,
         store: Path | str,
         initial: "LightningModule | None" = None,
+        keep: Keep | None = None,
     ) -> None:
         hyperparameters, left_out = loadable_hyperparameters(initial) if initial is not None else ({}, [])
         if left_out:
@@ -101,7 +104,7 @@ class Coordinator:
                 type(initial).__name__,
                 left_out[0],
             )
-        self._store = Store(Path(store), plan, hyperparameters)
+        self._store = Store(Path(store), plan, hyperparameters, keep)
         self._events = EventLog(self._store.folder)
         model, fresh = self._store.model, False
         if model is None and initial is not None:
@@ -239,6 +242,7 @@ class Coordinator:
                     self._timers[timer] = time.monotonic() + after_s
                 case Save(model):
                     self._insist(f"global model {model.version}", partial(self._store.save, model))
+                    self._store.tidy(self._session.may_be_best)
                     if model.version == 0:
                         self._look_at_the_disk(model)
                 case Charge(round, attempt, mechanism) if self._ledger:

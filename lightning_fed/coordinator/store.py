@@ -13,7 +13,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from lightning_fed.coordinator.disk import Shortage, bytes_free, bytes_taken, shortage
+from lightning_fed.coordinator.retention import Keep, remove, versions_in
 from lightning_fed.errors import FederationError, StoreError
 from lightning_fed.files import remedy, remove_torn, write_whole
 from lightning_fed.plan import FederationPlan
@@ -52,6 +53,7 @@ class Store:
         plan: the federation's plan; a folder of another plan is refused.
         hyperparameters: of the LightningModule, written into the ``.ckpt`` files so that
             ``MyModule.load_from_checkpoint`` needs no arguments; empty when the coordinator does not know them.
+        keep: which global models stay; all of them when not given.
 
     Attributes:
         folder: the folder.
@@ -63,8 +65,12 @@ class Store:
         StoreError: the folder belongs to another plan, or cannot be read or written.
     """
 
-    def __init__(self, folder: Path, plan: FederationPlan, hyperparameters: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, plan: FederationPlan, hyperparameters: Mapping[str, Any], keep: Keep | None = None
+    ) -> None:
         self.folder = folder
+        self._keep = keep
+        self._cannot_remove = False
         self._plan = plan
         self._hyperparameters = dict(hyperparameters)
         self._models = folder / "models"
@@ -136,6 +142,17 @@ class Store:
         self._owed[model.version] = state
         self._export = self._exporter.submit(self._write_owed)
 
+    def tidy(self, may_be_best: Set[int]) -> None:
+        """Remove the models that need not be kept, in the background, after the newest was saved.
+
+        What cannot be removed is tried again after the next one; the federation goes on.
+
+        Args:
+            may_be_best: versions that are the best by ``plan.best``, or may turn out to be.
+        """
+        if self._keep:
+            self._exporter.submit(self._remove_obsolete, self._keep, self._newest, may_be_best)
+
     def shortage(self, rounds: int) -> Shortage | None:
         """What the disk lacks for so many further rounds as large as the newest one; None when it has room.
 
@@ -146,7 +163,11 @@ class Store:
         try:
             # The checkpoint may still be under way, and holds the same tensors.
             taken = 2 * bytes_taken(newest) + bytes_taken(newest.with_suffix(".server"))
-            return shortage(rounds, taken, bytes_free(self._models))
+            models = None
+            if self._keep:
+                there = len(versions_in(self._models))
+                models = self._keep.models_to_come(rounds, self._newest, there, best=self._plan.best is not None)
+            return shortage(rounds, taken, bytes_free(self._models), models)
         except OSError as error:
             raise StoreError(f"{self._models} cannot be read: {error.strerror}. Mend the disk.") from error
 
@@ -174,6 +195,26 @@ class Store:
     def _remove_torn(self) -> None:
         for place in (self.folder, self._models):
             remove_torn(place)
+
+    def _remove_obsolete(self, keep: Keep, newest: int, may_be_best: Set[int]) -> None:
+        failure = None
+        try:
+            obsolete = keep.obsolete(versions_in(self._models), newest, may_be_best)
+        except OSError as error:
+            obsolete, failure = [], error
+        for version in obsolete:
+            self._owed.pop(version, None)
+            try:
+                remove(self._models, version)
+            except OSError as error:
+                failure = error
+        if failure and not self._cannot_remove:
+            _log.warning(
+                "older models cannot be removed from %s: %s. Mend its permissions; it is tried again after each round.",
+                self._models,
+                failure.strerror,
+            )
+        self._cannot_remove = failure is not None
 
     def _write_owed(self) -> None:
         failure = None

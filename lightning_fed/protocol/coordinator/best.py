@@ -4,8 +4,11 @@ There is no second record that could disagree with the metrics in the event log.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
+
+UNSETTLED = 3
+"""Of how many of the newest global models metrics may still come: of each until the second after it is made."""
 
 
 class Measured(NamedTuple):
@@ -69,9 +72,22 @@ class BestSoFar:
     @property
     def best(self) -> Best | None:
         """The best global model, None before the first was measured."""
-        if not self._values:
+        return self._best_of(self._values)
+
+    def may_be_best(self, newest: int) -> set[int]:
+        """The global models that are the best or may turn out to be, whatever is still measured.
+
+        The best one, the newest ones, and the best of all others: if a newest one is measured again, and worse, it is
+        that one. It is also the one that the event log knows, where the last events are not written yet.
+        """
+        settled = newest - UNSETTLED
+        found = (self.best, self._best_of([version for version in self._values if version <= settled]))
+        return {each.version for each in found if each} | set(range(settled + 1, newest + 1))
+
+    def _best_of(self, versions: Collection[int]) -> Best | None:
+        if not versions:
             return None
-        version = min(self._values, key=lambda each: (self._sign * self._values[each], each))
+        version = min(versions, key=lambda each: (self._sign * self._values[each], each))
         return Best(version, self._values[version])
 
     @property

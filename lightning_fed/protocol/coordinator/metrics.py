@@ -68,6 +68,10 @@ class MetricReports:
         """Why the plan has the federation end before its last round; empty as long as it does not."""
         return self._best.reason_to_end if self._best else ""
 
+    def may_be_best(self, newest: int) -> set[int]:
+        """See ``BestSoFar.may_be_best``; empty where the plan names no best model."""
+        return self._best.may_be_best(newest) if self._best else set()
+
     @property
     def caught(self) -> dict[str, str]:
         """See ``MaskedSum.caught``."""

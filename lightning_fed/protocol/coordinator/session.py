@@ -234,6 +234,11 @@ class CoordinatorSession:
         expired = self._after_collection(self._collection.expired(timer)) if self._collection else []
         return [*expired, *self._metrics.expired(timer), *self._end_early()]
 
+    @property
+    def may_be_best(self) -> set[int]:
+        """Versions of the global models that are the best by ``plan.best``, or may turn out to be."""
+        return self._metrics.may_be_best(self.model.version) if self.model else set()
+
     # Joining
 
     def _joining(self, site: str, join: m.Join) -> list[Action]:
