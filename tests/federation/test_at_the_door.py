@@ -7,8 +7,15 @@ import socket
 import threading
 from urllib.parse import urlsplit
 
+import pytest
 from modules import Plain, train
 from processes import Program, _coordinate
+
+from lightning_fed.errors import ProtocolError
+from lightning_fed.protocol import messages as m
+from lightning_fed.protocol.site.session import SiteSession
+from lightning_fed.transport.identity import load_identity
+from lightning_fed.transport.site import SiteConnection
 
 DESCRIPTORS = 256
 
@@ -67,3 +74,22 @@ def test_a_thousand_idle_connections_keep_nobody_from_training(federation):
         crowd.close()
     assert here.model(3)
     assert crowd.sent_away > DESCRIPTORS
+
+
+@pytest.mark.slow
+def test_a_site_of_another_protocol_version_is_told_both_versions(federation, monkeypatch):
+    here = federation(sites=2)
+    coordinator = here.coordinate(Plain)
+    monkeypatch.setattr(m, "VERSION", m.VERSION + 1)  # in this process: the coordinator has one of its own
+    north = load_identity(here.keys / "site-0.key")
+    session = SiteSession("site-0", "process", "9.9", north.signing_key, {})
+    connection = SiteConnection(here.address, north, here.roster.coordinator, session, 60.0, lambda notice: None)
+    try:
+        with pytest.raises(
+            ProtocolError, match=rf"protocol {m.VERSION} \(lightning_fed 9.9\).*protocol {m.VERSION - 1}"
+        ):
+            connection.wait(lambda session: session.plan, "the plan")
+    finally:
+        connection.close()
+    assert "Install the same version" in here.wait_for("site_refused", site="site-0")["reason"]
+    coordinator.kill()
