@@ -13,6 +13,11 @@ LEDGER = "ledger.jsonl"
 """The coordinator's privacy ledger in its folder."""
 
 
+class _NamesBest(msgspec.Struct, frozen=True):
+    metric: str
+    mode: Literal["min", "max"]
+
+
 class _Recorded(msgspec.Struct, frozen=True):
     run: str
     plan: dict[str, Any]
@@ -46,16 +51,20 @@ def read_best(folder: Path) -> tuple[str, Best]:
             "(metric and mode) to the next run; the metrics of each model are in the report."
         )
     try:
+        names = msgspec.convert(best, _NamesBest)
+    except msgspec.ValidationError as error:
+        raise StoreError(f"plan.best of {folder} cannot be read: {error}. Restore run.json.") from error
+    try:
         content = (folder / "events.jsonl").read_bytes()
     except OSError as error:
         raise StoreError(f"the event log of {folder} cannot be read: {error.strerror}. Restore it.") from error
-    found = BestSoFar(best["metric"], best["mode"], measured=measured_in(entries_of(content))).best
+    found = BestSoFar(names.metric, names.mode, measured=measured_in(entries_of(content))).best
     if found is None:
         raise StoreError(
-            f"no site has reported a finite {best['metric']} of a global model in {folder} yet. Ask again later, or "
+            f"no site has reported a finite {names.metric} of a global model in {folder} yet. Ask again later, or "
             "see that the sites validate and their modules log it."
         )
-    return str(best["metric"]), found
+    return names.metric, found
 
 
 def checkpoint_of(folder: Path, version: int | Literal["best"] | None) -> Path:

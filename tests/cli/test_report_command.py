@@ -133,6 +133,10 @@ def test_the_best_model_is_named_by_its_path_alone_and_by_the_metrics_alone(tmp_
     path.touch()
     assert main(["report", "--best", str(tmp_path / "store")]) == 0
     assert capsys.readouterr().out == f"{path}\tval_auroc 0.9\n"
+    record = tmp_path / "store" / "run.json"
+    record.write_text(record.read_text().replace('"mode": "max"', '"mode": "most"'))
+    assert main(["report", "--best", str(tmp_path / "store")]) == 1
+    assert "plan.best of" in capsys.readouterr().err
 
 
 def test_a_plan_that_names_no_metric_has_no_best_model(run, capsys):
