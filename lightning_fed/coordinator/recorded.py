@@ -1,5 +1,6 @@
 """What a coordinator's folder says to whoever reads it: without torch, so that a report is there at once."""
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,6 +68,12 @@ def read_best(folder: Path) -> tuple[str, Best]:
     return names.metric, found
 
 
+def stored_versions(folder: Path) -> list[int]:
+    """Versions of a store's global models, in order; a copy that somebody laid beside them is none."""
+    models = (folder / "models").glob("*.safetensors")
+    return sorted(int(path.stem) for path in models if re.fullmatch(r"\d{6,}", path.stem, re.ASCII))
+
+
 def checkpoint_of(folder: Path, version: int | Literal["best"] | None) -> Path:
     """The Lightning checkpoint of one of a store's global models; the newest one's when no version is given.
 
@@ -74,7 +81,7 @@ def checkpoint_of(folder: Path, version: int | Literal["best"] | None) -> Path:
         StoreError: the folder is no store, or does not have it (yet); or see ``read_best``.
     """
     read_run(folder)
-    there = sorted(int(path.stem) for path in (folder / "models").glob("[0-9]*.safetensors"))
+    there = stored_versions(folder)
     if version == "best":
         version = read_best(folder)[1].version
     elif version is None:

@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from lightning_fed.coordinator.disk import Shortage, bytes_free, bytes_taken, shortage
+from lightning_fed.coordinator.recorded import stored_versions
 from lightning_fed.coordinator.retention import Keep, remove, versions_in
 from lightning_fed.errors import FederationError, StoreError
 from lightning_fed.files import remedy, remove_torn, write_whole
@@ -99,7 +100,7 @@ class Store:
         # Durably before anything is sent: a restarted coordinator must not ask for an attempt's keys again.
         self._write_record(msgspec.structs.replace(self._record, starts=self.starts + 1))
         self._remove_torn()
-        versions = sorted(int(path.stem) for path in self._models.glob("[0-9]*.safetensors"))
+        versions = stored_versions(folder)
         there = bool(versions) and self._record.layout is not None
         self.model = self._read(versions[-1]) if there else None
         # Now: to ask for it later takes open files, which may be used up by then.

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from lightning_fed.coordinator.recorded import stored_versions
 from lightning_fed.errors import ConfigError, StoreError
 from lightning_fed.files import write_whole
 from lightning_fed.simulation.config import COORDINATOR, Settings, Simulation
@@ -67,7 +68,7 @@ class RunFolder:
 
     def newest_version(self) -> int:
         """The number of rounds that the newest stored global model has behind it; 0 for the initial one or none."""
-        return max((int(path.stem) for path in self.store.glob("models/[0-9]*.safetensors")), default=0)
+        return max(stored_versions(self.store), default=0)
 
     @contextmanager
     def locked(self) -> Iterator[int]:

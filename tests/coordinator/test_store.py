@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from lightning_fed.coordinator.recorded import checkpoint_of
 from lightning_fed.coordinator.store import Store
 from lightning_fed.errors import StoreError
 from lightning_fed.plan import FederationPlan
@@ -32,6 +33,19 @@ def test_the_newest_model_comes_back_with_all_that_belongs_to_it(tmp_path, serve
     assert model.server.keys() == server.keys()
     for name, value in server.items():
         assert torch.equal(torch.as_tensor(model.server[name]), torch.as_tensor(value))
+
+
+def test_a_copy_that_somebody_laid_beside_the_models_is_no_model(tmp_path):
+    store = Store(tmp_path, FederationPlan(), {})
+    store.save(FIRST)
+    store.close()
+    models = tmp_path / "models"
+    for name in ("000000-copy", "before", "7"):
+        (models / f"{name}.safetensors").write_bytes((models / "000000.safetensors").read_bytes())
+    again = Store(tmp_path, FederationPlan(), {})
+    again.close()
+    assert again.model.version == 0
+    assert checkpoint_of(tmp_path, None).name == "000000.ckpt"
 
 
 def test_a_models_own_files_name_no_site(tmp_path):
