@@ -21,6 +21,9 @@ SHOW_HELP = "a table that changes, lines, or the log's own JSON lines; by defaul
 _LOOK_S = 0.2
 """How often the log is looked at."""
 
+_QUIET_S = 3.0
+"""A log that has ended and was still for so long has been followed to its end: the last model's metrics come late."""
+
 
 class Screen:
     """Follows an event log: what is shown is what is in the log, and nothing else.
@@ -37,18 +40,19 @@ class Screen:
         self.progress = Progress([])
         self.display = Display(list(metrics), times=True, live=show in (None, "table"))
 
-    def look(self, *, quietly: bool = False) -> None:
-        """Show what is new; ``quietly`` takes it in alone."""
+    def look(self, *, quietly: bool = False) -> bool:
+        """Show what is new, and say whether there was anything; ``quietly`` takes it in alone."""
         events = self._tail.new()
         for event in events:
             self.progress.take(event)
         if quietly or not events:
-            return
+            return bool(events)
         if self._json:
             for event in events:
                 print(json.dumps(event), flush=True)
         else:
             self.display.take(events, self.progress)
+        return True
 
 
 class Following:
@@ -107,10 +111,11 @@ def run(arguments: Sequence[str]) -> int:
         screen.display.console.print(live_view(screen.progress, metrics))
     else:
         with screen.display:
-            screen.look()
-            while not screen.progress.over:
+            still_since = time.monotonic()
+            while not screen.progress.over or time.monotonic() - still_since < _QUIET_S:
+                if screen.look():
+                    still_since = time.monotonic()
                 time.sleep(_LOOK_S)
-                screen.look()
     return int(screen.progress.over and not screen.progress.finished)
 
 

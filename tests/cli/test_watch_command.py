@@ -69,16 +69,19 @@ def test_watch_follows_a_run_to_its_end(tmp_path, log, show):
     first = watching.stdout.readline()
     round_done(log)
     log.write("finished", {"version": 1})
+    time.sleep(1)  # sites validate the last model, and report it when the run has ended
+    log.write("metrics", {"version": 1, "sites": 2, "metrics": {"val_auroc": 0.75}})
     lines = [first, *watching.stdout.read().splitlines()]
     assert watching.wait() == 0
     if show == "json":
-        kinds = ["started", "site_joined", "round_started", "round_finished", "finished"]
+        kinds = ["started", "site_joined", "round_started", "round_finished", "finished", "metrics"]
         assert [json.loads(line)["event"] for line in lines] == kinds
     else:
         assert re.match(rf"{CLOCK} run ab12: global model 0 of 2 rounds; waiting for north, south", first)
-        assert [line[9:] for line in lines][-2:] == [
+        assert [line[9:] for line in lines][-3:] == [
             "round 1 done by north, south in 1.5 s, 2.0 kB up, 3.0 kB down",
             "finished with global model 1",
+            "global model 1: val_auroc 0.7500",
         ]
 
 
