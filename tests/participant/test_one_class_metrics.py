@@ -80,22 +80,25 @@ class Reporting(L.Callback):
         self.reports.append(self.metrics.after_epoch(trainer, 0, settled=True))
 
 
-@pytest.mark.parametrize("local", [LocalTraining(epochs=1), LocalTraining(steps=3)])
-def test_a_metric_that_the_model_does_not_log_costs_only_itself(local):
-    names = ["val_accuracy", "val_acuracy"]
-    module = Measured(BOTH)
-    reporting = Reporting(module, names, local)
-    fit = L.Trainer(
-        # Of three batches: the round's end is in the middle of an epoch of four.
-        max_steps=3,
-        val_check_interval=3,
+def trainer_with(callback, **length):
+    return L.Trainer(
+        **length,
         accelerator="cpu",
-        callbacks=[reporting],
+        callbacks=[callback],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+
+
+@pytest.mark.parametrize("local", [LocalTraining(epochs=1), LocalTraining(steps=3)])
+def test_a_metric_that_the_model_does_not_log_costs_only_itself(local):
+    names = ["val_accuracy", "val_acuracy"]
+    module = Measured(BOTH)
+    reporting = Reporting(module, names, local)
+    # Of three batches: the round's end is in the middle of an epoch of four.
+    fit = trainer_with(reporting, max_steps=3, val_check_interval=3)
     with pytest.warns(UserWarning, match=r"metrics \['val_acuracy'\].*Did you mean 'val_accuracy'"):
         fit.fit(module, DataLoader(torch.ones(4 if local.steps else 3, 1)), DataLoader(torch.ones(2, 1)))
     (report,) = [each for each in reporting.reports if each]
@@ -108,15 +111,7 @@ def test_what_a_fit_reports_of_one_class_is_not_finite(late, targets, defined):
     module = Measured(targets)
     names = ["val_auroc", "val_binned", "val_accuracy", *(["val_missing"] if late else [])]
     reporting = Reporting(module, names)
-    fit = L.Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        callbacks=[reporting],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    fit = trainer_with(reporting, max_epochs=1)
     fit.fit(module, DataLoader(torch.ones(4, 1)), DataLoader(torch.ones(2, 1)))
     (report,) = [each for each in reporting.reports if each]
     values = report[0]
