@@ -52,6 +52,10 @@ def _explained(schema: dict[str, Any]) -> dict[str, Any]:
         docstring = parse(kind["description"])
         kind["description"] = docstring.short_description
         kind["additionalProperties"] = False
+        for setting in kind["properties"].values():
+            # Only msgspec 0.23 and later give these, and they tell an editor nothing.
+            if setting.get("default") in ([], {}):
+                del setting["default"]
         for setting in docstring.params:
             kind["properties"][setting.arg_name]["description"] = " ".join((setting.description or "").split())
     return schema
