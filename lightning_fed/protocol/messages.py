@@ -8,7 +8,7 @@ from msgspec import Meta
 from lightning_fed.update.layout import Layout
 from lightning_fed.wire import decoded, encoded
 
-VERSION = 6
+VERSION = 7
 """Version of the protocol; the two sides must agree."""
 
 CHUNK_BYTES = 1 << 20
@@ -227,13 +227,16 @@ class Withdraw(Message, frozen=True):
     """Site: it has no update for this round, and why.
 
     ``opened`` says that the sum of this round may have been opened before, so that no update of it may be summed again;
-    ``accused`` names the site whose sealed shares do not open, if that is why.
+    ``accused`` names the site whose sealed shares do not open, if that is why. ``only`` are the survivor sets one of
+    which the sum must be over, of this run's, if the site may sign no other for the present model; empty if it may sign
+    none at all.
     """
 
     round: int
     reason: str
     opened: bool = False
     accused: str = ""
+    only: list[list[str]] | None = None
 
 
 class Report(Message, frozen=True):

@@ -151,7 +151,7 @@ def corpora(plan: str) -> tuple[list[bytes], list[bytes], list[bytes]]:
         m.NoReport(1),
         m.Computed(1, {"val_accuracy": 0.5}),
         m.Withdraw(1, "no"),
-        m.Withdraw(1, "no", opened=True, accused=NAMES[0]),
+        m.Withdraw(1, "no", opened=True, accused=NAMES[0], only=[NAMES[:2], []]),
         m.NoReport(1, NAMES[1]),
         m.LedgerHead(bytes(32)),
         m.Leave("failed"),

@@ -265,8 +265,14 @@ def test_a_round_that_was_opened_is_not_opened_again_without_the_victim_after_al
     assert reasons
     assert all("was opened before over other sites" in reason for reason in reasons)
     assert w.events("round_finished") == []
-    # Nobody's fit has ended, and the coordinator says what happened.
+    # Nobody's fit has ended, and the coordinator says what happened: it waits for the victim, and not for ever.
     assert set(w.sites) == {"site-0", "site-1", "site-2"}
+    if how != "in a new run":
+        assert "only with exactly the same sites" in w.events("paused")[-1]["reason"]
+    for _ in range(w.plan.max_attempts):
+        w.expire("gather")
+        w.settle()
+    assert len(opened) == 1
     assert "skipped" in str(w.coordinator.outcome)
 
 
@@ -280,6 +286,43 @@ def test_once_all_of_that_sum_are_back_the_federation_goes_on(opened):
     assert [event["round"] for event in w.events("round_finished")] == [1, 2, 3, 4, 5]
     assert all(event["participants"] == w.names for event in w.events("round_finished"))
     assert torch.allclose(torch.from_numpy(opened[0].values), torch.from_numpy(opened[1].values), atol=1e-4)
+
+
+def test_it_waits_for_the_one_of_that_sum_who_is_not_back_yet(opened):
+    w = hospitals()
+    w.coordinator._complete = lambda: []
+    w.meet()
+    w.end_all_fits()
+    w.start()
+    w.meet(VICTIM)
+    assert [event["round"] for event in w.events("round_skipped")] == [1]
+    w.connect(VICTIM)
+    w.settle()
+    assert [event["round"] for event in w.events("round_skipped")] == [1]
+    assert [event["round"] for event in w.events("round_finished")] == [2, 3, 4, 5]
+    assert all(event["participants"] == w.names for event in w.events("round_finished"))
+
+
+@pytest.mark.parametrize("again", [("site-0", "site-1", "site-2", "site-3"), ("site-0", "site-1")])
+def test_sites_that_may_only_be_summed_in_one_company_do_not_make_every_round_fail(again, opened):
+    names = [f"site-{index}" for index in range(6)]
+    w = hospitals(names=names, max_attempts=2)
+    w.coordinator._complete = lambda: []
+    w.meet("site-4", "site-5")
+    assert len(opened) == 1
+    for name in again:
+        with pytest.raises(ProtocolError):
+            w.sites.pop(name).receive(m.Refused("ProtocolError", "a pretext"))
+        w.trained[name].clear()
+    w.start()
+    w.meet()
+    # One round shows the coordinator who is bound to whom; the next is completed among those who can be together.
+    assert [event["round"] for event in w.events("round_skipped")] == [1]
+    together = names[:4] if len(again) == 4 else names[2:]
+    apart = [name for name in names if name not in together]
+    assert [event["participants"] for event in w.events("round_finished")] == [together, names, names, names]
+    (started,) = [event for event in w.events("round_started") if "apart" in event]
+    assert (started["round"], started["cohort"], started["apart"]) == (2, together, apart)
 
 
 @pytest.mark.parametrize("kind", [Forgetful, SignedSums])

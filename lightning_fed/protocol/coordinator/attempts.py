@@ -1,12 +1,13 @@
 """How often rounds were tried, and when to give up."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 from lightning_fed.errors import QuorumLostError
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.coordinator.actions import Action, Record
 from lightning_fed.protocol.coordinator.attendance import Attendance
+from lightning_fed.protocol.coordinator.bound_sites import BoundSites, Pool
 from lightning_fed.protocol.coordinator.collection import Collection
 from lightning_fed.protocol.coordinator.masked_collection import MaskedCollection
 
@@ -34,6 +35,7 @@ class Attempts:
         self.number = starts * _ATTEMPTS_A_START
         self.tries = 0
         self._plan = plan
+        self._bound = BoundSites(plan.cohort_size)
         self._attendance = attendance
         self._failures = self._skips = 0
         self._opened_before = self._withdrew = False
@@ -45,6 +47,10 @@ class Attempts:
             "train in a round (plan.local); one that hangs has to be seen to."
         )
 
+    def pool(self, coming: Set[str], fewest: int) -> Pool:
+        """Sites that the next cohort can be drawn from; see ``BoundSites.pool``."""
+        return self._bound.pool(self._attendance.drawable, coming, fewest)
+
     def refused(self, site: str, reason: str) -> None:
         """A site of the cohort was refused."""
         self._refused[site] = f"it was refused in the middle of a round: {reason}"
@@ -53,6 +59,8 @@ class Attempts:
         """A site of the cohort takes no part in a masked attempt."""
         self._withdrew = True
         self._opened_before |= message.opened
+        if message.only is not None:
+            self._bound.take(site, message.only)
         if message.accused in cohort:
             self._attendance.complain(site, message.accused)
         if message.accused or message.opened:
@@ -66,6 +74,7 @@ class Attempts:
         self, collection: Collection | MaskedCollection, caught: Mapping[str, str], fewest: int
     ) -> list[Action]:
         """An attempt gave a model; ``caught`` and ``fewest``: see ``Attendance.settle``."""
+        self._bound.clear()
         self._failures = self._skips = self.tries = 0
         self._opened_before = self._withdrew = False
         self._summed = frozenset(collection.participants)

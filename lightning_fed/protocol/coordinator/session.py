@@ -33,6 +33,7 @@ from lightning_fed.protocol.coordinator.actions import Action, Charge, Record, S
 from lightning_fed.protocol.coordinator.attempts import Attempts
 from lightning_fed.protocol.coordinator.attendance import Attendance
 from lightning_fed.protocol.coordinator.best import Measured
+from lightning_fed.protocol.coordinator.bound_sites import Pool
 from lightning_fed.protocol.coordinator.collection import Collection
 from lightning_fed.protocol.coordinator.handout import Handout
 from lightning_fed.protocol.coordinator.initial_model import INITIAL, InitialModel
@@ -289,22 +290,30 @@ class CoordinatorSession:
     def _begin_if_possible(self) -> list[Action]:
         if self.phase != "gathering" or self.model is None:
             return []
-        ready = self._attendance.drawable
-        if len(ready) < self._fewest or (self._attendance.missing and not self._gathered):
+        pool = self._pool()
+        if len(pool.sites) < self._fewest or (self._attendance.missing and not self._gathered):
             return []
         self.phase, self._paused = "collecting", False
         self._attempts.number += 1
-        size = min(self.plan.cohort_size or len(ready), len(ready))
-        cohort = frozenset(self._draw.sample(ready, size))
+        most = len(pool.sites)
+        size = most if pool.whole else min(self.plan.cohort_size or most, most)
+        cohort = frozenset(self._draw.sample(pool.sites, size))
         self._collection = self._new_collection(self.model, cohort)
         self._withdrew.clear()
         started = {"round": self._collection.round, "attempt": self._attempts.tries + 1, "cohort": sorted(cohort)}
+        if pool.apart:
+            started["apart"] = list(pool.apart)
         return [
             *self._charge(self._collection, "distributed"),
             Record("round_started", started),
             Wake(DEADLINE, self.plan.round_deadline_s),
             *self._collection.begin(),
         ]
+
+    def _pool(self) -> Pool:
+        # Once it was waited in vain for those who may still come, only those who are there count.
+        waited = self._paused and self._gathered
+        return self._attempts.pool(set() if waited else set(self._attendance.missing), self._fewest)
 
     def _charge(self, collection: Collection | MaskedCollection, mechanism: str) -> list[Action]:
         """Charge what is about to be released, if this is the plan's mechanism.
@@ -428,13 +437,14 @@ class CoordinatorSession:
         return actions + [Send(site, self._handout.announcement(site)) for site in self._attendance.ready]
 
     def _pause_if_needed(self) -> list[Action]:
-        ready = len(self._attendance.drawable)
+        pool = self._pool()
+        ready = len(pool.sites)
         if self.phase != "gathering" or self._paused or ready >= self._fewest or self._too_few_left(_FOR_GOOD):
             return []
         self._paused, self._gathered = True, False
         reason = (
             f"{ready} sites are ready and {self._fewest} are needed ({self._quorum.why}); waiting for more, also for "
-            f"restarted ones{self._attendance.absences}"
+            f"restarted ones{self._attendance.absences}{_bound(pool)}"
         )
         return [Record("paused", {"reason": reason}), Wake(GATHER, self.plan.gather_s)]
 
@@ -519,6 +529,15 @@ class CoordinatorSession:
             left_behind = {"version": self.model.version, "sites": missing, "connected": connected}
             actions.append(Record("left_behind", left_behind))
         return actions
+
+
+def _bound(pool: Pool) -> str:
+    if not pool.apart:
+        return ""
+    return (
+        f"; {', '.join(pool.apart)} had signed a masked sum before a restart and can be summed again only with exactly "
+        "the same sites, so all of these must be there (docs/masking.md)"
+    )
 
 
 def _sound_sizes(sizes: Mapping[str, int]) -> bool:

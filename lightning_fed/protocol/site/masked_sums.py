@@ -90,6 +90,12 @@ class MaskedSums:
             if purpose not in REPORTED and of_round == round
         )
 
+    def only(self, round: int) -> list[list[str]] | None:
+        """See ``messages.Withdraw``; of the model that this round trains from."""
+        model = self._models.get(("update", round))
+        only = None if model is None else self._signed.only(model)
+        return None if only is None else [sorted(each) for each in only]
+
     def begin_round(self, begin: m.Begin) -> list[m.Masking]:
         """Start an attempt at a round: fresh keys, signed, for each of its sums.
 

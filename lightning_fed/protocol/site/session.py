@@ -445,7 +445,8 @@ class SiteSession:
             return [(m.NoReport(step.round, accused), None)]
         self.rejected = str(error)
         reason = f"masking: {error}"[: m.MAX_REASON]
-        return [(m.Withdraw(step.round, reason, self._masked.was_opened(step.round), accused), None)]
+        opened, only = self._masked.was_opened(step.round), self._masked.only(step.round)
+        return [(m.Withdraw(step.round, reason, opened, accused, only), None)]
 
     def _model_digest(self) -> bytes:
         """Hash of the global model with all that goes with it, as this site has it; empty without masks.

@@ -89,6 +89,7 @@ class SignedSums:
         self._of_round: dict[tuple[Purpose, int], frozenset[str]] = {}
         self._of_model: dict[tuple[Purpose, str], set[frozenset[str]]] = {}
         self._of_layout: dict[Purpose, set[frozenset[str]]] = {}
+        self._of_run: dict[tuple[Purpose, str], set[frozenset[str]]] = {}
         for signed in earlier:
             self._remember(signed)
         # What this process signs later is not in it: rule 2.
@@ -97,6 +98,20 @@ class SignedSums:
     def may_have_opened(self, purpose: Purpose, round: int, model: bytes) -> bool:
         """Whether a sum of this round, or of another training from this model that is over, may have been opened."""
         return self._allowed(purpose, round, model.hex()) is not None
+
+    def only(self, model: bytes) -> list[frozenset[str]] | None:
+        """The survivor sets of this run one of which each sum of trainings from this model must be over.
+
+        None if there may be others: no process before this one has signed any. What was signed in another run is not
+        named, as it may have been another coordinator's.
+        """
+        bound: list[tuple[Purpose, str]] = [
+            key for key in self._before if key[1] == model.hex() and key[0] not in REPORTED
+        ]
+        if not bound:
+            return None
+        sets = [self._of_run.get(key, set()) for key in bound]
+        return sorted(set.intersection(*sets), key=sorted)
 
     def survivors(self, purpose: Purpose, round: int) -> frozenset[str] | None:
         """The survivor set that was signed of this sum of the run, None if none was."""
@@ -184,6 +199,7 @@ class SignedSums:
         survivors = self._sets.setdefault(survivors, survivors)
         if signed.run == self._run:
             self._of_round[purpose, signed.round] = survivors
+            self._of_run.setdefault((purpose, signed.model), set()).add(survivors)
         self._of_model.setdefault((purpose, signed.model), set()).add(survivors)
         if signed.layout == self._layout:
             self._of_layout.setdefault(purpose, set()).add(survivors)
