@@ -23,6 +23,7 @@ finally:
         "--version",
         "--help",
         "keys show ROSTER",
+        "roster add ROSTER CARD --key KEY",
         "report RUN",
         "status RUN",
         "ledger sign --help",
