@@ -11,6 +11,7 @@ from rich.logging import RichHandler
 
 from lightning_fed.cli.package import serve_arguments
 from lightning_fed.cli.parser import NamesNearest, converted, without_choices
+from lightning_fed.cli.passphrases import FILE_HELP, asking
 from lightning_fed.cli.prometheus import Endpoint, RunMetrics
 from lightning_fed.cli.tracking import Tracking, make_loggers
 from lightning_fed.cli.watch import SHOW_HELP, Following, Screen, Show
@@ -34,7 +35,8 @@ def run(arguments: Sequence[str]) -> int:
     serve_arguments(arguments)
     config = read_config(arguments[1:])
     # Before the model is made, which can take long.
-    identity, roster = load_identity(config.identity), Roster.load(config.roster)
+    identity = load_identity(config.identity, asking(config.passphrase_file))
+    roster = Roster.load(config.roster)
     roster.check_own(identity.card, config.roster)
     if identity.name != roster.coordinator.name:
         raise IdentityError(
@@ -123,6 +125,9 @@ def config_parser() -> NamesNearest:
     parser.add_argument("--config", action="config", help="YAML file with the keys below")
     parser.add_argument("--address", type=str, default="tcp://127.0.0.1:5790", help="where to listen")
     parser.add_argument("--identity", type=Path, default=Path("keys/coordinator.key"), help="own secret key file")
+    parser.add_argument(
+        "--passphrase_file", "--passphrase-file", type=Path | None, default=None, help=f"of the key file: {FILE_HELP}"
+    )
     parser.add_argument("--roster", type=Path, default=Path("keys/roster.yaml"), help="the members' public keys")
     parser.add_argument("--store", type=Path, required=True, help="folder of the global models and the event log")
     parser.add_argument("--plan", type=FederationPlan, default=FederationPlan(), help="what all sites agree on")

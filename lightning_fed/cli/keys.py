@@ -50,7 +50,9 @@ def _parser() -> NamesNearest:
     commands.add_subcommand("show", show, help="show what a file holds, without secrets")
     lock = NamesNearest(description="Lock a key file with a passphrase, or with another one.")
     lock.add_argument("file", type=Path, help="the .key file")
-    lock.add_argument("--old_file", "--old-file", type=Path | None, default=None, help="file with its present passphrase")
+    lock.add_argument(
+        "--old_file", "--old-file", type=Path | None, default=None, help="file with its present passphrase"
+    )
     _add_passphrase_file(lock)
     commands.add_subcommand("lock", lock, help="lock a key file with a passphrase")
     unlock = NamesNearest(description="Take the passphrase off a key file.")

@@ -13,6 +13,7 @@ import re
 import sys
 import weakref
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,6 +40,7 @@ from lightning_fed.participant.metric_followers import undecided
 from lightning_fed.policy import SitePolicy
 from lightning_fed.strategies.devices import OneDevice, Sharded, check_arguments
 from lightning_fed.transport.identity import Roster, load_identity
+from lightning_fed.transport.passphrase import passphrase_of
 
 if TYPE_CHECKING:
     from lightning_fed.participant.round_loop import RoundLoop
@@ -60,6 +62,7 @@ class Federated(Strategy):
         patience_s: float,
         ledger: str | Path | None,
         data_set: str | None,
+        passphrase_file: str | Path | None,
         **strategy: Any,
     ) -> None:
         super().__init__(**strategy)
@@ -71,6 +74,7 @@ class Federated(Strategy):
         self._patience_s = patience_s
         self._ledger = Path(ledger) if ledger else Path("ledgers") / f"{data_set or self.site}.jsonl"
         self._data_set = data_set or ""
+        self._passphrase = partial(passphrase_of, file=Path(passphrase_file) if passphrase_file else None)
         self._loop: RoundLoop | None = None
         self._tuned: list[str] = []
         self._without_gradient: list[nn.Parameter] = []
@@ -106,7 +110,7 @@ class Federated(Strategy):
                 trainer.callbacks.remove(self._loop)  # type: ignore[attr-defined]
             return
         if self._loop is None:
-            identity = load_identity(self._identity)
+            identity = load_identity(self._identity, self._passphrase)
             if identity.name != self.site:
                 raise FederationError(
                     f"{self._identity.name} is the identity of {identity.name!r} and the strategy is for site "
@@ -215,6 +219,8 @@ class FederatedStrategy(Federated, OneDevice):
             it has begun to train.
         data_set: the site's own name for the data that it trains on, written into the ledger; a ledger of other data is
             refused then.
+        passphrase_file: holds the passphrase of a locked key file; else ``LIGHTNING_FED_PASSPHRASE_FILE``, or the
+            passphrase itself in ``LIGHTNING_FED_PASSPHRASE``.
         local: how several devices train: ``ddp``, each with the whole model, or ``fsdp``, each with a part of it.
         arguments: further ones for Lightning's ``DDPStrategy`` or ``FSDPStrategy`` and for torch's wrapper, such as
             ``find_unused_parameters``; without effect on one device. In YAML they stand under ``dict_kwargs``.
@@ -238,6 +244,7 @@ class FederatedStrategy(Federated, OneDevice):
         patience_s: float = 600.0,
         ledger: str | Path | None = None,
         data_set: str | None = None,
+        passphrase_file: str | Path | None = None,
         *,
         local: Literal["ddp", "fsdp"] = "ddp",
         **arguments: Any,
@@ -245,7 +252,7 @@ class FederatedStrategy(Federated, OneDevice):
         check_arguments(local, arguments)
         if local == "fsdp":
             self.__class__ = FederatedFSDP  # type: ignore[assignment]
-        settings = (coordinator, site, identity, roster, policy, patience_s, ledger, data_set)
+        settings = (coordinator, site, identity, roster, policy, patience_s, ledger, data_set, passphrase_file)
         # A YAML's parser would take the arguments of Lightning's strategies for ours if it saw where these go.
         Federated.__init__(self, *settings, **dict(arguments))
 

@@ -35,6 +35,7 @@ _DOMAIN = b"lightning_fed/roster/1"
 _NEWEST = "Get the newest one from the coordinator."
 _RESIGN = "Ask those who keep the consortium's key which roster holds."
 
+
 class _SecretFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Two secret keys, or both of them locked with a passphrase."""
 
@@ -207,7 +208,7 @@ class Roster:
 
     def to_bytes(self) -> bytes:
         """The roster as YAML."""
-        consortium = self.consortium and _card_file(self.consortium)
+        consortium = _card_file(self.consortium) if self.consortium else None
         cards = [_card_file(card) for card in self.sites.values()]
         return msgspec.yaml.encode(
             _RosterFile(_card_file(self.coordinator), cards, self.version, consortium, self.signature.hex())
