@@ -43,6 +43,10 @@ _AFTERMATH_S = 5.0
 """How long after a limit was lifted a process may still end because of it."""
 
 
+_MOST_SKIPPED = 4
+"""Rounds in a row that faults may cost: they come more than once a round, and each may hit an opened sum."""
+
+
 class Wrong(AssertionError):
     """Something happened that must not, whatever the faults."""
 
@@ -354,11 +358,14 @@ class Run:
             raise Wrong(f"the store holds {there}")
         if not {"ckpt", "safetensors"} <= suffixes:
             raise Wrong(f"the store holds no more than {suffixes}")
-        before = self._weights(0)
+        before, skipped = self._weights(0), 0
         for round in range(1, rounds + 1):
             ends = [e for e in events if e["event"] in _ENDS and e["round"] == round]
             if len(ends) != 1:
                 raise Wrong(f"round {round} has ended {len(ends)} times: {ends}")
+            skipped = skipped + 1 if ends[0]["event"] == "round_skipped" else 0
+            if skipped > _MOST_SKIPPED:
+                raise Wrong(f"round {round} is the {skipped}th in a row that was skipped")
             after = self._weights(round)
             self._check_round(round, ends[0], events, before, after)
             before = after
