@@ -124,7 +124,8 @@ class Coordinator:
             ended=self._events.ended,
         )
         if fresh and self._session.model is not None:
-            self._store.save(self._session.model)
+            first = partial(self._store.save, self._session.model)
+            insist("the first global model", self._store.folder, first, plan.gather_s)
         self._hub = Hub(address, identity, roster)
         self.address = self._hub.address
         self._ledger = _ledger_of(plan, self._store.folder, identity)

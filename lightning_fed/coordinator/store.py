@@ -15,6 +15,7 @@ import secrets
 import time
 from collections.abc import Mapping, Set
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from lightning_fed.coordinator.disk import Shortage, bytes_free, bytes_taken, shortage
+from lightning_fed.coordinator.insist import insist
 from lightning_fed.coordinator.recorded import stored_versions
 from lightning_fed.coordinator.retention import Keep, remove, versions_in
 from lightning_fed.errors import FederationError, StoreError
@@ -63,7 +65,7 @@ class Store:
         model: the newest global model found, None in a new folder.
 
     Raises:
-        StoreError: the folder belongs to another plan, or cannot be read or written.
+        StoreError: the folder belongs to another plan, or cannot be read, or not be written for as long as ``gather_s``.
     """
 
     def __init__(
@@ -98,7 +100,8 @@ class Store:
         self.run = self._record.run
         self.starts = self._record.starts
         # Durably before anything is sent: a restarted coordinator must not ask for an attempt's keys again.
-        self._write_record(msgspec.structs.replace(self._record, starts=self.starts + 1))
+        started = msgspec.structs.replace(self._record, starts=self.starts + 1)
+        insist("that it was started", folder, partial(self._write_record, started), plan.gather_s)
         self._remove_torn()
         versions = stored_versions(folder)
         there = bool(versions) and self._record.layout is not None
@@ -272,7 +275,7 @@ class Store:
     def _read_record(self) -> _Run:
         path = self.folder / "run.json"
         if not path.exists():
-            return self._write_record(_Run(secrets.token_hex(8), self._plan))
+            return _Run(secrets.token_hex(8), self._plan)
         try:
             record = msgspec.json.decode(path.read_bytes(), type=_Run)
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError, FederationError) as error:
@@ -286,11 +289,10 @@ class Store:
             )
         return record
 
-    def _write_record(self, record: _Run) -> _Run:
+    def _write_record(self, record: _Run) -> None:
         write_whole(self.folder / "run.json", msgspec.json.format(msgspec.json.encode(record)))
         # Only now: what could not be written must be written again.
         self._record = record
-        return record
 
     def _read(self, version: int) -> GlobalModel:
         assert self._record.layout is not None

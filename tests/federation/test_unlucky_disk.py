@@ -27,6 +27,11 @@ def _coordinate_with_a_log(log: Path, *arguments) -> str:
     return _coordinate(*arguments)
 
 
+def _coordinate_without_room(log: Path, limit: int, *arguments) -> str:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    return _coordinate_with_a_log(log, *arguments)
+
+
 class Disk:
     """The disk of a running coordinator; ``fail`` and ``mend`` are what its name says."""
 
@@ -125,6 +130,24 @@ def test_the_federation_stands_still_and_goes_on_once_the_cause_is_gone(federati
     for version in range(9):
         expected, model = undisturbed.model(version), here.model(version)
         assert all(torch.equal(expected[name], tensor) for name, tensor in model.items()), version
+
+
+def test_a_coordinator_that_is_started_on_a_full_disk_waits_for_room(federation):
+    here = federation(sites=2, rounds=2)
+    log = here.folder / "log"
+    arguments = (here.plan, here.address, here.keys, here.store, Plain)
+    log.touch()
+    # Smaller than run.json, larger than the log's few lines.
+    coordinator = Program(_coordinate_without_room, log, 700, *arguments)
+    wait_until_it_stands(log)
+    assert not (here.store / "run.json").exists()
+    Full(here, coordinator).mend()
+    for site in [here.site(name, train, Plain, seed) for seed, name in enumerate(here.sites)]:
+        site.result()
+    assert coordinator.result() == "finished"
+    said = log.read_text()
+    assert said.count(STANDS) == said.count(GOES_ON) == 1
+    assert "that it was started cannot be written" in said
 
 
 def test_a_release_that_the_disk_did_not_take_at_once_is_charged_once(federation):
