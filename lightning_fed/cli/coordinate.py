@@ -53,7 +53,7 @@ def run(arguments: Sequence[str]) -> int:
         identity=identity,
         roster=roster,
         store=config.store,
-        initial=_initial(config),
+        initial=initial_of(config),
         keep=config.keep,
     )
     if config.show != "json":
@@ -83,8 +83,12 @@ def _warn_on(screen: Screen, show: Show | None) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
 
 
-def read_config(arguments: Sequence[str]) -> Namespace:
+def read_config(arguments: Sequence[str], *, exits: bool = True) -> Namespace:
     """Read ``--config FILE`` and what stands beside it; exits with a message that names a misspelt key.
+
+    Args:
+        arguments: the command line behind the command.
+        exits: False raises ``jsonargparse.ArgumentError`` instead.
 
     Returns:
         The command's options by name; ``plan`` is a :class:`FederationPlan`, ``logger`` a list.
@@ -93,7 +97,9 @@ def read_config(arguments: Sequence[str]) -> Namespace:
         PlanError: a value of the plan that no federation can run with.
         ConfigError: a value that is none of its setting's kind.
     """
-    config = config_parser().parse_args(list(arguments))
+    parser = config_parser()
+    parser.exit_on_error = exits
+    config = parser.parse_args(list(arguments))
     config.plan = converted({"plan": config.plan.as_dict()}, dict[str, FederationPlan])["plan"]
     if config.keep is not None:
         config.keep = converted({"keep": config.keep.as_dict()}, dict[str, Keep])["keep"]
@@ -101,7 +107,13 @@ def read_config(arguments: Sequence[str]) -> Namespace:
     return config
 
 
-def _initial(config: Namespace) -> "LightningModule | None":
+def initial_of(config: Namespace) -> "LightningModule | None":
+    """The module whose weights are the initial global model; None if the config names none.
+
+    Raises:
+        ConfigError: there is a checkpoint and no module.
+        FederationError: the checkpoint is not the module's.
+    """
     if config.model is None:
         if config.checkpoint is not None:
             raise ConfigError(

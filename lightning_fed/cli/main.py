@@ -16,6 +16,7 @@ _COMMANDS = {
     "init": ("init", "write a folder to start from: config, policy, keys, and what to do next"),
     "keys": ("keys", "make identities and the roster, show fingerprints"),
     "roster": ("roster", "sign who takes part; add, remove and rotate members, also while a federation runs"),
+    "doctor": ("doctor", "look before anything runs: keys, network, plan, model, data, disk"),
     "coordinate": ("coordinate", "run the coordinator of a federation"),
     "watch": ("watch", "follow a run by its coordinator's store"),
     "status": ("watch", "show once how far a run is"),

@@ -87,6 +87,10 @@ class Federated(Strategy):
         mixed = [f"; {how_to_change(other)}" for other in PACKAGES if other != own and other in sys.modules]
         return f"<{type(self).__name__} of site {self.site!r} for a Trainer of {own}{''.join(mixed)}>"
 
+    def take_loop(self, loop: "RoundLoop") -> None:
+        """Train with this round loop, in the place of one that reaches the coordinator over its address."""
+        self._loop = loop
+
     def connect(self, model: LightningModule) -> None:
         """Attach the round loop in front of the user's callbacks, so that they all see the global model."""
         trainer = model.trainer

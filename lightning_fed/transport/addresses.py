@@ -13,7 +13,7 @@ from lightning_fed.errors import ConnectionLostError
 HOW = "Write it like tcp://host:5790, or tcp://[2001:db8::1]:5790 for an IPv6 address."
 
 # In front of a semicolon may stand the own address or interface from which to connect.
-_TCP = re.compile(r"tcp://(?:[^;]*;)?(?:\[(?P<six>[^\[\]]+)\]|(?P<host>[^\[\]:]+)):(?:\d+|\*)")
+_TCP = re.compile(r"tcp://(?:[^;]*;)?(?:\[(?P<six>[^\[\]]+)\]|(?P<host>[^\[\]:]+)):(?P<port>\d+|\*)")
 
 
 def ipv6_or_not(address: str) -> list[bool]:
@@ -28,9 +28,7 @@ def ipv6_or_not(address: str) -> list[bool]:
     Raises:
         ConnectionLostError: it is not written so.
     """
-    found = _TCP.fullmatch(address)
-    if found is None:
-        raise ConnectionLostError(f"the address {address!r} cannot be used. {HOW}")
+    found = _parts(address)
     if found["six"] or found["host"] == "*":
         return [True]
     try:
@@ -51,3 +49,20 @@ def listens_over_ipv6(address: str) -> bool:
     """
     ways = ipv6_or_not(address)
     return ways[0] and len(ways) == 1
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """The host that an address names, without brackets, and its port, 0 for any free one.
+
+    Raises:
+        ConnectionLostError: it is not written so.
+    """
+    found = _parts(address)
+    return found["six"] or found["host"], 0 if found["port"] == "*" else int(found["port"])
+
+
+def _parts(address: str) -> re.Match[str]:
+    found = _TCP.fullmatch(address)
+    if found is None:
+        raise ConnectionLostError(f"the address {address!r} cannot be used. {HOW}")
+    return found

@@ -1,9 +1,13 @@
 """Commands that train nothing start without what trains, which takes seconds to import on a busy machine."""
 
+import json
 import subprocess
 import sys
 
 import pytest
+
+from lightning_fed.transport.hub import Hub
+from lightning_fed.transport.identity import Roster, new_identity, write_identity
 
 HEAVY = {"torch", "lightning", "pytorch_lightning", "opacus", "monai", "torchvision", "torchmetrics"}
 
@@ -38,6 +42,34 @@ def test_a_command_that_trains_nothing_imports_nothing_that_trains(command, tmp_
     assert imported[0] == "imported"
     assert "lightning_fed" in imported
     assert not HEAVY & set(imported)
+
+
+def test_doctor_reaches_the_coordinators_door_without_what_trains(tmp_path):
+    coordinator, north = new_identity("coordinator"), new_identity("north")
+    for identity in (coordinator, north):
+        write_identity(identity, tmp_path / "keys")
+    roster = Roster.of(coordinator.card, [north.card])
+    roster.write(tmp_path / "keys" / "roster.yaml")
+    hub = Hub("tcp://127.0.0.1:0", coordinator, roster)
+    given = {"coordinator": hub.address, "site": "north"}
+    strategy = {"class_path": "lightning_fed.FederatedStrategy", "init_args": given}
+    (tmp_path / "site.yaml").write_text(json.dumps({"trainer": {"strategy": strategy}}))
+    (tmp_path / "federation.yaml").write_text("store: store\naddress: tcp://127.0.0.1:*\n")
+    try:
+        for command in (
+            "doctor site --quick --config site.yaml",
+            "doctor coordinator --quick --config federation.yaml",
+        ):
+            run = subprocess.run(
+                [sys.executable, "-c", SCRIPT, *command.split()],
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            assert not HEAVY & set(run.stderr.splitlines()[-1].split())
+    finally:
+        hub.close()
 
 
 def test_the_packages_names_are_there_when_they_are_asked_for():

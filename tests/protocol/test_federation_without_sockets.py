@@ -290,6 +290,19 @@ def test_a_chunk_without_credit_twice_or_of_a_wrong_length_is_refused(wire):
         w.coordinator.receive("site-1", m.Offer("update", 1, 20, 5))
 
 
+def test_a_site_that_says_hello_and_goes_away_has_changed_nothing(wire):
+    w = wire(rounds=1)
+    before = len(w.records)
+    (answer,) = w.coordinator.receive("site-0", m.Hello(m.VERSION, "test", "doctor"))
+    assert answer.message.plan == w.plan.to_bytes()
+    assert w.coordinator.lost("site-0") == []
+    for name in w.names:
+        w.connect(name)
+    w.settle()
+    assert w.coordinator.lost("site-0")  # it is a member now
+    assert {"site_lost", "site_left", "site_refused"}.isdisjoint(each.event for each in w.records[before:])
+
+
 def test_bytes_that_are_no_message_are_a_protocol_error():
     for data in (b"", b"\xff" * 10, m.encode(m.Ping()), bytes(MAX_MESSAGE_BYTES + 1)):
         with pytest.raises(ProtocolError):

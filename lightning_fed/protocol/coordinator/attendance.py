@@ -87,9 +87,9 @@ class Attendance:
         state.ready, state.member, state.left, state.metrics = True, True, None, dict(metrics)
 
     def lost(self, site: str) -> bool:
-        """A site's connection is gone; whether that is news."""
+        """A site's connection is gone; whether that is news: nobody misses one that has said hello and not joined."""
         state = self._sites[site]
-        if state.left is not None:
+        if not state.member:
             return False
         state.ready = False
         return True

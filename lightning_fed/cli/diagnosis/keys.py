@@ -1,0 +1,65 @@
+"""Keys, their file modes, and the roster."""
+
+import stat
+from pathlib import Path
+
+from lightning_fed.cli.diagnosis.findings import Findings
+from lightning_fed.errors import IdentityError
+from lightning_fed.transport.identity import Identity, Roster, load_identity
+
+
+def check_key(findings: Findings, path: Path, name: str | None = None) -> Identity | None:
+    """Look at a secret key file.
+
+    Args:
+        findings: takes what is found.
+        path: the file.
+        name: whose it must be; anybody's when not given.
+
+    Returns:
+        The keys, if they can be used.
+    """
+    try:
+        identity = load_identity(path)
+    except IdentityError as error:
+        findings.fail("key", str(error))
+        return None
+    if name is not None and identity.name != name:
+        findings.fail(
+            "key",
+            f"{path} is the identity of {identity.name!r}, and the config is that of site {name!r}.",
+            "Name the site's own key file (identity), or the other site (site).",
+        )
+        return None
+    findings.ok("key", f"{path} holds the keys of {identity.name!r}, and its owner alone can read it.")
+    if _open_to_others(path.resolve().parent):
+        findings.warn(
+            "key folder",
+            f"others can write to {path.parent}, and so put another key file in this one's place.",
+            f"chmod go-w {path.parent}",
+        )
+    return identity
+
+
+def check_roster(findings: Findings, path: Path, identity: Identity | None) -> Roster | None:
+    """Look at the roster, and for whom the keys are in it."""
+    try:
+        roster = Roster.load(path)
+        if identity is not None:
+            roster.check_own(identity.card, path)
+    except IdentityError as error:
+        findings.fail("roster", str(error))
+        return None
+    own = "" if identity is None else f", and has the keys of {identity.name!r} as they are here"
+    findings.ok(
+        "roster", f"{path} names the coordinator {roster.coordinator.name!r} and {len(roster.sites)} sites{own}."
+    )
+    if _open_to_others(path):
+        findings.warn(
+            "roster file", f"others can write to {path}, and so put in keys of their own.", f"chmod go-w {path}"
+        )
+    return roster
+
+
+def _open_to_others(path: Path) -> bool:
+    return bool(stat.S_IMODE(path.stat().st_mode) & (stat.S_IWGRP | stat.S_IWOTH))

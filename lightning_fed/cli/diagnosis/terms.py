@@ -1,0 +1,129 @@
+"""The plan: where it comes from, and whether the site's policy and the roster go with it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from jsonargparse import ArgumentError
+
+from lightning_fed.cli.diagnosis.findings import Findings
+from lightning_fed.cli.parser import NamesNearest, converted, without_choices
+from lightning_fed.errors import ConfigError, FederationError, PlanRefusedError
+from lightning_fed.plan import FederationPlan
+from lightning_fed.policy import SitePolicy
+from lightning_fed.protocol.terms import quorum_of
+from lightning_fed.transport.identity import Roster
+
+_NO_POLICY = (
+    "the site accepts whatever plan the coordinator sends, be it without masks, and whoever is in the roster, and may "
+    "be asked for its untrained model"
+)
+
+
+def plan_of(path: Path) -> FederationPlan:
+    """The plan of a coordinator's config, whatever else stands in that.
+
+    Raises:
+        ConfigError: the file cannot be read, or a setting of its plan is not one.
+        PlanError: a value of the plan that no federation can run with.
+    """
+    parser = NamesNearest(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_argument("--plan", type=FederationPlan, default=FederationPlan())
+    # Those are the coordinator's own affair, and may name classes that a site does not have.
+    for other in ("address", "identity", "roster", "store", "model", "checkpoint", "logger", "keep", "show", "seed"):
+        parser.add_argument(f"--{other}", type=Any)
+    parser.add_argument("--metrics_port", type=Any)
+    parser.add_argument("--metrics_host", type=Any)
+    without_choices(parser)
+    try:
+        config = parser.parse_args(["--config", str(path)])
+    except ArgumentError as error:
+        raise ConfigError(f"the plan of {path} cannot be read: {error}") from error
+    return converted({"plan": config.plan.as_dict()}, dict[str, FederationPlan])["plan"]
+
+
+def policy_of(given: Path | Mapping[str, Any] | None) -> SitePolicy | None:
+    """The policy that a site's config names, or spells out.
+
+    Raises:
+        PlanRefusedError: it is none.
+    """
+    if given is None:
+        return None
+    if isinstance(given, Path):
+        return SitePolicy.load(given)
+    try:
+        return msgspec.convert(given, SitePolicy)
+    except msgspec.ValidationError as error:
+        raise PlanRefusedError(f"the policy in the site's config cannot be read: {error}. Mend it.") from error
+
+
+def check_policy(
+    findings: Findings, given: Path | Mapping[str, Any] | None, site: str, roster: Roster | None
+) -> SitePolicy | None:
+    """Look at the site's policy, and at the roster by it."""
+    with findings.of("policy"):
+        policy = policy_of(given)
+        if policy is None:
+            findings.warn(
+                "policy", f"there is none: {_NO_POLICY}.", "Write one (configs/policy.yaml), and name it: policy."
+            )
+            return SitePolicy()
+        findings.ok("policy", f"{given if isinstance(given, Path) else 'the one in the config'} can be read.")
+        if policy.members is None:
+            findings.warn(
+                "members",
+                "the policy pins no members: whoever makes the roster can fill a quorum with sites of his own.",
+                "Compare the lines of 'lightning-fed keys show ROSTER' by phone, and put them under members.",
+            )
+        elif roster is None:
+            findings.skip("members", "there is no roster to compare the policy's members with.")
+        else:
+            with findings.of("members"):
+                policy.check_members(roster.fingerprints, site)
+                findings.ok(
+                    "members", f"everybody in the roster is pinned by the policy: {', '.join(roster.fingerprints)}."
+                )
+        return policy
+    return None
+
+
+def read_plan(findings: Findings, plan_bytes: bytes, policy: SitePolicy, site: str) -> FederationPlan | None:
+    """Read a coordinator's plan, and hold it against the policy; None if it cannot be read."""
+    try:
+        plan = FederationPlan.from_bytes(plan_bytes, policy.foreign_classes)
+    except PlanRefusedError as error:
+        # The rest of it is looked at too, so that everything is named at once.
+        rest = FederationPlan.without_foreign_classes(plan_bytes)
+        try:
+            if rest is not None:
+                policy.check_plan(rest, site, error.violations)
+        except PlanRefusedError as all_of_it:
+            error = all_of_it
+        findings.fail("plan", str(error))
+        return None
+    except FederationError as error:
+        findings.fail("plan", str(error))
+        return None
+    with findings.of("plan"):
+        policy.check_plan(plan, site)
+        findings.ok("plan", f"the policy allows the plan {plan.name!r} of {plan.rounds} rounds ({plan.hash[:12]}).")
+        return plan
+    return None
+
+
+def check_quorum(findings: Findings, plan: FederationPlan, roster: Roster) -> None:
+    """Whether the roster has as many sites as a round of the plan needs."""
+    count = len(roster.sites)
+    with findings.of("quorum"):
+        quorum = quorum_of(plan, count)
+        if quorum.updates > count:
+            findings.fail(
+                "quorum",
+                f"a round needs {quorum.updates} sites ({quorum.why}), and the roster names {count}.",
+                "Add sites to the roster, or lower plan.quorum.",
+            )
+        else:
+            findings.ok("quorum", f"a round needs {quorum.updates} of the roster's {count} sites ({quorum.why}).")

@@ -1,0 +1,210 @@
+"""``lightning-fed doctor``: what would go wrong, before anything runs."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from jsonargparse import Namespace
+from rich.console import Console
+
+from lightning_fed.cli.diagnosis.findings import Findings, show, show_json
+from lightning_fed.cli.diagnosis.keys import check_key, check_roster
+from lightning_fed.cli.diagnosis.machine import check_clock, check_versions
+from lightning_fed.cli.diagnosis.network import check_listening, report_knock
+from lightning_fed.cli.diagnosis.site_settings import SiteSettings, read_site
+from lightning_fed.cli.package import serve_arguments
+from lightning_fed.cli.parser import NamesNearest
+from lightning_fed.errors import ConfigError
+from lightning_fed.transport.identity import Identity, Roster
+from lightning_fed.transport.knock import Knock, knock
+
+if TYPE_CHECKING:  # what needs torch is imported where it is needed
+    pass
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Look at a site or a coordinator, and print a table.
+
+    Returns:
+        0, or 1 if there is a cross.
+    """
+    options = _parser().parse_args(list(arguments[1:]))
+    side, chosen = options.subcommand, options[options.subcommand]
+    findings = Findings()
+    with Console(stderr=True).status("looking ..."):
+        (_look_at_site if side == "site" else _look_at_coordinator)(findings, chosen)
+    if chosen.json:
+        show_json(findings)
+    else:
+        show(findings, f"doctor {side} --config {chosen.config}")
+    return 1 if findings.failed else 0
+
+
+def _parser() -> NamesNearest:
+    parser = NamesNearest(
+        prog="lightning-fed doctor",
+        description="Look at keys, network, plan, model, data and disk before anything runs. The exit code is 1 if "
+        "there is a cross; warnings and what was not checked do not count.",
+    )
+    commands = parser.add_subcommands()
+    for side, of_what in (
+        ("site", "the config of lightning-fed fit"),
+        ("coordinator", "that of lightning-fed coordinate"),
+    ):
+        one = NamesNearest(description=f"Look at a {side}. Nothing is trained, sent or written.")
+        one.add_argument("--config", type=Path, required=True, help=of_what)
+        one.add_argument("--quick", action="store_true", help="only what needs no model: keys, roster, network, clock")
+        one.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+        one.add_argument(
+            "--line_mbit", "--line-mbit", type=float | None, default=None, help="measured speed of the line, in Mbit/s"
+        )
+        if side == "site":
+            one.add_argument(
+                "--plan",
+                type=Path | None,
+                default=None,
+                help="the coordinator's config, to take the plan from; without it the coordinator is asked",
+            )
+            one.add_argument("--fingerprint", type=str | None, default=None, help="the federation's model's")
+            one.add_argument("--timeout_s", "--timeout-s", type=float, default=5.0, help="of each step of a connection")
+        commands.add_subcommand(side, one, help=f"look at a {side}")
+    return parser
+
+
+def _look_at_coordinator(findings: Findings, options: Namespace) -> None:
+    try:
+        config = _mapping(options.config)
+    except ConfigError as error:
+        findings.fail("config", str(error))
+        return
+    check_versions(findings)
+    key, roster_path = (
+        Path(config.get("identity", "keys/coordinator.key")),
+        Path(config.get("roster", "keys/roster.yaml")),
+    )
+    identity = check_key(findings, key)
+    roster = check_roster(findings, roster_path, identity)
+    if identity is not None and roster is not None and identity.name != roster.coordinator.name:
+        findings.fail(
+            "key",
+            f"{key} is the identity of {identity.name!r}, and the roster's coordinator is {roster.coordinator.name!r}.",
+            "Name the coordinator's key file (identity).",
+        )
+    store = Path(config.get("store", "."))
+    check_clock(findings, [key, roster_path, options.config, store / "run.json", store / "events.jsonl"])
+    check_listening(findings, str(config.get("address", "tcp://127.0.0.1:5790")))
+    if options.quick:
+        return
+    serve_arguments(["doctor", "--config", str(options.config)])
+    from lightning_fed.cli.diagnosis.coordinator import check_training
+
+    check_training(findings, options.config, roster, options.line_mbit)
+
+
+def _look_at_site(findings: Findings, options: Namespace) -> None:
+    check_versions(findings)
+    try:
+        settings = read_site(options.config)
+    except ConfigError as error:
+        findings.fail("config", str(error))
+        return
+    identity = check_key(findings, settings.identity, settings.site)
+    roster = check_roster(findings, settings.roster, identity)
+    policy_file = [settings.policy] if isinstance(settings.policy, Path) else []
+    check_clock(findings, [settings.identity, settings.roster, options.config, settings.ledger, *policy_file])
+    with ExitStack() as connection:
+        door: Knock | None = None
+        if identity is None or roster is None:
+            findings.skip("address", "a connection needs the site's keys and the roster.")
+        else:
+            with findings.of("address"):
+                waiting = knock(settings.coordinator, identity, roster.coordinator, options.timeout_s)
+                door = connection.enter_context(waiting)
+                report_knock(findings, settings.coordinator, door, settings.site, roster.coordinator)
+        if options.quick:
+            return
+        plan_bytes, run, version = _plan(findings, options, door)
+    serve_arguments(["doctor", "--config", str(options.config)])
+    _try_site(findings, options, settings, identity, roster, plan_bytes, run, version)
+
+
+def _plan(findings: Findings, options: Namespace, door: Knock | None) -> tuple[bytes | None, str, int]:
+    """The plan's canonical bytes, the run and the version of its newest global model."""
+    if options.plan is not None:
+        from lightning_fed.cli.diagnosis.terms import plan_of
+
+        with findings.of("plan"):
+            return plan_of(options.plan).to_bytes(), "", 0
+        return None, "", 0
+    cure = "Name the coordinator's config, which its operator has: --plan federation.yaml"
+    if door is None or door.socket is None:
+        findings.skip("plan", "the coordinator was not reached, and so not asked for it.", cure)
+        return None, "", 0
+    from lightning_fed.protocol import messages as m
+    from lightning_fed.transport.inquiry import ask_for_plan
+
+    with findings.of("protocol"):
+        answer = ask_for_plan(door.socket, options.timeout_s)
+        if isinstance(answer, m.Welcome):
+            findings.ok(
+                "protocol", f"both sides speak version {m.VERSION}; the newest global model is {answer.version}."
+            )
+            return answer.plan, answer.run, answer.version
+        if answer is None:
+            findings.warn(
+                "protocol", "the coordinator lets this site in and does not answer: it may be busy.", "Ask again."
+            )
+        elif answer.kind in ("AlreadyConnectedError", "IdentityError"):
+            findings.warn(
+                "protocol", f"the coordinator says: {answer.reason}", "If that is this site's fit, all is well."
+            )
+        else:
+            findings.fail("protocol", f"the coordinator says: {answer.reason}")
+    findings.skip("plan", "the coordinator has not said it.", cure)
+    return None, "", 0
+
+
+def _try_site(
+    findings: Findings,
+    options: Namespace,
+    settings: SiteSettings,
+    identity: Identity | None,
+    roster: Roster | None,
+    plan_bytes: bytes | None,
+    run: str,
+    version: int,
+) -> None:
+    from lightning_fed.cli.diagnosis.terms import check_policy, check_quorum, read_plan
+    from lightning_fed.cli.diagnosis.training import check_config, check_radiographs, check_step
+
+    policy = check_policy(findings, settings.policy, settings.site, roster)
+    plan = read_plan(findings, plan_bytes, policy, settings.site) if policy and plan_bytes else None
+    if plan is not None and roster is not None:
+        check_quorum(findings, plan, roster)
+    if not check_config(findings, settings.config):
+        return
+    check_radiographs(findings, settings.config)
+    check_step(findings, settings, plan)
+    if plan is None or policy is None or identity is None or roster is None:
+        findings.skip("joining", "that needs keys, the roster, and a plan that the policy allows.")
+        findings.skip("model", "what of it is exchanged depends on the plan.")
+        return
+    from lightning_fed.cli.diagnosis.training import check_model, rehearse
+
+    join = rehearse(findings, settings, plan, run, version, policy, identity, roster)
+    if join is not None:
+        check_model(findings, join, plan, settings, roster, options.fingerprint, options.line_mbit)
+
+
+def _mapping(path: Path) -> Mapping[str, Any]:
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"the config {path} cannot be read: {' '.join(str(error).split())}. Mend the file."
+        ) from error
+    if not isinstance(config, dict):
+        raise ConfigError(f"{path} is no config: it has no keys. Mend the file.")
+    return config

@@ -1,0 +1,264 @@
+"""``lightning-fed doctor``: what it finds of files, of this computer, of the plan, the model and the data."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lightning_fed.cli.diagnosis.findings import Findings
+from lightning_fed.cli.diagnosis.machine import check_clock, check_versions
+from lightning_fed.cli.diagnosis.site_settings import read_site
+
+ADDRESS = "tcp://127.0.0.1:1"
+"""Nobody listens there: the port is the administrator's."""
+
+
+@pytest.fixture
+def doctor(lightning_fed, tmp_path):
+    """Call ``doctor`` in a folder with keys and configs; gives the exit code and the findings by check."""
+    for name in ("coordinator", "north", "south"):
+        lightning_fed("keys", "new", name)
+    lightning_fed("keys", "roster", "keys/coordinator.pub", "keys/north.pub", "keys/south.pub")
+    strategy = {"class_path": "lightning_fed.FederatedStrategy", "init_args": {"coordinator": ADDRESS, "site": "north"}}
+    site = {
+        "trainer": {"accelerator": "cpu", "strategy": strategy},
+        "model": {"class_path": "small_modules.Small"},
+        "data": {"class_path": "small_modules.Numbers"},
+    }
+    federation = {
+        "address": "tcp://127.0.0.1:*",
+        "store": "store",
+        "model": {"class_path": "small_modules.Small"},
+        "plan": {"rounds": 3, "quorum": 2, "metrics": ["val_loss"]},
+    }
+
+    def call(side, *arguments, site=site, federation=federation):
+        (tmp_path / "site.yaml").write_text(yaml.safe_dump(site))
+        (tmp_path / "federation.yaml").write_text(yaml.safe_dump(federation))
+        config = "site.yaml" if side == "site" else "federation.yaml"
+        code, out, err = lightning_fed("doctor", side, "--config", config, "--json", *arguments)
+        told = json.loads(out), err
+        assert told[0]["ok"] == (code == 0)
+        return code, {finding["check"]: finding for finding in told[0]["findings"]}
+
+    call.site, call.federation = site, federation
+    return call
+
+
+def with_plan(doctor, **plan):
+    return doctor.federation | {"plan": doctor.federation["plan"] | plan}
+
+
+def of_strategy(doctor, **given):
+    strategy = doctor.site["trainer"]["strategy"]
+    strategy = strategy | {"init_args": strategy["init_args"] | given}
+    return doctor.site | {"trainer": doctor.site["trainer"] | {"strategy": strategy}}
+
+
+def files(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+
+
+def test_a_site_whose_coordinator_is_down_is_told_and_all_else_is_looked_at(doctor):
+    code, found = doctor("site", "--plan", "federation.yaml")
+    assert code == 1
+    assert {check for check, finding in found.items() if finding["state"] == "failed"} == {"address"}
+    assert found["address"]["cure"].startswith("Start the coordinator")
+    assert found["handshake"]["state"] == "not checked"
+    assert {"key", "roster", "clock", "versions", "plan", "quorum", "loaders", "metrics", "joining", "disk"} <= {
+        check for check, finding in found.items() if finding["state"] == "ok"
+    }
+
+
+def test_nothing_is_written(doctor, tmp_path):
+    doctor("site", "--plan", "federation.yaml")
+    before = files(tmp_path)
+    private = with_plan(doctor, privacy={"example": {"epsilon": 8, "replace_layers": True}})
+    for side, arguments in (("site", ("--plan", "federation.yaml")), ("coordinator", ())):
+        doctor(side, *arguments)
+        _, found = doctor(side, *arguments, federation=private)
+        assert found["plan"]["state"] == "ok"
+    configs = {tmp_path / "site.yaml", tmp_path / "federation.yaml"}
+    after = files(tmp_path)
+    assert after.keys() == before.keys()
+    assert all(after[path] == before[path] for path in before.keys() - configs)
+
+
+def test_both_sides_tell_the_same_fingerprint_and_another_model_is_a_cross(doctor, tmp_path):
+    (tmp_path / "normalised.py").write_text(
+        "import torch\nfrom small_modules import Small\n"
+        "class Normalised(Small):\n"
+        "    def __init__(self, width: int = 4):\n"
+        "        super().__init__(width)\n"
+        "        self.layer = torch.nn.Sequential(torch.nn.BatchNorm1d(width), self.layer)\n"
+    )
+    model = {"model": {"class_path": "normalised.Normalised"}}
+    for plan in ({}, {"personal": ["layer.1.bias"]}, {"privacy": {"example": {"epsilon": 8, "replace_layers": True}}}):
+        federation = with_plan(doctor, **plan) | model
+        _, found = doctor("coordinator", federation=federation)
+        fingerprint = found["model"]["found"].split()[-1].rstrip(".")
+        code = ("--plan", "federation.yaml", "--fingerprint", fingerprint)
+        _, found = doctor("site", *code, federation=federation, site=doctor.site | model)
+        assert (found["joining"]["state"], found["model"]["state"]) == ("ok", "ok"), plan
+        wider = {"class_path": "normalised.Normalised", "init_args": {"width": 5}}
+        data = {"class_path": "small_modules.Numbers", "init_args": {"width": 5}}
+        _, found = doctor("site", *code, federation=federation, site=doctor.site | {"model": wider, "data": data})
+        assert found["model"]["state"] == "failed"
+
+
+def test_a_metric_that_the_module_does_not_log_is_named_with_the_nearest(doctor):
+    code, found = doctor("site", "--plan", "federation.yaml", federation=with_plan(doctor, metrics=["val_los"]))
+    assert code == 1
+    assert found["metrics"]["state"] == "failed"
+    assert "Did you mean 'val_loss'?" in found["metrics"]["found"]
+
+
+def test_a_tensor_that_never_leaves_is_found_before_anybody_is_joined(doctor, tmp_path):
+    (tmp_path / "policy.yaml").write_text("never_leaves: ['layer.b*']\n")
+    _, found = doctor("site", "--plan", "federation.yaml", site=of_strategy(doctor, policy="policy.yaml"))
+    assert found["plan"]["state"] == "ok"
+    assert found["joining"]["state"] == "failed"
+    assert "'layer.bias' would be exchanged" in found["joining"]["found"]
+
+
+def test_a_module_that_raises_is_a_cross_with_what_it_raised(doctor, tmp_path):
+    (tmp_path / "broken.py").write_text(
+        "from small_modules import Small\n"
+        "class Broken(Small):\n"
+        "    def training_step(self, batch, batch_idx): raise ValueError('no such channel')\n"
+    )
+    site = doctor.site | {"model": {"class_path": "broken.Broken"}}
+    _, found = doctor("site", "--plan", "federation.yaml", site=site)
+    assert found["training step"]["state"] == "failed"
+    assert "ValueError: no such channel" in found["training step"]["found"]
+    assert found["metrics"]["state"] == "not checked"
+    assert found["joining"]["state"] == "ok"  # no step is taken for that
+
+
+def test_a_site_without_training_data_is_told(doctor, tmp_path):
+    (tmp_path / "empty.py").write_text(
+        "from small_modules import Numbers\nclass Empty(Numbers):\n    def __init__(self): super().__init__(count=0)\n"
+    )
+    _, found = doctor("site", "--plan", "federation.yaml", site=doctor.site | {"data": {"class_path": "empty.Empty"}})
+    assert found["loaders"]["state"] == "failed"
+
+
+def test_a_misspelt_key_is_a_cross_and_no_dump(doctor):
+    code, found = doctor(
+        "site", site=doctor.site | {"model": {"class_path": "small_modules.Small", "init_args": {"wdth": 1}}}
+    )
+    assert code == 1
+    assert "Did you mean 'width'?" in found["config"]["found"]
+    code, found = doctor("coordinator", federation=doctor.federation | {"plan": {"rouns": 3}})
+    assert code == 1
+    assert "Did you mean 'rounds'?" in found["config"]["found"]
+
+
+def test_key_files_that_others_can_read_or_replace_are_told(doctor):
+    Path("keys/north.key").chmod(0o644)
+    code, found = doctor("site", "--quick")
+    assert code == 1
+    assert "chmod 600" in found["key"]["found"]
+    Path("keys/north.key").chmod(0o600)
+    Path("keys").chmod(0o777)
+    Path("keys/roster.yaml").chmod(0o666)
+    _, found = doctor("site", "--quick")
+    assert found["key"]["state"] == "ok"
+    assert (found["key folder"]["state"], found["roster file"]["state"]) == ("warning", "warning")
+
+
+def test_another_sites_key_and_a_roster_without_oneself_are_told(doctor, lightning_fed):
+    _, found = doctor("site", "--quick", site=of_strategy(doctor, identity="keys/south.key"))
+    assert "'south'" in found["key"]["found"]
+    lightning_fed("keys", "roster", "keys/coordinator.pub", "keys/south.pub")
+    _, found = doctor("site", "--quick")
+    assert "is not in its own roster" in found["roster"]["found"]
+    _, found = doctor("coordinator", "--quick", federation=doctor.federation | {"identity": "keys/south.key"})
+    assert found["key"]["state"] == "failed"
+
+
+def test_a_quorum_beyond_the_roster_is_told_at_both_sides(doctor):
+    federation = with_plan(doctor, quorum=3, masking={"mode": "off"})
+    for side, arguments in (("coordinator", ()), ("site", ("--plan", "federation.yaml"))):
+        _, found = doctor(side, *arguments, federation=federation)
+        assert found["quorum"]["state"] == "failed", side
+        assert "the roster names 2" in found["quorum"]["found"]
+
+
+def test_a_port_that_is_taken_is_told(doctor):
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        code, found = doctor("coordinator", "--quick", federation=doctor.federation | {"address": address})
+    assert code == 1
+    assert found["address"]["state"] == "failed"
+
+
+def test_a_store_of_another_plan_is_told(doctor):
+    from lightning_fed.coordinator.store import Store
+    from lightning_fed.plan import FederationPlan
+
+    Store(Path("store"), FederationPlan(rounds=4), {}).close()
+    _, found = doctor("coordinator")
+    assert found["store"]["state"] == "failed"
+    assert "rounds" in found["store"]["found"]
+
+
+def test_a_clock_that_is_behind_its_own_files_is_told(tmp_path):
+    file = tmp_path / "roster.yaml"
+    file.write_text("")
+    for ahead_s, state in ((-5.0, "ok"), (3600.0, "failed")):
+        os.utime(file, (0, time.time() + ahead_s))
+        findings = Findings()
+        check_clock(findings, [file, tmp_path / "none"])
+        assert [finding.state for finding in findings] == [state]
+
+
+def test_packages_out_of_range_are_named(tmp_path, monkeypatch):
+    installed = tmp_path / "lightning_fed-9.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: lightning_fed\nVersion: 9\nRequires-Python: >=9\n"
+        "Requires-Dist: torch>=99\nRequires-Dist: lightning>=2\nRequires-Dist: no-such-thing\n"
+        "Requires-Dist: neither-this; extra == 'dev'\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    findings = Findings()
+    check_versions(findings)
+    (finding,) = findings
+    assert finding.state == "failed"
+    for named in ("Python", "torch", "no-such-thing is missing"):
+        assert named in finding.found
+    assert "lightning " not in finding.found
+    assert "neither-this" not in finding.found
+
+
+def test_settings_that_a_config_leaves_out_are_those_of_the_strategy(doctor, tmp_path, monkeypatch):
+    from lightning_fed import FederatedStrategy
+
+    for given, environment in (
+        ({"coordinator": ADDRESS, "site": "north"}, {}),
+        ({"coordinator": ADDRESS, "site": "north", "data_set": "wrists"}, {}),
+        ({}, {"COORDINATOR": ADDRESS, "SITE": "north", "IDENTITY": "a.key", "ROSTER": "b.yaml"}),
+    ):
+        with monkeypatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(f"LIGHTNING_FED_{name}", value)
+            strategy = {"class_path": "lightning_fed.FederatedStrategy", "init_args": given}
+            (tmp_path / "site.yaml").write_text(yaml.safe_dump({"trainer": {"strategy": strategy}}))
+            read, real = read_site(tmp_path / "site.yaml"), FederatedStrategy(**given)
+        assert (read.coordinator, read.site) == (real.coordinator, real.site)
+        assert (read.identity, read.roster, read.ledger) == (real._identity, real._roster, real._ledger)
+
+
+def test_the_table_shows_a_mark_a_check_and_a_cure(doctor, lightning_fed):
+    doctor("site", "--quick")
+    code, out, _ = lightning_fed("doctor", "site", "--config", "site.yaml", "--quick")
+    assert code == 1
+    assert "✗  address" in out
+    assert "→ Start the coordinator" in out
+    assert out.splitlines()[-1].endswith("1 failed, 1 not checked")
