@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,11 @@ from lightning_fed.cli.diagnosis.network import check_listening, report_knock
 from lightning_fed.cli.diagnosis.site_settings import SiteSettings, read_site
 from lightning_fed.cli.package import serve_arguments
 from lightning_fed.cli.parser import NamesNearest
+from lightning_fed.cli.passphrases import asking
 from lightning_fed.errors import ConfigError
 from lightning_fed.transport.identity import Identity, Roster
 from lightning_fed.transport.knock import Knock, knock
+from lightning_fed.transport.passphrase import passphrase_of
 
 if TYPE_CHECKING:  # what needs torch is imported where it is needed
     pass
@@ -84,7 +87,8 @@ def _look_at_coordinator(findings: Findings, options: Namespace) -> None:
         Path(config.get("identity", "keys/coordinator.key")),
         Path(config.get("roster", "keys/roster.yaml")),
     )
-    identity = check_key(findings, key)
+    given = config.get("passphrase_file")
+    identity = check_key(findings, key, asking(Path(given) if given else None))
     roster = check_roster(findings, roster_path, identity)
     if identity is not None and roster is not None and identity.name != roster.coordinator.name:
         findings.fail(
@@ -110,7 +114,9 @@ def _look_at_site(findings: Findings, options: Namespace) -> None:
     except ConfigError as error:
         findings.fail("config", str(error))
         return
-    identity = check_key(findings, settings.identity, settings.site)
+    # As the strategy does: a fit asks nobody.
+    passphrase = partial(passphrase_of, file=settings.passphrase_file)
+    identity = check_key(findings, settings.identity, passphrase, settings.site)
     roster = check_roster(findings, settings.roster, identity)
     policy_file = [settings.policy] if isinstance(settings.policy, Path) else []
     check_clock(findings, [settings.identity, settings.roster, options.config, settings.ledger, *policy_file])

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lightning_fed.cli.coordinate import config_parser
 from lightning_fed.cli.diagnosis.findings import Findings
 from lightning_fed.cli.diagnosis.machine import check_clock, check_versions
 from lightning_fed.cli.diagnosis.site_settings import read_site
+from lightning_fed.cli.diagnosis.terms import plan_of
+from lightning_fed.transport.identity import Roster, new_identity
 
 ADDRESS = "tcp://127.0.0.1:1"
 """Nobody listens there: the port is the administrator's."""
@@ -181,6 +184,44 @@ def test_another_sites_key_and_a_roster_without_oneself_are_told(doctor, lightni
     assert found["key"]["state"] == "failed"
 
 
+def test_a_plan_is_read_out_of_whatever_a_coordinators_config_may_hold(tmp_path):
+    keys = {action.dest for action in config_parser()._actions} - {"help", "config", "plan"}
+    top = {key.split(".")[0] for key in keys} - {"print_config", "print_shtab", "model", "plan", "keep", "logger"}
+    (tmp_path / "federation.yaml").write_text(
+        yaml.safe_dump(dict.fromkeys(top, "anything"))
+        + "model: {class_path: not_here.Model}\nlogger: [{class_path: not_here.Logger}]\nkeep: {last: 2}\n"
+        + "plan: {rounds: 7, masking: {mode: off}, local: {steps: 5}}\n"
+    )
+    plan = plan_of(tmp_path / "federation.yaml")
+    assert (plan.rounds, plan.masking.mode, plan.local.steps) == (7, "off", 5)
+
+
+def test_a_signed_roster_is_told_with_its_version_and_a_changed_one_is_a_cross(doctor):
+    _, found = doctor("site", "--quick")
+    assert found["signature"]["state"] == "not checked"
+    consortium = new_identity("consortium")
+    Roster.load("keys/roster.yaml").signed_by(consortium, 4).write("keys/roster.yaml")
+    _, found = doctor("site", "--quick")
+    assert found["signature"]["state"] == "ok"
+    for named in ("version 4", "'consortium'", consortium.card.fingerprint):
+        assert named in found["signature"]["found"]
+    roster = Path("keys/roster.yaml")
+    roster.write_text(roster.read_text().replace("version: 4", "version: 5"))
+    _, found = doctor("site", "--quick")
+    assert found["roster"]["state"] == "failed"
+    assert "signature" in found["roster"]["found"]
+
+
+def test_a_locked_key_is_opened_as_a_fit_would_or_it_is_a_cross(doctor, lightning_fed, tmp_path):
+    (tmp_path / "words").write_text("correct horse\n")
+    lightning_fed("keys", "lock", "keys/north.key", "--passphrase-file", "words")
+    _, found = doctor("site", "--quick")
+    assert found["key"]["state"] == "failed"
+    assert "locked with a passphrase" in found["key"]["found"]
+    _, found = doctor("site", "--quick", site=of_strategy(doctor, passphrase_file="words"))
+    assert found["key"]["state"] == "ok"
+
+
 def test_a_quorum_beyond_the_roster_is_told_at_both_sides(doctor):
     federation = with_plan(doctor, quorum=3, masking={"mode": "off"})
     for side, arguments in (("coordinator", ()), ("site", ("--plan", "federation.yaml"))):
@@ -262,4 +303,4 @@ def test_the_table_shows_a_mark_a_check_and_a_cure(doctor, lightning_fed):
     assert code == 1
     assert "✗  address" in out
     assert "→ Start the coordinator" in out
-    assert out.splitlines()[-1].endswith("1 failed, 1 not checked")
+    assert out.splitlines()[-1].endswith("1 failed, 2 not checked")

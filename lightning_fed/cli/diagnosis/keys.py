@@ -1,6 +1,7 @@
 """Keys, their file modes, and the roster."""
 
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from lightning_fed.cli.diagnosis.findings import Findings
@@ -8,19 +9,22 @@ from lightning_fed.errors import IdentityError
 from lightning_fed.transport.identity import Identity, Roster, load_identity
 
 
-def check_key(findings: Findings, path: Path, name: str | None = None) -> Identity | None:
+def check_key(
+    findings: Findings, path: Path, passphrase: Callable[[Path], bytes], name: str | None = None
+) -> Identity | None:
     """Look at a secret key file.
 
     Args:
         findings: takes what is found.
         path: the file.
+        passphrase: see ``load_identity``.
         name: whose it must be; anybody's when not given.
 
     Returns:
         The keys, if they can be used.
     """
     try:
-        identity = load_identity(path)
+        identity = load_identity(path, passphrase)
     except IdentityError as error:
         findings.fail("key", str(error))
         return None
@@ -54,6 +58,19 @@ def check_roster(findings: Findings, path: Path, identity: Identity | None) -> R
     findings.ok(
         "roster", f"{path} names the coordinator {roster.coordinator.name!r} and {len(roster.sites)} sites{own}."
     )
+    signer = roster.consortium
+    if signer is None:
+        findings.skip(
+            "signature",
+            "the roster is not signed: whoever can change the file can change the members.",
+            "Sign it with a key that is kept offline: lightning-fed roster sign",
+        )
+    else:
+        findings.ok(
+            "signature",
+            f"it is version {roster.version}, and the signature of {signer.name!r} holds, whose fingerprint is "
+            f"{signer.fingerprint}.",
+        )
     if _open_to_others(path):
         findings.warn(
             "roster file", f"others can write to {path}, and so put in keys of their own.", f"chmod go-w {path}"

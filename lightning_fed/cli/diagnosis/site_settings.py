@@ -24,6 +24,7 @@ class SiteSettings:
         policy: the policy file, or what stands in its place in the config; None without one.
         ledger: file of the site's privacy ledger.
         data_set: name of the data that the ledger is about; any when empty.
+        passphrase_file: holds the passphrase of a locked key file; None where the environment says it.
     """
 
     config: Mapping[str, Any]
@@ -34,6 +35,7 @@ class SiteSettings:
     policy: Path | Mapping[str, Any] | None
     ledger: Path
     data_set: str
+    passphrase_file: Path | None
 
 
 def read_site(path: Path) -> SiteSettings:
@@ -72,6 +74,7 @@ def read_site(path: Path) -> SiteSettings:
         policy=policy if isinstance(policy, dict) else Path(policy) if policy else None,
         ledger=Path(given.get("ledger") or Path("ledgers") / f"{data_set or site}.jsonl"),
         data_set=data_set,
+        passphrase_file=Path(given["passphrase_file"]) if given.get("passphrase_file") else None,
     )
 
 

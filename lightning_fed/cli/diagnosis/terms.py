@@ -20,6 +20,12 @@ _NO_POLICY = (
     "be asked for its untrained model"
 )
 
+_OTHERS = (
+    *("address", "identity", "passphrase_file", "roster", "store", "model", "checkpoint", "seed"),
+    *("logger", "metrics_port", "metrics_host", "keep", "show"),
+)
+"""Keys of a coordinator's config beside its plan."""
+
 
 def plan_of(path: Path) -> FederationPlan:
     """The plan of a coordinator's config, whatever else stands in that.
@@ -32,10 +38,8 @@ def plan_of(path: Path) -> FederationPlan:
     parser.add_argument("--config", action="config")
     parser.add_argument("--plan", type=FederationPlan, default=FederationPlan())
     # Those are the coordinator's own affair, and may name classes that a site does not have.
-    for other in ("address", "identity", "roster", "store", "model", "checkpoint", "logger", "keep", "show", "seed"):
+    for other in _OTHERS:
         parser.add_argument(f"--{other}", type=Any)
-    parser.add_argument("--metrics_port", type=Any)
-    parser.add_argument("--metrics_host", type=Any)
     without_choices(parser)
     try:
         config = parser.parse_args(["--config", str(path)])
