@@ -6,7 +6,7 @@ INSTALLED = $(VENV)/.installed-for-development
 DROP_IN ?= $(VENV)-drop-in
 INSTALLED_FOR_DOCS = $(VENV)/.installed-for-docs
 
-.PHONY: setup demo test drop-in fuzz chaos soak lint docs dist requirements bench
+.PHONY: setup demo test drop-in fuzz chaos soak lint docs report-picture dist requirements bench
 
 setup: $(INSTALLED)
 
@@ -69,6 +69,10 @@ docs: $(INSTALLED_FOR_DOCS)
 $(INSTALLED_FOR_DOCS): pyproject.toml | $(INSTALLED)
 	$(BIN)/python -m pip install -e ".[docs]"
 	touch $@
+
+# docs/pictures/report.png: trains a small federation and photographs its page, with the system's Chromium.
+report-picture: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python docs/report_picture.py
 
 # What is published, in dist/. The same commit gives the same bytes: the time that archives note is the commit's.
 dist: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)

@@ -17,6 +17,7 @@ NAVIGATION = {
         "docs/deployment",
         "docs/devices",
         "docs/extending",
+        "docs/reports",
         "docs/troubleshooting",
     ],
     "Explanation": [

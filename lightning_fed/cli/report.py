@@ -11,7 +11,7 @@ from rich.text import Text
 
 from lightning_fed.cli.parser import NamesNearest
 from lightning_fed.coordinator.recorded import LEDGER, checkpoint_of, read_best, read_run
-from lightning_fed.errors import printable
+from lightning_fed.errors import ConfigError, printable
 from lightning_fed.privacy.history import History, read_history
 from lightning_fed.privacy.ledger_lines import Adopted, Charged
 from lightning_fed.privacy.ledger_rows import LedgerRow, ledger_rows
@@ -47,9 +47,11 @@ def run(arguments: Sequence[str]) -> int:
 
     Raises:
         FederationError: a path is neither a coordinator's store nor a privacy ledger, or a ledger was edited; or a
-            best model is asked for, and there is none.
+            best model is asked for, and there is none; or a page of other than one store.
     """
     config = _parser().parse_args(list(arguments[1:]))
+    if config.html:
+        return _page(config.html, config.paths)
     if config.best:
         for path in config.paths:
             print(_best_of(path))
@@ -60,6 +62,20 @@ def run(arguments: Sequence[str]) -> int:
             _report_run(path, console)
         else:
             _report_ledger(path, console)
+    return 0
+
+
+def _page(path: Path, paths: Sequence[Path]) -> int:
+    from lightning_fed.cli.page import write_page
+
+    stores, ledgers = [each for each in paths if each.is_dir()], [each for each in paths if not each.is_dir()]
+    if len(stores) != 1:
+        raise ConfigError(
+            f"a page shows one run, and {len(stores)} folders are named. Name one store, and as many ledgers of its "
+            "sites as you have."
+        )
+    write_page(path, stores[0], ledgers)
+    print(path)
     return 0
 
 
@@ -198,5 +214,11 @@ def _parser() -> NamesNearest:
     parser.add_argument("paths", type=Path, nargs="+", help="stores (folders) or privacy ledgers (files)")
     parser.add_argument(
         "--best", action="store_true", help="print only the path of the best global model (plan.best), and its metric"
+    )
+    parser.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="write the run of one store, with the sites' ledgers that are named, as one page that needs no network",
     )
     return parser

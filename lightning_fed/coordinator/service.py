@@ -14,6 +14,7 @@ from lightning_fed.coordinator.hyperparameters import loadable_hyperparameters
 from lightning_fed.coordinator.insist import insist
 from lightning_fed.coordinator.recorded import LEDGER
 from lightning_fed.coordinator.retention import Keep
+from lightning_fed.coordinator.software import software
 from lightning_fed.coordinator.store import Store
 from lightning_fed.errors import (
     FederationError,
@@ -265,7 +266,9 @@ class Coordinator:
     def _record(self, event: str, data: dict[str, Any]) -> None:
         if event.startswith("round_"):
             self._hub.renew()
-        if event == "round_started":
+        if event == "started":
+            data = {**data, "software": software()}
+        elif event == "round_started":
             self._round_began = time.monotonic()
             self._hub.traffic = Traffic()
         elif event == "round_finished":

@@ -5,6 +5,7 @@ import pty
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -43,6 +44,10 @@ def test_a_simulation_from_an_empty_folder_reaches_its_last_round(tmp_path):
     command, snippet = re.findall(r"```\w*\n(.*?)```", (folder / "README.md").read_text(), flags=re.DOTALL)
     assert "round 2 done by east, north, south" in call(*command.split()[1:], cwd=folder)
     subprocess.run([sys.executable, "-c", snippet], cwd=folder, env=environment, check=True, timeout=120)
+    call("report", "runs/first/store", "--html", "report.html", cwd=folder)
+    page = (folder / "report.html").read_text()
+    assert "the header of global model 2 names this run, plan and version" in page
+    assert f"torch {version('torch')}" in page
 
 
 def test_the_written_coordinator_and_sites_are_accepted_and_know_each_other(lightning_fed, tmp_path, monkeypatch):

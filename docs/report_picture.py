@@ -1,0 +1,84 @@
+"""Makes the picture of docs/reports.md: trains a federation on this machine and opens its page in a browser.
+
+``make report-picture``, or ``python docs/report_picture.py [--out docs/pictures/report.png] [--folder FOLDER]``; with a
+folder, the run and the page stay there.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import msgspec
+from PIL import Image
+
+HERE = Path(__file__).parent
+BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+
+PLAN = {
+    "name": "bright-spots",
+    "rounds": 16,
+    "quorum": 4,
+    "cohort_size": 4,
+    "metrics": ["val_loss", "val_auroc"],
+    "best": {"metric": "val_auroc", "mode": "max"},
+    "privacy": {"example": {"epsilon": 8}},
+    "compression": {"method": "vote", "share": 0.05},
+}
+SITES = ["st-marys", "northfield", "riverside", "lakeview", "hill-road"]
+WIDTH, HEIGHT = 1280, 1420
+
+
+def main() -> None:
+    """Train, report, and take the picture."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=HERE / "pictures" / "report.png")
+    parser.add_argument("--folder", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        page = train(options.folder or Path(temporary) / "run")
+        take(page, options.out)
+
+
+def train(folder: Path) -> Path:
+    """Run the federation that ``lightning-fed init`` writes, with this plan; give its page."""
+    _call("init", "--role", "simulation", "--folder", str(folder))
+    config = folder / "simulation.yaml"
+    settings = msgspec.yaml.decode(config.read_bytes())
+    settings |= {"sites": SITES, "plan": settings["plan"] | PLAN}
+    settings["model"]["init_args"] = {"width": 48}
+    config.write_bytes(msgspec.yaml.encode(settings))
+    _call("simulate", "--config", config.name, folder=folder)
+    run = Path(settings["run"])
+    ledgers = [str(run / "sites" / site / "ledger.jsonl") for site in SITES]
+    _call("report", str(run / "store"), *ledgers, "--html", "report.html", folder=folder)
+    return folder / "report.html"
+
+
+def take(page: Path, picture: Path) -> None:
+    """Photograph the beginning of a page."""
+    from playwright.sync_api import sync_playwright
+
+    browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if browser is None:
+        sys.exit("there is no Chromium here. Install the system's: apt-get install chromium-headless-shell")
+    with (
+        sync_playwright() as playwright,
+        playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"]) as chromium,
+    ):
+        view = chromium.new_page(viewport={"width": WIDTH, "height": HEIGHT})
+        view.goto(page.absolute().as_uri())
+        view.wait_for_function("[...document.querySelectorAll('.chart')].every(c => c.querySelector('.main-svg'))")
+        view.screenshot(path=picture)
+    # Few colours are enough, and make fewer bytes; those of small areas must not get lost.
+    Image.open(picture).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(picture, optimize=True)
+
+
+def _call(*arguments: str, folder: Path | None = None) -> None:
+    subprocess.run([sys.executable, "-m", "lightning_fed.cli.main", *arguments], cwd=folder, check=True)  # noqa: S603
+
+
+if __name__ == "__main__":
+    main()

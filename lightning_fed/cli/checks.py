@@ -1,0 +1,119 @@
+"""What of a run's files can be checked against each other, as a list of ticks and crosses."""
+
+import hashlib
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from lightning_fed.cli.chronicle import Chronicle
+from lightning_fed.cli.spent import LedgerAccount
+from lightning_fed.errors import StoreError, printable
+
+_LONGEST_HEADER = 1 << 26
+"""Bytes of a safetensors header, as that library limits them."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at: whether it holds, and in words."""
+
+    holds: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A global model's file: what it is to the run, where it lies, its size, hash, and what its header says."""
+
+    role: str
+    version: int
+    path: Path
+    size: int
+    sha256: str
+    metadata: dict[str, str]
+
+
+class _Header(msgspec.Struct):
+    metadata: dict[str, str] = msgspec.field(default_factory=dict, name="__metadata__")
+
+
+def model_at(run: Chronicle, version: int, role: str) -> StoredModel:
+    """A global model of the store, with its hash.
+
+    Raises:
+        StoreError: it is not there, or no safetensors file.
+    """
+    path = run.folder / "models" / f"{version:06d}.safetensors"
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = file.read(min(length, _LONGEST_HEADER))
+        size = path.stat().st_size
+        metadata = msgspec.json.decode(header, type=_Header).metadata
+    except (OSError, struct.error, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise StoreError(f"global model {path} cannot be read: {error}. Restore it from a backup.") from error
+    return StoredModel(role, version, path, size, sha256_of(path), metadata)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}. Mend the permissions or the disk.") from error
+
+
+def models_of(run: Chronicle) -> list[StoredModel]:
+    """The initial, the best and the newest global model, as far as the store has them."""
+    versions = run.versions
+    best = [(run.best.version, "best")] if run.best else []
+    wanted = [(0, "initial"), *best, *((version, "newest") for version in versions[-1:])]
+    roles: dict[int, list[str]] = {}
+    for version, role in wanted:
+        roles.setdefault(version, []).append(role)
+    return [model_at(run, version, ", ".join(names)) for version, names in roles.items() if version in versions]
+
+
+def checks_of(run: Chronicle, models: Sequence[StoredModel], ledgers: Sequence[LedgerAccount]) -> list[Check]:
+    """Everything that can be checked without anybody else's files."""
+    return [*_of_log(run), *_of_models(run, models), *(check for ledger in ledgers for check in _of_ledger(ledger))]
+
+
+def _of_log(run: Chronicle) -> Iterator[Check]:
+    others = ", ".join(printable(other) for other in sorted(run.hashes - {run.plan_hash}))
+    if others:
+        yield Check(False, f"the event log names plans of other hashes than that of run.json: {others}")
+    else:
+        yield Check(True, "every start in the event log names the hash of the plan in run.json")
+    if run.passed_over:
+        yield Check(False, f"{run.passed_over} lines of the event log are none that this version can read")
+
+
+def _of_models(run: Chronicle, models: Sequence[StoredModel]) -> Iterator[Check]:
+    for model in models:
+        expected = {"run": run.run, "plan_hash": run.plan_hash, "version": str(model.version)}
+        wrong = [name for name, value in expected.items() if model.metadata.get(name) != value]
+        yield Check(
+            not wrong,
+            f"the header of global model {model.version} "
+            + (f"names another {', '.join(wrong)}" if wrong else "names this run, plan and version"),
+        )
+
+
+def _of_ledger(ledger: LedgerAccount) -> Iterator[Check]:
+    who = f"the privacy ledger {ledger.name} of {', '.join(ledger.owners) or 'nobody'}"
+    signed = f"signed by {ledger.signer}" if ledger.signer else "not signed"
+    yield Check(bool(ledger.signer), f"{who}: each line follows from the one before; {signed}")
+    if ledger.lacking:
+        lost = ", ".join(printable(head[:16]) for head in ledger.lacking[:3])
+        yield Check(False, f"{who} lacks {len(ledger.lacking)} lines that the coordinator was told of: {lost}, ...")
+    elif ledger.told:
+        yield Check(True, f"{who} has all {ledger.told} lines that the coordinator was told of")
