@@ -22,6 +22,7 @@ NAVIGATION = {
     ],
     "Explanation": [
         "docs/what-leaves-the-building",
+        "docs/audit",
         "docs/privacy",
         "docs/masking",
         "docs/leakage",

@@ -61,11 +61,7 @@ def write_whole(path: Path, data: bytes | memoryview, *, private: bool = False) 
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
     except OSError as error:
         raise StoreError(
             f"{path.name} cannot be written to {path.parent}: {error.strerror or error}. Nothing was lost: what "
@@ -75,3 +71,16 @@ def write_whole(path: Path, data: bytes | memoryview, *, private: bool = False) 
         # On a disk that takes nothing this may fail, too; the next start tidies up.
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names of a folder's files on the disk.
+
+    Raises:
+        OSError: the disk does not take them.
+    """
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

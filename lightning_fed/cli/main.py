@@ -22,6 +22,7 @@ _COMMANDS = {
     "status": ("watch", "show once how far a run is"),
     "data": ("data", "show what a data module would see of a folder of radiographs"),
     "report": ("report", "show what happened in a run, and what was spent of a privacy budget"),
+    "audit": ("audit", "check the logs of coordinator and sites against each other, show what left a site"),
     "ledger": ("ledger", "sign a privacy ledger that an older version or an older key has written"),
     "simulate": ("simulate", "run a coordinator and all sites on this machine"),
     "fit": ("site", "train as a site (Lightning CLI)"),

@@ -1,15 +1,15 @@
 """The event log: what happened in a run, one JSON object a line, in order."""
 
-import contextlib
-import os
 import time
 from collections import defaultdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from lightning_fed.audit.lines import Head, Name, Writer
+from lightning_fed.audit.log import AuditLog
 from lightning_fed.errors import StoreError
 from lightning_fed.files import remedy
 from lightning_fed.protocol.coordinator.best import Measured
@@ -52,8 +52,12 @@ class EventLog:
     A site can bring about events as fast as it can speak. Beyond some about the same site they are not written; the
     next line about it says how many, as ``omitted``. A round that begins lets it start anew.
 
+    Each line is chained to the one before and signed, see ``audit.lines``.
+
     Args:
         folder: the store's folder.
+        run: the coordinator's run.
+        key: the coordinator's Ed25519 key; without it nothing is signed.
 
     Attributes:
         newest_round: the last round whose end is in the log, 0 before the first.
@@ -63,26 +67,10 @@ class EventLog:
         ended: the version with which the plan's patience has ended the run, and the reason; None if it has not.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / "events.jsonl"
-        # Unbuffered: what a full disk did not take must not be tried again, and fail again, when the file is closed.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        try:
-            self._file = os.fdopen(os.open(self._path, flags, 0o666), "ab", buffering=0)
-        except OSError as error:
-            raise StoreError(
-                f"{self._path} cannot be opened: {error.strerror}. Remove it if it is a link, or mend its permissions."
-            ) from error
-        self._torn_at: int | None = None
-        try:
-            content = self._path.read_bytes()
-            if content and not content.endswith(b"\n"):
-                # The line that a crash cut short stays, closed, and does not swallow the next one.
-                self._file.write(b"\n")
-        except OSError as error:
-            raise StoreError(
-                f"{self._path} cannot be read or written: {error.strerror}. {remedy(error)}, then start again."
-            ) from error
+    def __init__(self, folder: Path, run: str = "", key: Ed25519PrivateKey | None = None) -> None:
+        self._name = "events.jsonl"
+        self._log = AuditLog(folder / self._name, Writer(Name("coordinator", run), key))
+        content = self._log.read()
         entries = entries_of(content)
         self.newest_round = max((entry.round for entry in entries if entry.event in _ENDS), default=0)
         self.ledger_heads = {entry.site: entry.head for entry in entries if entry.event == "ledger_anchored"}
@@ -111,19 +99,23 @@ class EventLog:
                 return False
             if lines.omitted:
                 data = {**data, "omitted": lines.omitted}
-        entry = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **data}
         try:
             # A power cut costs some lines of the round that was on, and no more.
-            self._append(msgspec.json.encode(entry) + b"\n", sync=event in _LASTING)
+            self._log.append(event, data, sync=event in _LASTING)
         except OSError as error:
             if lines:
                 lines.left += 1.0
             raise StoreError(
-                f"{self._path.name} cannot be written: {error.strerror}. {remedy(error)}, then start again."
+                f"{self._name} cannot be written: {error.strerror}. {remedy(error)}, then start again."
             ) from error
         if lines:
             lines.omitted = 0
         return True
+
+    @property
+    def head(self) -> Head | None:
+        """Of the last line that is on the disk: what may be handed out. None without a key."""
+        return self._log.head
 
     def close(self) -> None:
         """Flush to the disk and close.
@@ -132,32 +124,9 @@ class EventLog:
             StoreError: the disk does not take the last lines.
         """
         try:
-            os.fsync(self._file.fileno())
+            self._log.close()
         except OSError as error:
-            raise StoreError(f"{self._path.name} cannot be written: {error.strerror}. {remedy(error)}.") from error
-        finally:
-            self._file.close()
-
-    def _append(self, line: bytes, *, sync: bool) -> None:
-        """Write one line, or nothing of it."""
-        self._cut_torn()
-        size = os.fstat(self._file.fileno()).st_size
-        try:
-            rest = memoryview(line)
-            while rest:
-                rest = rest[self._file.write(rest) :]
-            if sync:
-                os.fsync(self._file.fileno())
-        except OSError:
-            self._torn_at = size
-            with contextlib.suppress(OSError):
-                self._cut_torn()
-            raise
-
-    def _cut_torn(self) -> None:
-        if self._torn_at is not None:
-            os.ftruncate(self._file.fileno(), self._torn_at)
-            self._torn_at = None
+            raise StoreError(f"{self._name} cannot be written: {error.strerror}. {remedy(error)}.") from error
 
 
 class Entry(msgspec.Struct):

@@ -106,7 +106,7 @@ class Coordinator:
                 left_out[0],
             )
         self._store = Store(Path(store), plan, hyperparameters, keep)
-        self._events = EventLog(self._store.folder)
+        self._events = EventLog(self._store.folder, self._store.run, identity.signing_key)
         model, fresh = self._store.model, False
         if model is None and initial is not None:
             initial.configure_model()
@@ -239,6 +239,8 @@ class Coordinator:
         for action in actions:
             match action:
                 case Send(site, message, chunk):
+                    if isinstance(message, m.Model | m.Finished) and self._events.head:
+                        self._hub.send(site, m.LogHead(self._events.head))
                     self._hub.send(site, message, chunk)
                 case Wake(timer, after_s):
                     self._timers[timer] = time.monotonic() + after_s

@@ -30,6 +30,7 @@ from lightning_fed.participant.model_metrics import ModelMetrics
 from lightning_fed.participant.plan_callbacks import attach
 from lightning_fed.participant.processes import Processes
 from lightning_fed.participant.pruning import refuse_pruning
+from lightning_fed.participant.sent_log import SentLog
 from lightning_fed.participant.sigterm import AgreedSigterm
 from lightning_fed.participant.site_model import SiteModel
 from lightning_fed.participant.site_state import SiteState
@@ -61,6 +62,7 @@ class Membership(Callback):
             None where nothing outlives the process.
         signed_sums: file of the sums that the site has signed; made when a plan masks. None likewise.
         data_set: name of the data that the ledger is about; any when empty.
+        sent_log: file of the log of what has left the site; None where nothing outlives the process.
 
     Attributes:
         plan: the federation plan, once received.
@@ -79,6 +81,7 @@ class Membership(Callback):
         pending_update: Path | None,
         signed_sums: Path | None,
         data_set: str = "",
+        sent_log: Path | None = None,
     ) -> None:
         self._coordinator = coordinator
         self._identity = identity
@@ -88,6 +91,8 @@ class Membership(Callback):
         self._ledger_path = ledger
         self._data_set = data_set
         self._signed_path = signed_sums
+        self._sent_path = sent_log
+        self._sent: SentLog | None = None
         self.plan: FederationPlan | None = None
         self.run: str | None = None
         self.tuned: list[str] = []
@@ -141,6 +146,7 @@ class Membership(Callback):
         self._processes.begin(trainer)
         self._sigterm = AgreedSigterm(trainer)
         self._processes.interrupted = self._sigterm.noted
+        self._sent = self._processes.first_only(trainer, self._open_sent_log)
         if trainer.is_global_zero:
             session = SiteSession(
                 self._identity.name,
@@ -181,7 +187,13 @@ class Membership(Callback):
             self._patience_s,
             rank_zero_info,
             lambda: self._pulse(trainer),
+            self._sent,
         )
+
+    def _open_sent_log(self) -> SentLog | None:
+        if self._sent_path is None:
+            return None
+        return SentLog(self._sent_path, self._identity, self._roster.coordinator, self._coordinator)
 
     def _pulse(self, trainer: Trainer) -> None:
         assert self._sigterm is not None
@@ -209,7 +221,9 @@ class Membership(Callback):
 
     def _open_files(self, joining: Joining) -> SignedSums | None:
         owner = Owner(self._identity.name, self._identity.signing_key, self._data_set)
-        self._model.ledger = joining.open_ledger(self._ledger_path, owner)
+        self._model.ledger = ledger = joining.open_ledger(self._ledger_path, owner)
+        if ledger and self._sent:
+            self._sent.spent = ledger.spent
         return joining.signed_sums(self._signed_path)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

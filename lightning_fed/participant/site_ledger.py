@@ -29,6 +29,7 @@ class SiteLedger:
 
     def __init__(self, ledger: Ledger, plan: FederationPlan, run: str, exchange: Exchange) -> None:
         self._ledger = ledger
+        self._units: tuple[Unit, ...] = ("example", "site")
         self._plan = plan
         self._run = run
         self._exchange = exchange
@@ -89,6 +90,10 @@ class SiteLedger:
             units: tuple[Unit, ...] = ("site",) if self._plan.privacy.example else ("site", "example")
             self._ledger.charge(Release(self._run, self._plan.hash, round, attempt, mechanism, units))
         return bytes.fromhex(self._ledger.history.head)
+
+    def spent(self) -> dict[str, float]:
+        """Epsilon so far, by unit, against whoever learns most."""
+        return {unit: self._ledger.epsilon(unit) for unit in self._units}
 
     def close(self) -> None:
         """Close the file."""

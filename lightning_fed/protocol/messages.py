@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from lightning_fed.audit.lines import Head
 from lightning_fed.update.layout import Layout
 from lightning_fed.wire import decoded, encoded
 
@@ -223,6 +224,16 @@ class LedgerHead(Message, frozen=True):
     head: Digest
 
 
+class LogHead(Message, frozen=True):
+    """Either side: the newest line of its audit log that is on its disk, signed, to be kept in the other's log.
+
+    With it neither side can deny what its log held by then. The coordinator's comes before a global model and before
+    ``Finished``, a site's before an ``Offer`` and before ``Leave``.
+    """
+
+    head: Head
+
+
 class Withdraw(Message, frozen=True):
     """Site: it has no update for this round, and why.
 
@@ -298,7 +309,21 @@ class Ping(Message, frozen=True):
     """Coordinator: are you there? Needs no answer: that it can be sent is one."""
 
 
-FromSite = Hello | Join | Fetch | LedgerHead | Offer | Chunk | Masking | Withdraw | Report | NoReport | Computed | Leave
+FromSite = (
+    Hello
+    | Join
+    | Fetch
+    | LedgerHead
+    | LogHead
+    | Offer
+    | Chunk
+    | Masking
+    | Withdraw
+    | Report
+    | NoReport
+    | Computed
+    | Leave
+)
 FromCoordinator = (
     Welcome
     | Joined
@@ -313,6 +338,7 @@ FromCoordinator = (
     | Chunk
     | Credit
     | Rejected
+    | LogHead
     | Farewell
     | Finished
     | Refused

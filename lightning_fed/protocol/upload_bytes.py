@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from lightning_fed.audit.lines import Head
 from lightning_fed.masking import messages as masking
 from lightning_fed.masking.graph import sparse_reach
 from lightning_fed.masking.keys import KEY_BYTES, NONCE_BYTES, SEED_BYTES, SIGNATURE_BYTES, TAG_BYTES
@@ -18,6 +19,8 @@ _ROUND = 100
 """A round's number takes one byte more on the wire from 128 on; that is as precise as this is."""
 
 _EXAMPLES = 1000
+
+_LOG_HEAD = m.LogHead(Head(1000, bytes(32), bytes(64)))
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def expected_upload(exchange: Exchange, site: str, roster: Collection[str], coun
 
 
 def _stream(stream: m.Stream, nbytes: int) -> int:
-    offer = len(m.encode(m.Offer(stream, _ROUND, nbytes, _EXAMPLES)))
+    offer = len(m.encode(_LOG_HEAD)) + len(m.encode(m.Offer(stream, _ROUND, nbytes, _EXAMPLES)))
     return offer + chunk_count(nbytes) * len(m.encode(m.Chunk(stream, _ROUND, 0)))
 
 

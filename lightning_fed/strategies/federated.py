@@ -147,6 +147,7 @@ class Federated(Strategy):
                 self._ledger.with_name(f"{self._ledger.name}.unsettled"),
                 self._ledger.with_name(f"{self._ledger.name}.signed"),
                 self._data_set,
+                self._ledger.with_name(f"{self._ledger.name}.sent"),
             )
         for callback in self._undecided:
             callback._check_on_train_epoch_end = None
@@ -220,7 +221,7 @@ class FederatedStrategy(Federated, OneDevice):
             keeps, with these words behind its name: ``.unsettled``, during a run, what it has not sent of its updates,
             where a plan compresses them, and the control of SCAFFOLD or FedDyn; ``.signed``, from run to run, which
             masked sums it has let be opened, so that none is opened a second time over other sites; ``.trained``, that
-            it has begun to train.
+            it has begun to train; ``.sent``, the log of everything that has left it (``lightning-fed audit show``).
         data_set: the site's own name for the data that it trains on, written into the ledger; a ledger of other data is
             refused then.
         passphrase_file: holds the passphrase of a locked key file; else ``LIGHTNING_FED_PASSPHRASE_FILE``, or the

@@ -7,13 +7,19 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from lightning_fed.errors import AlreadyConnectedError, ConnectionLostError, FederationError, IdentityError
-from lightning_fed.protocol.messages import decode_from_coordinator
+from lightning_fed.errors import (
+    AlreadyConnectedError,
+    ConnectionLostError,
+    FederationError,
+    IdentityError,
+    StoreError,
+)
+from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.site.session import Outgoing, SiteSession
 from lightning_fed.transport.addresses import HOW, ipv6_or_not
 from lightning_fed.transport.identity import Identity, PublicCard
@@ -42,6 +48,22 @@ _CHANCE = secrets.SystemRandom()
 _T = TypeVar("_T")
 
 
+class Journal(Protocol):
+    """Writes down what crosses the site's border; ``participant.sent_log.SentLog`` does."""
+
+    def sent(self, message: m.Message, chunk: memoryview | None) -> m.LogHead | None:
+        """Write down what is about to leave, and say what leaves before it."""
+        ...
+
+    def received(self, message: m.Message) -> None:
+        """Write down what has arrived, before the site acts on it."""
+        ...
+
+    def close(self) -> None:
+        """Nothing crosses it any more."""
+        ...
+
+
 class SiteConnection:
     """Keeps a ``SiteSession`` connected, from its own thread.
 
@@ -59,6 +81,7 @@ class SiteConnection:
         patience_s: seconds without a connection after which waiting is given up.
         notice: called with a line for the user when waiting takes long.
         pulse: called about once a second while waiting; raises to end the wait.
+        journal: is told what leaves and arrives, and is closed with the connection.
     """
 
     def __init__(
@@ -70,7 +93,9 @@ class SiteConnection:
         patience_s: float,
         notice: Callable[[str], None],
         pulse: Callable[[], None] = lambda: None,
+        journal: Journal | None = None,
     ) -> None:
+        self._journal = journal
         self._address = address
         self._way = 0
         self._other_by: float | None = None
@@ -204,6 +229,15 @@ class SiteConnection:
                     self._pause()
         except Exception as error:  # noqa: BLE001 - whatever it is, the trainer's thread raises it
             self._fail(error)
+        finally:
+            self._close_journal()
+
+    def _close_journal(self) -> None:
+        try:
+            if self._journal:
+                self._journal.close()
+        except StoreError as error:
+            self._notice(str(error))  # the fit is over
 
     def _fail(self, error: Exception) -> None:
         with self._changed:
@@ -342,7 +376,9 @@ class SiteConnection:
             except zmq.Again:
                 return
             data, chunk = message_and_chunk(frames)
-            message = decode_from_coordinator(data)
+            message = m.decode_from_coordinator(data)
+            if self._journal:
+                self._journal.received(message)
             with self._changed:
                 self._outgoing += self._session.receive(message, chunk)
                 self._served = True
@@ -355,4 +391,7 @@ class SiteConnection:
         with self._changed:
             outgoing, self._outgoing = self._outgoing, []
         for message, chunk in outgoing:
+            before = self._journal.sent(message, chunk) if self._journal else None
+            if before:
+                dealer.send_multipart(frames_of(before, None))
             dealer.send_multipart(frames_of(message, chunk), copy=chunk is None)

@@ -31,6 +31,8 @@ finally:
         "report RUN",
         "status RUN",
         "ledger sign --help",
+        "audit verify STORE",
+        "audit show SITE",
         "init --role site --folder st-marys --name st-marys",
     ],
 )

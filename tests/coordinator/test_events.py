@@ -68,7 +68,7 @@ def test_what_one_site_brings_about_again_and_again_does_not_fill_the_log(tmp_pa
     for _ in range(100_000):
         log.write("site_joined", {"site": "north"})
     log.write("site_joined", {"site": "south"})
-    assert (tmp_path / "events.jsonl").stat().st_size < 10_000
+    assert (tmp_path / "events.jsonl").stat().st_size < 20_000
     log.write("round_started", {"round": 1, "attempt": 1})
     log.write("update_accepted", {"round": 1, "site": "north"})
     log.write("update_accepted", {"round": 1, "site": "north"})
@@ -89,6 +89,7 @@ def test_a_round_that_has_ended_is_on_the_disk(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", noted)
     log = EventLog(tmp_path)
+    synced.clear()
     for round in range(1, 4):
         log.write("round_started", {"round": round, "attempt": 1})
         log.write("round_finished", {"round": round, "participants": ["north"]})

@@ -135,7 +135,7 @@ class Federation:
     def events(self, kind: str | None = None) -> list[dict[str, Any]]:
         path = self.store / "events.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
-        events = [json.loads(line) for line in lines]
+        events = [{k: v for k, v in json.loads(line).items() if k != "chain"} for line in lines]
         return [event for event in events if kind in (None, event["event"])]
 
     def wait_for(self, kind: str, count: int = 1, **values: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fuzz_mutations import mutated
 from wire import Wire, model_of_size
 
+from lightning_fed.audit.lines import Head
 from lightning_fed.errors import FederationError, IdentityError, ModelMismatchError, ProtocolError
 from lightning_fed.masking import messages as masking
 from lightning_fed.plan import Compression, FederationPlan, Masking, Privacy, SitePrivacy
@@ -154,6 +155,7 @@ def corpora(plan: str) -> tuple[list[bytes], list[bytes], list[bytes]]:
         m.Withdraw(1, "no", opened=True, accused=NAMES[0], only=[NAMES[:2], []]),
         m.NoReport(1, NAMES[1]),
         m.LedgerHead(bytes(32)),
+        m.LogHead(Head(1, bytes(32), bytes(64))),
         m.Leave("failed"),
         m.Fetch("frozen", 0, 0, 1),
         m.Offer("initial", 0, 200, 1),

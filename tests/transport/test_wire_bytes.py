@@ -10,6 +10,7 @@ import torch
 
 from lightning_fed.aggregation.contracts import SiteReport
 from lightning_fed.coordinator.service import Coordinator
+from lightning_fed.participant.sent_log import SentLog
 from lightning_fed.plan import Compression, FederationPlan, Masking
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.exchange import Exchange
@@ -26,10 +27,11 @@ LAYOUT = Layout((TensorSpec("weight", (SIZE,), "float32"),))
 NAMES = ["north", "south", "west"]
 
 
-def run_site(address, identity, roster, failures, count=None):
+def run_site(address, identity, roster, folder, failures, count=None):
     signing = {name: card.signing_public for name, card in roster.sites.items()}
     session = SiteSession(identity.name, identity.name, "test", identity.signing_key, signing)
-    connection = SiteConnection(address, identity, roster.coordinator, session, 30.0, lambda notice: None)
+    log = SentLog(folder / f"{identity.name}.sent", identity, roster.coordinator, address)
+    connection = SiteConnection(address, identity, roster.coordinator, session, 30.0, lambda notice: None, journal=log)
     generator = torch.Generator().manual_seed(NAMES.index(identity.name))
     try:
         connection.wait(lambda s: s.plan, "the plan")
@@ -68,7 +70,7 @@ def measured(tmp_path):
         )
         failures = []
         threads = [
-            threading.Thread(target=run_site, args=(service.address, member, roster, failures, count))
+            threading.Thread(target=run_site, args=(service.address, member, roster, tmp_path, failures, count))
             for member in members
         ]
         for thread in threads:
@@ -98,13 +100,13 @@ def documented(compression, masking):
     if masking.mode == "required":
         sums = 2 if ballot else 1
         beside = 80 + math.ceil(64 / (masking.bits - 2)) + math.ceil(48 / (masking.bits - 2))
-        return ballot + (values + beside) * masking.bits / 8 + 200 + sums * (1000 + 98 * (SITES - 1))
+        return ballot + (values + beside) * masking.bits / 8 + 200 + sums * (1150 + 98 * (SITES - 1))
     scales = 4 * math.ceil(values / 512) if values_bits <= 8 else 0
     indices = 0.0
     if compression.method == "topk":
         skipped = 1 - compression.share
         indices = min(r + 1 + skipped ** (2**r) / (1 - skipped ** (2**r)) for r in range(32)) / 8
-    return values * (values_bits / 8 + indices) + scales + 160
+    return values * (values_bits / 8 + indices) + scales + 310
 
 
 MASKED, PLAIN = Masking("required", bits=8, bound=1e4), Masking("off")

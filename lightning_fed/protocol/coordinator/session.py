@@ -38,6 +38,7 @@ from lightning_fed.protocol.coordinator.collection import Collection
 from lightning_fed.protocol.coordinator.handout import Handout
 from lightning_fed.protocol.coordinator.initial_model import INITIAL, InitialModel
 from lightning_fed.protocol.coordinator.ledger_heads import LedgerHeads
+from lightning_fed.protocol.coordinator.log_heads import LogHeads
 from lightning_fed.protocol.coordinator.masked_collection import MaskedCollection
 from lightning_fed.protocol.coordinator.metrics import MetricReports
 from lightning_fed.protocol.coordinator.round_result import DEADLINE
@@ -101,6 +102,7 @@ class CoordinatorSession:
         self._attendance = Attendance(sites, plan.max_faults, members)
         self._initial = InitialModel()
         self._ledger_heads = LedgerHeads(ledger_heads or {})
+        self._log_heads = LogHeads()
         self._draw = draw or random.SystemRandom()
         self._collection: Collection | MaskedCollection | None = None
         self._signing_keys = dict(sites)
@@ -175,6 +177,8 @@ class CoordinatorSession:
                 return [Send(site, m.Welcome(self.run, self.plan.to_bytes(), version))]
             case m.Join():
                 return self._joining(site, message)
+            case m.LogHead(log_head):
+                return self._log_heads.take(site, log_head, self._signing_keys[site])
             case m.Leave():
                 return self._left(site, message.reason)
         if not self._attendance.is_ready(site):

@@ -217,7 +217,7 @@ class SiteSession:
             case m.Farewell():
                 self.leaving = False
                 return []
-            case m.Ping():
+            case m.LogHead() | m.Ping():
                 return []
 
     # What the trainer calls

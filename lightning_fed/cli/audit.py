@@ -1,0 +1,223 @@
+"""``lightning-fed audit``: whether the logs of a federation hold, and what has left a site."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.filesize import decimal
+
+from lightning_fed.audit.checks import Chain, Checked, Fault, check, check_heads, check_held, heads_in
+from lightning_fed.audit.lines import Name
+from lightning_fed.cli.parser import NamesNearest
+from lightning_fed.errors import StoreError, printable
+from lightning_fed.transport.identity import Roster
+
+_EVENTS, _SENT = "events.jsonl", "*.sent"
+"""The coordinator's log in its store; a site's, beside its privacy ledger."""
+
+
+@dataclass(frozen=True)
+class Log:
+    """A log that was read.
+
+    Attributes:
+        path: its file.
+        content: all of it.
+        checked: what was found in it.
+    """
+
+    path: Path
+    content: bytes
+    checked: Checked
+
+    @property
+    def names(self) -> set[Name]:
+        """Which logs its chains are of: of one, unless it was put together."""
+        return {chain.log for chain in self.checked.chains}
+
+    @property
+    def owner(self) -> str:
+        """Whose it is, in words."""
+        last = self.checked.chains[-1].start if self.checked.chains else None
+        return "nobody" if last is None else "the coordinator" if last.log == "coordinator" else printable(last.of)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run ``audit verify`` or ``audit show``.
+
+    Returns:
+        0, or 1 if something does not hold.
+
+    Raises:
+        FederationError: a file cannot be read, or is no such log.
+    """
+    config = _parser().parse_args(list(arguments[1:]))
+    options = config[config.subcommand]
+    if config.subcommand == "show":
+        return max(_show(log) for log in _logs(options.folder, (_SENT,)))
+    logs = [log for path in options.logs for log in _logs(path, (_EVENTS, _SENT))]
+    return _verify(logs, Roster.load(options.roster) if options.roster else None)
+
+
+def _parser() -> NamesNearest:
+    parser = NamesNearest(prog="lightning-fed audit", description="Check logs, and show what has left a site.")
+    commands = parser.add_subcommands()
+    verify = NamesNearest(
+        description="Check that no line of a log was changed, taken out or put in. With a coordinator's log and a "
+        "site's, each is checked against what the other was told of it meanwhile: only that shows that the end of a "
+        "log was cut off, or that its own writer has written it anew."
+    )
+    verify.add_argument("logs", type=Path, nargs="+", help="the coordinator's store, a site's folder, or a log's file")
+    verify.add_argument("--roster", type=Path, help="the roster, to see that the logs are signed by its members")
+    commands.add_subcommand("verify", verify, help="name the first line of a log that does not hold")
+    show = NamesNearest(description="Show all that has left a site, line by line, and check that the log holds.")
+    show.add_argument("folder", type=Path, help="the site's folder, or the log's file (ledgers/NAME.jsonl.sent)")
+    commands.add_subcommand("show", show, help="show what has left a site")
+    return parser
+
+
+def _logs(path: Path, patterns: Sequence[str]) -> list[Log]:
+    if path.is_dir():
+        files = [file for name in patterns for where in (path, path / "ledgers") for file in sorted(where.glob(name))]
+        if not files:
+            raise StoreError(
+                f"{path} holds no audit log: {' or '.join(patterns)}, there or in its folder ledgers. Name the "
+                "coordinator's store, the folder that a site trains in, or the file."
+            )
+    else:
+        files = [path]
+    return [_log(file) for file in files]
+
+
+def _log(path: Path) -> Log:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"the log {path} cannot be read: {error.strerror}. Name another, or mend it.") from error
+    return Log(path, content, check(content))
+
+
+def _verify(logs: Sequence[Log], roster: Roster | None) -> int:
+    faults = [_verify_alone(log, roster) for log in logs]
+    if any(faults):
+        return 1
+    pairs = [(log, other) for log, other in permutations(logs, 2) if _kinds(log) != _kinds(other)]
+    if not pairs:
+        print(
+            "Whether an end was cut off, or all of it written anew by its own writer, only the other side's log can "
+            "show: name a coordinator's and a site's."
+        )
+    misfits = [_verify_against(log, other) for log, other in pairs]
+    return int(any(misfits))
+
+
+def _kinds(log: Log) -> set[str]:
+    return {name.kind for name in log.names}
+
+
+def _verify_alone(log: Log, roster: Roster | None) -> bool:
+    """Say what there is to say of a log in itself; whether something does not hold."""
+    checked = log.checked
+    fault = checked.fault or (_stranger(log, roster) if roster else None) or check_held(heads_in(log.content))
+    if fault:
+        return _say(log, fault)
+    if not checked.chains:
+        print(f"{log.path}: none of its {checked.lines} lines is chained. An older version has written it.")
+        return not checked.lines
+    print(f"{log.path}: all {checked.lines} lines hold.")
+    if checked.chains[0].first > 1:
+        last = checked.chains[0].first - 1
+        print(f"  lines 1 to {last} are of an older version: not chained, and as they were when line {last + 1} came")
+    ends = [chain.first - 1 for chain in checked.chains[1:]] + [checked.lines]
+    for chain, end in zip(checked.chains, ends, strict=True):
+        print(f"  lines {chain.first} to {end} are {_words(chain)}")
+    torn = len(log.content) - checked.sound
+    if torn:
+        print(f"  {torn} bytes at its end are no whole line: it is being written, or a crash has cut it short")
+    return False
+
+
+def _words(chain: Chain) -> str:
+    start = chain.start
+    whose = (
+        f"run {printable(start.of)} at its coordinator" if start.log == "coordinator" else f"site {printable(start.of)}"
+    )
+    signed = f"signed by the key {printable(start.key)}" if start.key else "not signed by anybody"
+    return f"of {whose}, {signed} (begun as {printable(start.reason)})"
+
+
+def _stranger(log: Log, roster: Roster) -> Fault | None:
+    if not log.checked.chains:
+        return None
+    last = log.checked.chains[-1]
+    card = roster.coordinator if last.start.log == "coordinator" else roster.sites.get(last.start.of)
+    if card is None or card.signing_public.hex() != last.start.key:
+        return Fault(last.first, f"begins a chain with the key {last.start.key or 'of nobody'}, not the roster's")
+    return None
+
+
+def _verify_against(log: Log, other: Log) -> bool:
+    """Hold a log against what another one's writer was told of it; whether something does not fit."""
+    held = [one for one in heads_in(other.content) if one.log in log.names]
+    if not held:
+        print(f"{log.path}: {other.path} holds no head of it, and says nothing about it.")
+        return True
+    fault = check_heads(log.checked, held, other.owner)
+    if fault:
+        return _say(log, fault)
+    last = max(one.head.line for one in held)
+    left = log.checked.lines - last
+    after = f"; for the {left} lines after it none speaks yet" if left else ""
+    print(f"{log.path}: fits the {len(held)} heads that {other.owner} was given, the last of line {last}{after}.")
+    return False
+
+
+def _say(log: Log, fault: Fault) -> bool:
+    print(f"{log.path}: line {fault.line} does not hold: it {printable(fault.why)}.")
+    return True
+
+
+def _show(log: Log) -> int:
+    print(f"{'line':>6}  {'time (UTC)':<19}  {'what':<44}  {'round':>5}  {'bytes':>12}  {'SHA-256':<16}  epsilon")
+    sent: Counter[str] = Counter()
+    for number, data in enumerate(log.content.split(b"\n")[:-1], 1):
+        entry = _entry(data)
+        if entry.get("event") == "sent":
+            sent[str(entry.get("message"))] += int(entry.get("bytes", 0))
+        print(_row(number, entry))
+    print(f"\nleft the site: {decimal(sum(sent.values()))}", end="")
+    print("".join(f"; {kind} {decimal(total)}" for kind, total in sent.most_common()))
+    return int(_verify_alone(log, None))
+
+
+def _entry(data: bytes) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(data, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return {}
+
+
+def _row(number: int, entry: dict[str, Any]) -> str:
+    match entry:
+        case {"event": "sent", "message": "Masking", "step": step, "purpose": purpose}:
+            what = f"Masking, {step} ({purpose})"
+        case {"event": "sent", "message": "Chunk", "stream": stream, "chunks": chunks, "whole": whole}:
+            what = f"{chunks} Chunk of {stream}{'' if whole else ', cut off'}"
+        case {"event": "sent", "message": message}:
+            what = f"{message} of {entry['stream']}" if "stream" in entry else str(message)
+        case {"event": "welcomed", "coordinator": name, "address": address, "run": run, "plan_hash": plan}:
+            what = f"(run {run} of {name!r} at {address}, plan {plan[:16]})"
+        case {"event": "log_head", "line": line}:
+            what = f"(the coordinator's log had {line} lines)"
+        case {"event": kind}:
+            what = f"({kind}: {entry.get('reason', '')})"
+        case _:
+            what = "(not to be read)"
+    time = str(entry.get("time", ""))[:19].replace("T", " ")
+    epsilon = ", ".join(f"{unit} {spent:.3f}" for unit, spent in entry.get("epsilon", {}).items())
+    columns = f"{entry.get('round', ''):>5}  {entry.get('bytes', ''):>12}  {str(entry.get('sha256', ''))[:16]:<16}"
+    return printable(f"{number:>6}  {time:<19}  {what:<44}  {columns}  {epsilon}".rstrip())
