@@ -74,7 +74,7 @@ def test_watch_follows_a_run_to_its_end(tmp_path, log, show):
     lines = [first, *watching.stdout.read().splitlines()]
     assert watching.wait() == 0
     if show == "json":
-        kinds = ["started", "site_joined", "round_started", "round_finished", "finished", "metrics"]
+        kinds = ["chain_started", "started", "site_joined", "round_started", "round_finished", "finished", "metrics"]
         assert [json.loads(line)["event"] for line in lines] == kinds
     else:
         assert re.match(rf"{CLOCK} run ab12: global model 0 of 2 rounds; waiting for north, south", first)

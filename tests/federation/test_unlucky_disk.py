@@ -156,7 +156,7 @@ def test_a_release_that_the_disk_did_not_take_at_once_is_charged_once(federation
     here.store.mkdir()
     # Of another run, so that the ledger is longer than all other files and the first that is full.
     with Ledger.open(here.store / LEDGER, Owner("federation", identity.signing_key), "federation", BUDGETS) as ledger:
-        for number in range(1, 11):
+        for number in range(1, 41):
             ledger.charge(Release("before", "ab" * 32, number, 1, central_noise(8.0, 1.0, 1e-4, 1000)))
     log = here.folder / "log"
     coordinator, sites = start(here, log)
@@ -168,7 +168,7 @@ def test_a_release_that_the_disk_did_not_take_at_once_is_charged_once(federation
     states = [site.result()["state"] for site in sites]
     assert coordinator.result() == "finished"
     assert_nothing_is_missing(here, log, states, ["the privacy ledger"])
-    charged = read_history(here.store / LEDGER).entries[10:]
+    charged = read_history(here.store / LEDGER).entries[40:]
     assert all(isinstance(one, Charged) for one in charged)  # nothing torn is counted
     assert [one.release.round for one in charged] == [1, 2, 3]
 

@@ -116,6 +116,7 @@ def test_tail_reads_what_the_coordinators_log_writes(tmp_path):
     tail = EventTail(tmp_path / "events.jsonl")
     assert tail.new() == []
     log = EventLog(tmp_path)
+    assert [event["event"] for event in tail.new()] == ["chain_started"]
     log.write("site_joined", {"site": "north"})
     assert [(event["event"], event["site"]) for event in tail.new()] == [("site_joined", "north")]
     assert tail.new() == []
