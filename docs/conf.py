@@ -18,6 +18,7 @@ NAVIGATION = {
         "docs/devices",
         "docs/extending",
         "docs/reports",
+        "docs/steering",
         "docs/troubleshooting",
     ],
     "Explanation": [

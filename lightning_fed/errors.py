@@ -20,6 +20,7 @@ __all__ = [
     "PlanRefusedError",
     "ProtocolError",
     "QuorumLostError",
+    "SiteDroppedError",
     "StoreError",
     "UpdateRefusedError",
 ]
@@ -64,6 +65,10 @@ class IdentityError(FederationError):
 
 class AlreadyConnectedError(IdentityError):
     """Another process of the site is connected, or was a moment ago: the coordinator cannot yet tell."""
+
+
+class SiteDroppedError(FederationError):
+    """The coordinator's operator has taken the site out of the federation."""
 
 
 class ModelMismatchError(FederationError):

@@ -28,7 +28,7 @@ PUBLIC = {
     "lightning_fed.errors": """
         AlreadyConnectedError BudgetExhaustedError ConfigError ConnectionLostError DataError FederationError
         IdentityError LedgerError ModelMismatchError PlanError PlanRefusedError ProtocolError QuorumLostError
-        StoreError UpdateRefusedError
+        SiteDroppedError StoreError UpdateRefusedError
     """,
 }
 

@@ -13,10 +13,11 @@ from lightning_fed.audit.log import AuditLog
 from lightning_fed.errors import StoreError
 from lightning_fed.files import remedy
 from lightning_fed.protocol.coordinator.best import Measured
+from lightning_fed.protocol.coordinator.steering import Steering
 
 _ENDS = ("round_finished", "round_skipped", "round_recovered")
 
-_LASTING = (*_ENDS, "best", "finished")
+_LASTING = (*_ENDS, "best", "finished", "steered")
 """Events that a power cut must not take: rounds, and what cannot be worked out again from models."""
 
 _COMES_AND_GOES = ("site_joined", "site_left", "site_refused")
@@ -65,6 +66,7 @@ class EventLog:
         members: sites that have joined and have not left.
         measured: the metrics of global models, in order.
         ended: the version with which the plan's patience has ended the run, and the reason; None if it has not.
+        steering: what operators have asked for and not taken back.
     """
 
     def __init__(self, folder: Path, run: str = "", key: Ed25519PrivateKey | None = None) -> None:
@@ -79,6 +81,7 @@ class EventLog:
         self.measured = measured_in(entries)
         ends = [(entry.version or 0, entry.reason) for entry in entries if entry.event == "finished" and entry.reason]
         self.ended = ends[-1] if ends else None
+        self.steering = _steering_in(entries)
         self._lines: defaultdict[str, _Lines] = defaultdict(_Lines)
 
     def write(self, event: str, data: dict[str, Any]) -> bool:
@@ -93,7 +96,8 @@ class EventLog:
         if event == "round_started":
             for of_site in self._lines.values():
                 of_site.left = LINES
-        lines = self._lines[data["site"]] if "site" in data else None
+        # No site brings about what the operator does.
+        lines = self._lines[data["site"]] if "site" in data and event != "steered" else None
         if lines:
             if not lines.take():
                 return False
@@ -140,6 +144,8 @@ class Entry(msgspec.Struct):
     metrics: dict[str, float] = {}
     counts: dict[str, int] = {}
     reason: str = ""
+    action: str = ""
+    user: str = ""
 
 
 def entries_of(content: bytes) -> list[Entry]:
@@ -154,6 +160,14 @@ def measured_in(entries: list[Entry]) -> list[Measured]:
         for entry in entries
         if entry.event == "metrics" and entry.version is not None
     ]
+
+
+def _steering_in(entries: list[Entry]) -> Steering:
+    steering = Steering()
+    for entry in entries:
+        if entry.event == "steered":
+            steering.note(entry.action, entry.user, entry.round, entry.site, entry.reason)
+    return steering
 
 
 def _entry_of(line: bytes) -> Entry:

@@ -15,14 +15,17 @@ from lightning_fed.coordinator.insist import insist
 from lightning_fed.coordinator.recorded import LEDGER
 from lightning_fed.coordinator.retention import Keep
 from lightning_fed.coordinator.software import software
+from lightning_fed.coordinator.steering import Asked, Door
 from lightning_fed.coordinator.store import Store
 from lightning_fed.errors import (
+    ConfigError,
     FederationError,
     IdentityError,
     LedgerError,
     ModelMismatchError,
     ProtocolError,
     QuorumLostError,
+    SiteDroppedError,
     StoreError,
     printable,
 )
@@ -33,6 +36,7 @@ from lightning_fed.privacy.ledger_lines import Release
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.coordinator.actions import Action, Charge, Record, Save, Send, Wake
 from lightning_fed.protocol.coordinator.session import CoordinatorSession
+from lightning_fed.protocol.coordinator.steering import Drop
 from lightning_fed.transport.hub import Hub, Traffic
 from lightning_fed.transport.identity import Identity, Roster
 from lightning_fed.update.global_model import GlobalModel, state_of
@@ -45,6 +49,7 @@ _KINDS: dict[type[FederationError], m.RefusalKind] = {
     IdentityError: "IdentityError",
     ModelMismatchError: "ModelMismatchError",
     ProtocolError: "ProtocolError",
+    SiteDroppedError: "SiteDroppedError",
 }
 
 """The federation's privacy ledger, in the store's folder."""
@@ -123,6 +128,7 @@ class Coordinator:
             members=self._events.members,
             measured=self._events.measured,
             ended=self._events.ended,
+            steering=self._events.steering,
         )
         if fresh and self._session.model is not None:
             first = partial(self._store.save, self._session.model)
@@ -134,6 +140,7 @@ class Coordinator:
         self._away_since: dict[str, float] = {}
         self._next_pulse = 0.0
         self._round_began = 0.0
+        self._door: Door | None = None
         self.turned_at = time.time()
 
     @property
@@ -159,6 +166,10 @@ class Coordinator:
             if self._ledger:
                 closing.callback(self._ledger.close)
             closing.callback(self._hub.close)
+            try:
+                self._door = closing.enter_context(Door(self._store.folder))
+            except StoreError as error:  # not every file system holds sockets, and training needs none
+                _log.warning("the federation cannot be steered (lightning-fed admin): %s", error)
             self._serve()
 
     def _serve(self) -> None:
@@ -171,6 +182,12 @@ class Coordinator:
         if self._session.model and self._session.model.version > self._events.newest_round:
             # A coordinator that is killed right after storing a model has not written of its round yet.
             self._perform([Record("round_recovered", {"round": self._session.model.version})])
+        if self._events.steering.paused_by:
+            _log.warning(
+                "the federation is still paused, by %s: no round begins until lightning-fed admin %s resume.",
+                self._events.steering.paused_by,
+                self._store.folder,
+            )
         self._perform(self._session.start())
         if self._session.model:
             self._look_at_the_disk(self._session.model)
@@ -200,6 +217,8 @@ class Coordinator:
             self._take(site, message, chunk)
             if self._session.outcome is not None:
                 return
+        for asked in self._door.asked() if self._door else ():
+            self._steer(asked)
         now = time.monotonic()
         for timer in list(self._timers):
             # What an earlier one brought about may have put this one off.
@@ -219,12 +238,24 @@ class Coordinator:
             self._perform(self._session.receive(site, message, chunk))
             if isinstance(message, m.Leave):
                 self._hub.forget(site)
-        except (ProtocolError, ModelMismatchError, IdentityError) as error:
+        except (ProtocolError, ModelMismatchError, IdentityError, SiteDroppedError) as error:
             reason = printable(str(error)[: m.MAX_REASON])
             kind = next(name for known, name in _KINDS.items() if isinstance(error, known))
             self._hub.send(site, m.Refused(kind, reason))
             self._hub.forget(site)
             self._perform(self._session.refused(site, reason))
+
+    def _steer(self, asked: Asked) -> None:
+        try:
+            actions, said = self._session.steer(asked.command, asked.by)
+            self._perform(actions)
+            if isinstance(asked.command, Drop):
+                self._hub.forget(asked.command.site)
+            asked.said.set_result(said)
+        except ConfigError as error:
+            asked.said.set_exception(error)
+        finally:
+            asked.said.cancel()  # if it could not be done: nobody shall wait for a coordinator that ends over it
 
     def _look_after_sites(self, now: float) -> None:
         for site in self._hub.connected():

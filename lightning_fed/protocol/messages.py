@@ -290,8 +290,19 @@ class Finished(Message, frozen=True):
     version: int
 
 
+class Paused(Message, frozen=True):
+    """Coordinator: its operator has paused the federation, so that no round begins; or it goes on."""
+
+    paused: bool
+
+
 RefusalKind = Literal[
-    "AlreadyConnectedError", "IdentityError", "ModelMismatchError", "ProtocolError", "QuorumLostError"
+    "AlreadyConnectedError",
+    "IdentityError",
+    "ModelMismatchError",
+    "ProtocolError",
+    "QuorumLostError",
+    "SiteDroppedError",
 ]
 
 
@@ -342,6 +353,7 @@ FromCoordinator = (
     | Farewell
     | Finished
     | Refused
+    | Paused
     | Ping
 )
 

@@ -67,6 +67,7 @@ class Progress:
         planned: number of rounds of the plan, None before the coordinator has started.
         failing: sites that have left with an error since the coordinator started.
         status: what the federation does, in words.
+        pause: who has paused it, in words; empty if nobody has.
         finished: whether the last round is done.
         over: whether it is, or the coordinator has given up.
 
@@ -81,6 +82,7 @@ class Progress:
         self.planned: int | None = None
         self.failing: set[str] = set()
         self.status = "the coordinator is starting"
+        self.pause = ""
         self.finished = self.over = False
 
     def take(self, event: Event) -> None:
@@ -96,6 +98,8 @@ class Progress:
                 self.planned, self.finished, self.over = planned, False, False
                 self.failing = set()
                 self.status = "waiting for sites"
+                self._pause(event.get("paused_by", ""))
+                self._set(event.get("dropped", []), "dropped by the operator")
             case {"event": "round_started", "round": number, "cohort": cohort}:
                 self.status = f"round {number} of {self.planned}"
                 self._set(cohort, f"trains round {number}")
@@ -112,6 +116,10 @@ class Progress:
                 self._round(number).metrics = metrics
             case {"event": "paused", "reason": reason}:
                 self.status = f"paused: {reason}"
+            case {"event": "steered", "action": "pause" | "resume" as action, "user": user}:
+                self._pause(user if action == "pause" else "")
+            case {"event": "steered", "action": action, "site": site}:
+                self._set([site], "dropped by the operator" if action == "drop" else "admitted again, not here yet")
             case {"event": "finished"}:
                 self.status, self.finished, self.over = "finished", True, True
             case {"event": "left_behind", "sites": sites}:
@@ -122,6 +130,9 @@ class Progress:
                 if kind == "site_left" and event.get("reason") != "done":
                     self.failing.add(site)
                 self._set([site], _SITE_STATES.get(kind, self.sites.get(site, "")).format(**event))
+
+    def _pause(self, user: str) -> None:
+        self.pause = f"paused by {user}" if user else ""
 
     def _round(self, number: int) -> Round:
         if number not in self.rounds:
@@ -158,7 +169,14 @@ def line_of(event: Event) -> str | None:
             needs = f"; a round needs {event['quorum']} updates ({event['quorum_why']})" if "quorum" in event else ""
             waiting = f"; waiting for {', '.join(event['sites'])}" if "sites" in event else ""
             model = "no global model yet" if version is None else f"global model {version}"
-            return f"run {run}: {model} of {rounds} rounds{needs}{waiting}"
+            paused = f"; still paused by {event['paused_by']}" if "paused_by" in event else ""
+            end = f"; to end after round {event['stop_after']}" if "stop_after" in event else ""
+            dropped = f"; without {', '.join(event['dropped'])}" if "dropped" in event else ""
+            return f"run {run}: {model} of {rounds} rounds{needs}{waiting}{paused}{end}{dropped}"
+        case {"event": "steered", "action": action, "user": user}:
+            which = " ".join(str(event[key]) for key in ("site", "round", "rounds") if key in event)
+            reason = f" ({event['reason']})" if "reason" in event else ""
+            return f"{user}: {f'{action} {which}'.rstrip()}{reason}"
         case {"event": "round_started", "round": round, "attempt": attempt, "cohort": cohort}:
             again = f", attempt {attempt}" if attempt > 1 else ""
             return f"round {round} begins{again}: {', '.join(cohort)}"

@@ -54,7 +54,8 @@ def comparison_table(comparison: Comparison) -> Table:
 
 def live_view(progress: Progress, metrics: Sequence[str]) -> RenderableType:
     """The latest rounds, what every site is doing, and when the log last spoke of it."""
-    sites = Table(title=progress.status, title_justify="left", show_header=False)
+    title = "; ".join(filter(None, (progress.status, progress.pause)))
+    sites = Table(title=title, title_justify="left", show_header=False)
     for site, state in progress.sites.items():
         sites.add_row(site, state, progress.heard.get(site, ""))
     latest = list(progress.rounds.values())[-_LATEST:]

@@ -166,7 +166,8 @@ class SiteConnection:
                     self._notice(f"connected to the coordinator at {self._address} again; waiting for {reason}.")
                 if now - noticed >= pause_s:
                     noticed, pause_s, said_away = now, min(2 * pause_s, _NOTICE_S), not self._served
-                    where = "" if self._served else f" {self._bad_line()}"
+                    pause = " The coordinator's operator has paused the federation." if self._session.paused else ""
+                    where = pause if self._served else f" {self._bad_line()}"
                     self._notice(f"waiting for {reason} for {now - began:.0f} s.{where}")
                 self._changed.wait(timeout=1.0)
 

@@ -30,6 +30,7 @@ finally:
         "roster add ROSTER CARD --key KEY",
         "report RUN",
         "status RUN",
+        "admin RUN pause",
         "ledger sign --help",
         "audit verify STORE",
         "audit show SITE",

@@ -168,6 +168,7 @@ def corpora(plan: str) -> tuple[list[bytes], list[bytes], list[bytes]]:
         m.Rejected(1, "no"),
         m.Refused("ProtocolError", "no"),
         m.Finished(3),
+        m.Paused(True),
         m.SendInitial(),
         m.MetricCounts(1, 1, {"val_loss": 3, "val_accuracy": 2}),
         m.Joined(100, bytes(32)),

@@ -13,6 +13,7 @@ from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.coordinator.actions import Record, Save, Send, Wake
 from lightning_fed.protocol.coordinator.best import Measured
 from lightning_fed.protocol.coordinator.session import CoordinatorSession
+from lightning_fed.protocol.coordinator.steering import Steering
 from lightning_fed.protocol.site.session import SiteSession
 from lightning_fed.update.global_model import GlobalModel
 from lightning_fed.update.layout import Layout, TensorSpec
@@ -65,10 +66,18 @@ class Wire:
             members=self.members,
             measured=[Measured(each["version"], each["metrics"], each["counts"]) for each in self.events("metrics")],
             ended=next(((e["version"], e["reason"]) for e in self.events("finished") if "reason" in e), None),
+            steering=self.remembered(),
         )
         self.starts += 1
         self.timers.clear()
         self.perform(self.coordinator.start())
+
+    def remembered(self) -> Steering:
+        """What a new coordinator reads in the event log of what operators did."""
+        steering = Steering()
+        for event in self.events("steered"):
+            steering.note(**{key: value for key, value in event.items() if key != "uid"})
+        return steering
 
     def connect(self, name: str) -> SiteSession:
         site = self.sites.setdefault(name, SiteSession(name, f"process-{name}", "0", self.keys[name], self.signing))

@@ -46,6 +46,7 @@ class _Site:
     metrics: dict[str, int] = field(default_factory=dict)
     faults: list[int] = field(default_factory=list)
     late_in_a_row: int = 0
+    dropped: bool = False
     disputed_with: set[str] = field(default_factory=set)
     rounds_out: int = 0
     times_out: int = 0
@@ -59,12 +60,17 @@ class Attendance:
         sites: their names.
         max_faults: the plan's.
         members: those that had joined this run before the coordinator was started again, and had not left.
+        dropped: those that the operator had dropped before.
     """
 
-    def __init__(self, sites: Iterable[str], max_faults: int, members: Iterable[str] = ()) -> None:
+    def __init__(
+        self, sites: Iterable[str], max_faults: int, members: Iterable[str] = (), dropped: Iterable[str] = ()
+    ) -> None:
         self._sites = {site: _Site() for site in sorted(sites)}
         for site in self._sites.keys() & set(members):
             self._sites[site].member = True
+        for site in self._sites.keys() & set(dropped):
+            self.dropped(site)
         self._max_faults = max_faults
         self._complaints: dict[tuple[str, str], None] = {}
         self._completed = 0
@@ -98,6 +104,16 @@ class Attendance:
         """A site has gone, or was sent away."""
         state = self._sites[site]
         state.ready, state.member, state.left = False, False, reason
+
+    def dropped(self, site: str) -> None:
+        """The operator does not want a site to take part."""
+        self.left(site, "refused")
+        self._sites[site].dropped = True
+
+    def admitted(self, site: str) -> None:
+        """A site that was dropped may come again."""
+        state = self._sites[site]
+        state.dropped, state.left = False, None
 
     def is_ready(self, site: str) -> bool:
         """Whether a site has joined and is there."""
@@ -145,7 +161,11 @@ class Attendance:
     @property
     def absences(self) -> str:
         """Who is not drawn for what reason, to be added to a message; empty where all are."""
-        gone = [f"; {site} left ({state.left})" for site, state in self._sites.items() if state.left]
+        gone = [
+            f"; {site} was dropped by the operator" if state.dropped else f"; {site} left ({state.left})"
+            for site, state in self._sites.items()
+            if state.left
+        ]
         out = [
             f"; {site} is left out of the next {self._sites[site].rounds_out} rounds ({why})"
             for site, why in self.left_out.items()

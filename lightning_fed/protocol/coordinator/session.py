@@ -19,10 +19,13 @@ import random
 from collections.abc import Iterable, Mapping, Set
 from typing import Literal
 
+import msgspec
+
 from lightning_fed.errors import (
     PlanError,
     ProtocolError,
     QuorumLostError,
+    SiteDroppedError,
     UpdateRefusedError,
     printable,
 )
@@ -43,6 +46,17 @@ from lightning_fed.protocol.coordinator.masked_collection import MaskedCollectio
 from lightning_fed.protocol.coordinator.metrics import MetricReports
 from lightning_fed.protocol.coordinator.round_result import DEADLINE
 from lightning_fed.protocol.coordinator.server_step import ServerStep
+from lightning_fed.protocol.coordinator.steering import (
+    Admit,
+    AnyCommand,
+    Drop,
+    Operator,
+    Pause,
+    Resume,
+    Situation,
+    Steering,
+    StopAfter,
+)
 from lightning_fed.protocol.exchange import Exchange
 from lightning_fed.protocol.terms import Quorum, quorum_of, terms_of
 from lightning_fed.update.contribution import Contribution
@@ -74,6 +88,7 @@ class CoordinatorSession:
         measured: the metrics that were recorded before, in order.
         ended: the version with which ``plan.best.patience`` had ended this run before, and the reason that was given;
             metrics that came after it change nothing.
+        steering: what the operator has asked for before.
 
     Attributes:
         model: the newest global model.
@@ -93,13 +108,15 @@ class CoordinatorSession:
         members: Iterable[str] = (),
         measured: Iterable[Measured] = (),
         ended: tuple[int, str] | None = None,
+        steering: Steering | None = None,
     ) -> None:
         self.plan = plan
         self.run = run
         self.model = model
         self.phase: Phase = "gathering"
         self.outcome: QuorumLostError | Literal["finished"] | None = None
-        self._attendance = Attendance(sites, plan.max_faults, members)
+        self._steering = steering or Steering()
+        self._attendance = Attendance(sites, plan.max_faults, members, self._steering.dropped)
         self._initial = InitialModel()
         self._ledger_heads = LedgerHeads(ledger_heads or {})
         self._log_heads = LogHeads()
@@ -144,6 +161,7 @@ class CoordinatorSession:
                 "sites": sorted(self._attendance),
                 "quorum": self._quorum.updates,
                 "quorum_why": self._quorum.why,
+                **self._steering.state,
             },
         )
         actions: list[Action] = [record, Wake(GATHER, self.plan.gather_s)]
@@ -158,7 +176,10 @@ class CoordinatorSession:
         Raises:
             ProtocolError: the message does not fit; the service refuses the site.
             ModelMismatchError: the site has another model; the service refuses the site.
+            SiteDroppedError: the operator has dropped it; likewise.
         """
+        if site in self._steering.dropped:
+            raise SiteDroppedError(self._steering.dropped[site])
         match message:
             case m.Masking() if not self._attendance.is_ready(site):
                 return []  # of an attempt that is over
@@ -230,6 +251,8 @@ class CoordinatorSession:
             self._gathered = True
             if self.phase == "closing":
                 return self._end()
+            if self._steering.paused_by:
+                return []
             left_out = self._attendance.left_out
             return [] if self._too_few_left(_FOR_GOOD | _REPAIRABLE, left_out) else self._begin_if_possible()
         if timer == INITIAL:
@@ -238,6 +261,41 @@ class CoordinatorSession:
             return self._after_collection(self._collection.close())
         expired = self._after_collection(self._collection.expired(timer)) if self._collection else []
         return [*expired, *self._metrics.expired(timer), *self._end_early()]
+
+    def steer(self, command: AnyCommand, by: Operator) -> tuple[list[Action], str]:
+        """Do what the operator asks.
+
+        Returns:
+            The actions, and what came of it, in words.
+
+        Raises:
+            ConfigError: it cannot be done now.
+        """
+        version, training = self.model.version if self.model else 0, self.phase == "collecting"
+        over, left = self.phase == "closing", self._attendance.gone(_FOR_GOOD)
+        now = Situation(version, training, over, self.plan.rounds, list(self._attendance), left, self._fewest)
+        said = self._steering.answer(command, now)
+        data = msgspec.to_builtins(command)
+        self._steering.note(user=by.user, **data)
+        # First: nothing happens that is not in the log.
+        record = Record("steered", {**data, **by._asdict()})
+        match command:
+            case Pause() | Resume():
+                tell = m.Paused(isinstance(command, Pause))
+                actions: list[Action] = [Send(site, tell) for site in self._attendance.ready]
+                if isinstance(command, Resume):
+                    self._paused = False  # if sites were missed before, the time for them begins anew
+                    actions += [*self._begin_if_possible(), *self._pause_if_needed()]
+            case StopAfter():
+                actions = self._end_early()
+            case Drop(site):
+                self._attendance.dropped(site)
+                actions = [Send(site, m.Refused("SiteDroppedError", self._steering.dropped[site]))]
+                actions += self._without(site)
+            case Admit(site):
+                self._attendance.admitted(site)
+                actions = []
+        return [record, *actions], said
 
     @property
     def may_be_best(self) -> set[int]:
@@ -257,6 +315,8 @@ class CoordinatorSession:
         if self.model is None:
             return [*actions, *self._initial.join(site, layout)]
         actions += self._admitted(site)
+        if self._steering.paused_by:
+            actions.append(Send(site, m.Paused(True)))
         if self.phase == "closing":
             self._awaited.add(site)
             return [*actions, Send(site, m.Finished(self.model.version))]
@@ -292,7 +352,7 @@ class CoordinatorSession:
     # Rounds
 
     def _begin_if_possible(self) -> list[Action]:
-        if self.phase != "gathering" or self.model is None:
+        if self.phase != "gathering" or self.model is None or self._steering.paused_by:
             return []
         pool = self._pool()
         if len(pool.sites) < self._fewest or (self._attendance.missing and not self._gathered):
@@ -441,6 +501,8 @@ class CoordinatorSession:
         return actions + [Send(site, self._handout.announcement(site)) for site in self._attendance.ready]
 
     def _pause_if_needed(self) -> list[Action]:
+        if self._steering.paused_by:
+            return []
         pool = self._pool()
         ready = len(pool.sites)
         if self.phase != "gathering" or self._paused or ready >= self._fewest or self._too_few_left(_FOR_GOOD):
@@ -476,7 +538,8 @@ class CoordinatorSession:
         return [*actions, *self._pause_if_needed()] if self._attendance.has_left(site) else actions
 
     def _too_few_left(self, reasons: Set[str], left_out: Mapping[str, str] | None = None) -> bool:
-        gone: dict[str, str] = {**(left_out or {}), **self._attendance.gone(reasons)}
+        dropped = {site: "dropped" for site in self._steering.dropped if site in self._attendance}
+        gone: dict[str, str] = {**(left_out or {}), **self._attendance.gone(reasons), **dropped}
         if self.phase != "gathering" or self.outcome or len(self._attendance) - len(gone) >= self._fewest:
             return False
         stored = (
@@ -498,7 +561,8 @@ class CoordinatorSession:
     @property
     def _early(self) -> str:
         """Why the federation ends before the plan's last round; empty if it does not."""
-        return self._ended or self._metrics.reason_to_end
+        version = self.model.version if self.model else 0
+        return self._ended or self._metrics.reason_to_end or self._steering.reason_to_end(version)
 
     def _end_early(self) -> list[Action]:
         """Close between two rounds; one that is on is completed first, as its updates are on their way."""

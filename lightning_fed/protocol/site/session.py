@@ -82,6 +82,7 @@ class SiteSession:
         control: float32 bytes of the control variate that goes with it, if the algorithm has one.
         begun: the round to train, 0 before the first.
         finished: the last version, once the coordinator said so.
+        paused: the coordinator's operator has paused the federation.
         rejected: why the last update was not accepted, if so.
         spent: why no update may leave any more, if so: the site's privacy budget, its ledger or its disk.
         leaving: the coordinator was told that the site goes, and has not answered yet.
@@ -119,6 +120,7 @@ class SiteSession:
         self.control: memoryview | None = None
         self.begun = 0
         self.finished: int | None = None
+        self.paused = False
         self.rejected: str | None = None
         self.spent: FederationError | None = None
         self.leaving = False
@@ -137,7 +139,7 @@ class SiteSession:
     def connected(self) -> list[Outgoing]:
         """A connection was made: introduce the site."""
         self._open = True
-        self.joined = False
+        self.joined = self.paused = False
         self.leaving = self._goodbye is not None
         self._downloads.clear()
         return [(m.Hello(m.VERSION, self._package, self._process), None)]
@@ -152,7 +154,8 @@ class SiteSession:
 
         Raises:
             ProtocolError: the message does not fit.
-            IdentityError, ModelMismatchError: the coordinator refused this site, for the reason in the text.
+            IdentityError, ModelMismatchError, SiteDroppedError: the coordinator refused this site, for the reason in
+                the text.
         """
         match message:
             case m.Welcome(run, plan, version):
@@ -214,6 +217,9 @@ class SiteSession:
             case m.Refused(kind, reason):
                 error: type[FederationError] = getattr(errors, kind)
                 raise error(printable(reason[: m.MAX_REASON]))
+            case m.Paused(paused):
+                self.paused = paused
+                return []
             case m.Farewell():
                 self.leaving = False
                 return []
