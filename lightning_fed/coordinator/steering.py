@@ -166,10 +166,11 @@ class _Conversation(socketserver.StreamRequestHandler):
 
     def _answer(self) -> _Answer:
         by = _peer(self.request)
+        # Read in any case: who is still speaking would not hear the answer.
+        line = self.rfile.readline(_LONGEST_LINE)
         # The folder's mode keeps all others out; if somebody has loosened it, this does.
         if by.uid not in (os.geteuid(), 0):
             return _Answer(done=False, text=f"only {_user(os.geteuid())!r}, who runs the coordinator, may steer it.")
-        line = self.rfile.readline(_LONGEST_LINE)
         try:
             command = _decoder.decode(line)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
