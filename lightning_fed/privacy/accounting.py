@@ -1,7 +1,10 @@
 """Epsilon at a chosen delta: what has been spent, and how much noise a target asks for.
 
-Every mechanism gives its Rényi divergences (RDP) at the same orders; releases compose by adding them. Epsilon of
-different units (a patient's image, a whole site) are different promises and are never added.
+Two accountants work it out, and the smaller of their upper bounds counts. Every mechanism gives its Rényi divergences
+(RDP) at the same orders, which are added. Where its noise is Gaussian, sampled or not, it gives that too, and the
+privacy loss itself is composed (PLD; see ``gaussian``). Both are about the same neighbours, one person or site added or
+removed, and about all releases together. Epsilon of different units (a patient's image, a whole site) are different
+promises and are never added.
 
 Opacus and dp-accounting are imported where they are called: they take longer to import than all of this package.
 """
@@ -9,7 +12,7 @@ Opacus and dp-accounting are imported where they are called: they take longer to
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -18,7 +21,11 @@ from numpy.typing import NDArray
 from lightning_fed.errors import PlanError
 from lightning_fed.privacy.central import CentralNoise
 from lightning_fed.privacy.discrete import DistributedNoise, require_noise
+from lightning_fed.privacy.gaussian import LARGEST_EPSILON, GaussianSteps, GaussianSum, continuous
 from lightning_fed.privacy.units import Unit
+
+Accountant = Literal["pld", "rdp"]
+"""Privacy loss distributions, or Rényi divergences at ``ORDERS``, added, and turned into epsilon once."""
 
 # Opacus' own orders, so that epsilon is Opacus' epsilon, and larger ones for small epsilons.
 ORDERS: tuple[float, ...] = (*(1 + x / 10.0 for x in range(1, 100)), *range(12, 64), 80, 96, 128, 192, 256, 512)
@@ -52,6 +59,12 @@ class DpSgd(msgspec.Struct, frozen=True, tag="dp-sgd", tag_field="mechanism", fo
         """Rényi divergence at each order, between data sets that differ in one example (added or removed)."""
         return float(self.steps) * np.array(_dp_sgd_step_rdp(self.sample_rate, self.noise_multiplier, tuple(orders)))
 
+    def gaussian(self) -> GaussianSteps | None:
+        """The continuous Gaussian's steps that these follow from."""
+        # ``gradient_with_noise`` adds noise of at least 1025 grid steps for a noise multiplier of 1.
+        sigma = continuous(1025 * self.noise_multiplier)
+        return GaussianSteps(sigma / 1025, self.sample_rate, self.steps) if sigma else None
+
 
 Mechanism = DpSgd | CentralNoise | DistributedNoise
 
@@ -78,36 +91,86 @@ def epsilon_from_rdp(rdp: NDArray[np.float64], delta: float) -> float:
     return float(epsilon)
 
 
+class Bound(NamedTuple):
+    """An upper bound of epsilon, and the accountant that proves it."""
+
+    epsilon: float
+    accountant: Accountant
+
+
+class Composition:
+    """Releases about one person or site, against one reader, added up for both accountants."""
+
+    def __init__(self) -> None:
+        self._rdp: NDArray[np.float64] = np.zeros(len(ORDERS))
+        self._gaussian: GaussianSum | None = GaussianSum()
+
+    def add(self, rdp: NDArray[np.float64], gaussian: GaussianSteps | None) -> None:
+        """Count more.
+
+        Args:
+            rdp: its divergences at ``ORDERS``.
+            gaussian: the Gaussian that it follows from; None if there is none, and then RDP decides from here on.
+        """
+        self._rdp = self._rdp + rdp
+        if gaussian is None:
+            self._gaussian = None
+        elif self._gaussian is not None:
+            self._gaussian.add(gaussian)
+
+    def copy(self) -> "Composition":
+        """The same, to be added to."""
+        other = Composition()
+        other._rdp = self._rdp
+        other._gaussian = self._gaussian and self._gaussian.copy()
+        return other
+
+    def bound(self, delta: float, fixed_schedule: bool) -> Bound:
+        """Epsilon at ``delta``.
+
+        Args:
+            delta: the delta.
+            fixed_schedule: whether the noise, the sampling and the number of all releases were fixed before the first.
+                If not, PLD is asked only where it holds for any schedule.
+
+        Raises:
+            PlanError: ``delta`` is not between 0 and 1.
+        """
+        by_rdp = epsilon_from_rdp(self._rdp, delta)
+        gaussian = self._gaussian
+        if gaussian is None or by_rdp > LARGEST_EPSILON or not (fixed_schedule or gaussian.holds_for_any_schedule):
+            return Bound(by_rdp, "rdp")
+        by_pld = gaussian.epsilon(delta)
+        return Bound(by_pld, "pld") if by_pld <= by_rdp else Bound(by_rdp, "rdp")
+
+
 def epsilon(mechanisms: Iterable[Mechanism], delta: float) -> float:
-    """Epsilon of several releases about the same people or sites.
+    """Epsilon of several releases about the same people or sites, on a schedule that was fixed before the first.
 
     Raises:
         PlanError: the mechanisms protect different units, or ``delta`` is not between 0 and 1.
     """
-    total = np.zeros(len(ORDERS))
+    total = Composition()
     units = set()
     for mechanism in mechanisms:
         units.add(mechanism.unit)
-        total += mechanism.rdp(ORDERS)
+        total.add(mechanism.rdp(ORDERS), mechanism.gaussian())
     if len(units) > 1:
         raise PlanError(f"epsilon of the units {sorted(units)} cannot be added: they are different promises.")
-    return epsilon_from_rdp(total, delta)
-
-
-def tight_epsilon(mechanism: DpSgd, delta: float) -> float:
-    """Epsilon of DP-SGD by Opacus' PRV accountant (Gopi et al. 2021): tighter than RDP, an upper bound within 0.01."""
-    from opacus.accountants import PRVAccountant
-
-    require_delta(delta)
-    accountant = PRVAccountant()
-    accountant.history = [(mechanism.noise_multiplier, mechanism.sample_rate, mechanism.steps)]
-    return float(accountant.get_epsilon(delta))
+    return total.bound(delta, fixed_schedule=True).epsilon
 
 
 def dp_sgd_noise_multiplier(
-    target_epsilon: float, delta: float, sample_rate: float, steps: int, accountant: Literal["rdp", "prv"] = "rdp"
+    target_epsilon: float, delta: float, sample_rate: float, steps: int, accountant: Accountant = "pld"
 ) -> float:
-    """Noise multiplier for ``steps`` steps of DP-SGD to stay within a target epsilon, by Opacus.
+    """Noise multiplier for ``steps`` steps of DP-SGD to stay within a target epsilon.
+
+    Args:
+        target_epsilon: the target.
+        delta: the delta.
+        sample_rate: chance of each example to be in a batch.
+        steps: optimiser steps.
+        accountant: ``pld`` counts as ``epsilon`` does; ``rdp`` by Rényi divergences alone, as Opacus does by default.
 
     Raises:
         PlanError: a value is out of range, or no noise is large enough.
@@ -120,19 +183,34 @@ def dp_sgd_noise_multiplier(
     if steps < 1:
         raise PlanError(f"DP-SGD of {steps} steps releases nothing: steps must be at least 1.")
     try:
-        return float(
+        by_rdp = float(
             get_noise_multiplier(
                 target_epsilon=target_epsilon,
                 target_delta=delta,
                 sample_rate=sample_rate,
                 steps=steps,
-                accountant=accountant,
+                accountant="rdp",
                 epsilon_tolerance=min(0.01, target_epsilon / 100),
                 alphas=list(ORDERS),
             )
         )
     except ValueError as error:
         raise PlanError(_unreachable(target_epsilon, delta, steps)) from error
+    if accountant == "rdp" or target_epsilon > LARGEST_EPSILON:
+        return by_rdp
+
+    def enough(noise_multiplier: float) -> bool:
+        try:
+            gaussian = DpSgd(sample_rate, noise_multiplier, steps).gaussian()
+        except PlanError:
+            # Less noise than any mechanism takes.
+            return False
+        return gaussian is not None and GaussianSum([gaussian]).epsilon(delta) <= target_epsilon
+
+    high, low = by_rdp, 0.9 * by_rdp
+    while enough(low):
+        high, low = low, 0.9 * low
+    return _smallest_noise(enough, low, high)
 
 
 def site_noise_multiplier(
@@ -154,19 +232,28 @@ def site_noise_multiplier(
         raise PlanError(f"{rounds} rounds release nothing: rounds must be at least 1.")
 
     def spent(noise_multiplier: float) -> float:
-        return epsilon_from_rdp(rounds * mechanism(noise_multiplier).rdp(ORDERS), delta)
+        release, total = mechanism(noise_multiplier), Composition()
+        gaussian = release.gaussian()
+        total.add(rounds * release.rdp(ORDERS), gaussian and gaussian._replace(steps=rounds))
+        return total.bound(delta, fixed_schedule=True).epsilon
 
-    low, high = 1e-2, 1e6
-    if spent(high) > target_epsilon:
+    def enough(noise_multiplier: float) -> bool:
+        try:
+            return spent(noise_multiplier) <= target_epsilon
+        except PlanError:
+            # The mechanism refuses noise as small as this on its grid, so more is needed.
+            return False
+
+    if spent(1e6) > target_epsilon:
         raise PlanError(_unreachable(target_epsilon, delta, rounds))
+    return _smallest_noise(enough, 1e-2, 1e6)
+
+
+def _smallest_noise(enough: Callable[[float], bool], low: float, high: float) -> float:
+    """The smallest noise multiplier between two, to 0.1 %, that is enough; ``high`` is known to be."""
     while high / low > 1.001:
         middle = math.sqrt(low * high)
-        try:
-            enough = spent(middle) <= target_epsilon
-        except PlanError:
-            # The mechanism refuses noise as small as this on its grid, so more is needed: ``high`` is known to work.
-            enough = False
-        low, high = (low, middle) if enough else (middle, high)
+        low, high = (low, middle) if enough(middle) else (middle, high)
     return high
 
 

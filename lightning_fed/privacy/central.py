@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from lightning_fed.errors import PlanError, UpdateRefusedError
 from lightning_fed.privacy.discrete import require_noise
+from lightning_fed.privacy.gaussian import GaussianSteps, continuous
 from lightning_fed.privacy.rounding import rounded_norm_bound
 from lightning_fed.privacy.sampler import DiscreteGaussianSampler
 from lightning_fed.privacy.stream import RandomStream
@@ -76,6 +77,11 @@ class CentralNoise(msgspec.Struct, frozen=True, tag="central", tag_field="mechan
         if self.cohort is None or self.ready is None or self.cohort == self.ready:
             return plain
         return np.minimum(plain, _sampled_rdp(1 / ratio, self.cohort, self.ready, tuple(orders)))
+
+    def gaussian(self, distance: float = 1.0) -> GaussianSteps | None:
+        """The continuous Gaussian's release that this one follows from, whoever was drawn; see ``rdp``."""
+        sigma = continuous(self.sigma)
+        return GaussianSteps(sigma / (distance * self.sensitivity)) if sigma else None
 
     def added_to(self, total: NDArray[np.int64]) -> NDArray[np.int64]:
         """The sum with noise, in grid steps, shape ``(size,)``; ``total`` is left as it is.

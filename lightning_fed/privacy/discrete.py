@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_fed.errors import PlanError
+from lightning_fed.privacy.gaussian import GaussianSteps, continuous
 from lightning_fed.privacy.rounding import rounded_norm_bound
 from lightning_fed.privacy.sampler import DiscreteGaussianSampler
 from lightning_fed.privacy.units import Unit
@@ -89,6 +90,15 @@ class DistributedNoise(
         added = alpha * ratio**2 / 2 + tau * self.size
         squared = alpha / 2 * (ratio + tau * math.sqrt(self.size)) ** 2
         return np.minimum(added, squared)
+
+    def gaussian(self, distance: float = 1.0, shares: int | None = None) -> GaussianSteps | None:
+        """The continuous Gaussian's release that this one follows from, see ``rdp``; None if the grid is too coarse."""
+        shares = self.shares if shares is None else shares
+        sigma = continuous(math.sqrt(shares) * self.sigma)
+        # What this may add to epsilon and delta, over a million releases, is far below what either is worked out to.
+        if sigma is None or self.size * self.tau(shares) > 1e-18:
+            return None
+        return GaussianSteps(sigma / (distance * self.sensitivity))
 
     def share(self) -> NDArray[np.int64]:
         """A site's share of the noise, in grid steps, shape ``(size,)``, fresh from a secure generator."""

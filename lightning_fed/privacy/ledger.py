@@ -16,7 +16,6 @@ from lightning_fed.privacy.accounting import require_delta
 from lightning_fed.privacy.history import History, parse_history
 from lightning_fed.privacy.ledger_file import LedgerFile
 from lightning_fed.privacy.ledger_lines import (
-    ACCOUNTANT,
     FORMAT,
     Adopted,
     Charged,
@@ -149,15 +148,17 @@ class Ledger:
         for unit, _ in release.costs:
             self._require_within(unit, after, release)
         own = release.mechanism.unit
+        paying = [unit for unit, _ in release.costs]
+        totals = {u: {r: after.bound(u, self._budget(u).delta, r) for r in READERS} for u in paying}
         charged = Charged(
             self._federation,
             self._owner.site,
             release,
             self._budget(own).delta,
             after.epsilon(own, self._budget(own).delta),
-            {u: {r: after.epsilon(u, self._budget(u).delta, r) for r in READERS} for u, _ in release.costs},
+            {unit: {reader: bound.epsilon for reader, bound in of.items()} for unit, of in totals.items()},
             self._owner.data_set,
-            ACCOUNTANT,
+            "+".join(sorted({bound.accountant for of in totals.values() for bound in of.values()})),
             FORMAT,
             _salt(),
         )

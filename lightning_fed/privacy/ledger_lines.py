@@ -23,9 +23,6 @@ from lightning_fed.privacy.units import Unit
 FORMAT = 2
 """Of the lines that are written now."""
 
-ACCOUNTANT = "rdp"
-"""Rényi divergences at ``ORDERS``, added, and turned into epsilon once."""
-
 NO_LINE = "0" * 64
 _SIGNED = b"lightning_fed privacy ledger\0"
 
@@ -69,7 +66,8 @@ class Charged(
         epsilon: total of the mechanism's own unit, this release included, against whoever learns most.
         totals: by unit and reader, the same.
         data_set: the data that the ledger is about, as the site calls it.
-        accountant: how the totals were worked out.
+        accountant: how the totals were worked out, ``rdp``, ``pld`` or, some by the one and some by the other,
+            ``pld+rdp``. They are only told: whoever reads the ledger works them out again from the releases.
         format: of the line; 1 where neither this nor what follows ``epsilon`` is written.
         salt: 32 random hexadecimal digits.
     """

@@ -1,13 +1,14 @@
 """What releases cost: by unit, and by who reads what was released."""
 
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_fed.privacy.accounting import ORDERS, DpSgd, Mechanism, epsilon_from_rdp
+from lightning_fed.privacy.accounting import ORDERS, Bound, Composition, DpSgd, Mechanism
 from lightning_fed.privacy.discrete import DistributedNoise
+from lightning_fed.privacy.gaussian import GaussianSteps
 from lightning_fed.privacy.units import Unit
 
 Reader = Literal["outsider", "member"]
@@ -34,10 +35,26 @@ class Cost(NamedTuple):
         mechanism = self.mechanism
         if isinstance(mechanism, DpSgd):
             return mechanism.rdp(ORDERS)
-        distance = 1.0 if self.unit == "site" else 2.0
-        if isinstance(mechanism, DistributedNoise) and reader == "member":
-            return mechanism.rdp(ORDERS, distance, mechanism.member_shares)
-        return mechanism.rdp(ORDERS, distance)
+        if isinstance(mechanism, DistributedNoise):
+            return mechanism.rdp(ORDERS, self._distance, self._shares(mechanism, reader))
+        return mechanism.rdp(ORDERS, self._distance)
+
+    def gaussian(self, reader: Reader) -> GaussianSteps | None:
+        """The Gaussian noise that ``rdp`` is about; None if there is none."""
+        mechanism = self.mechanism
+        if isinstance(mechanism, DpSgd):
+            return mechanism.gaussian()
+        if isinstance(mechanism, DistributedNoise):
+            return mechanism.gaussian(self._distance, self._shares(mechanism, reader))
+        return mechanism.gaussian(self._distance)
+
+    @property
+    def _distance(self) -> float:
+        return 1.0 if self.unit == "site" else 2.0
+
+    @staticmethod
+    def _shares(mechanism: DistributedNoise, reader: Reader) -> int:
+        return mechanism.member_shares if reader == "member" else mechanism.shares
 
 
 class Spent:
@@ -48,20 +65,19 @@ class Spent:
     """
 
     def __init__(self, costs: Iterable[Cost] = ()) -> None:
-        self._curves: dict[tuple[Unit, Reader], NDArray[np.float64]] = {}
+        self._totals = {(unit, reader): Composition() for unit in get_args(Unit) for reader in READERS}
         self.add(costs)
 
     def add(self, costs: Iterable[Cost]) -> None:
         """Count more."""
         for cost in costs:
             for reader in READERS:
-                key = cost.unit, reader
-                self._curves[key] = self._curves.get(key, 0.0) + cost.rdp(reader)
+                self._totals[cost.unit, reader].add(cost.rdp(reader), cost.gaussian(reader))
 
     def with_costs(self, costs: Iterable[Cost]) -> "Spent":
         """What would be spent with these as well; this one stays as it is."""
         other = Spent()
-        other._curves = dict(self._curves)
+        other._totals = {key: total.copy() for key, total in self._totals.items()}
         other.add(costs)
         return other
 
@@ -71,9 +87,19 @@ class Spent:
         Raises:
             PlanError: ``delta`` is not between 0 and 1.
         """
-        nothing = np.zeros(len(ORDERS))
+        return self.bound(unit, delta, reader).epsilon
+
+    def bound(self, unit: Unit, delta: float, reader: Reader | None = None) -> Bound:
+        """The same, with the accountant that proves it.
+
+        A data set outlives a plan, and who writes the next one has seen what came of the last. So nothing is counted on
+        that holds for a fixed schedule only.
+
+        Raises:
+            PlanError: ``delta`` is not between 0 and 1.
+        """
         readers = READERS if reader is None else (reader,)
-        return max(epsilon_from_rdp(self._curves.get((unit, one), nothing), delta) for one in readers)
+        return max(self._totals[unit, one].bound(delta, fixed_schedule=False) for one in readers)
 
 
 def dearest(costs: Iterable[Cost]) -> list[Cost]:

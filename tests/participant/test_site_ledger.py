@@ -67,7 +67,7 @@ def test_epsilon_is_read_at_the_policys_delta_however_strict_the_plans_is(path, 
 
 def test_a_spent_ledger_stays_spent_under_another_delta_and_another_federations_name(path):
     policy = SitePolicy(max_epsilon=8.0)
-    assert 0 < rounds_allowed(opened(path, policy, **example(1e-5)), train=True) < 20
+    assert 0 < rounds_allowed(opened(path, policy, **example(1e-5)), 60, train=True) < 60
     for name in ("wrists", "knees"):
         assert rounds_allowed(opened(path, policy, name, **example(0.05)), train=True) == 0
         site = {"site": SitePrivacy(noise_multiplier=4.0, delta=0.05)}
@@ -76,7 +76,7 @@ def test_a_spent_ledger_stays_spent_under_another_delta_and_another_federations_
 
 def test_images_whose_budget_is_spent_are_not_released_at_site_level_either(path):
     policy = SitePolicy(max_epsilon=8.0)
-    rounds_allowed(opened(path, policy, **example(1e-5)), train=True)
+    assert rounds_allowed(opened(path, policy, **example(1e-5)), 60, train=True) < 60
     ledger = opened(path, policy, site=SitePrivacy(noise_multiplier=4.0))
     with pytest.raises(BudgetExhaustedError, match=r"example-level epsilon .*released about each example of it, too"):
         ledger.pay_for_update(1, 1, 1.0)
@@ -92,11 +92,11 @@ def test_site_level_releases_are_charged_to_examples_unless_dp_sgd_has_paid_for_
     assert [(row.unit, row.mechanism) for row in rows] == [("example", "dp-sgd"), ("site", "distributed")] * 2
 
 
-def test_two_sites_and_ten_rounds_cost_19_against_an_outsider_and_30_against_the_other_site(path):
+def test_two_sites_and_ten_rounds_cost_18_against_an_outsider_and_28_against_the_other_site(path):
     rounds_allowed(opened(path, site=SitePrivacy(noise_multiplier=1.0)), 10)
     last = [row for row in ledger_rows(read_history(path)) if row.unit == "site"][-1]
-    assert last.unit_epsilon == pytest.approx(19.05, rel=1e-2)
-    assert last.member_epsilon == pytest.approx(30.13, rel=1e-2)
+    assert last.unit_epsilon == pytest.approx(17.87, rel=1e-3)
+    assert last.member_epsilon == pytest.approx(28.37, rel=1e-3)
 
 
 def test_a_plan_that_already_counts_on_a_colluding_site_is_not_charged_for_another(path, tmp_path):
@@ -113,7 +113,7 @@ def test_a_plan_that_already_counts_on_a_colluding_site_is_not_charged_for_anoth
 def test_without_a_limit_nothing_stops_and_the_plans_delta_is_written(path):
     assert rounds_allowed(opened(path, **example(1e-2)), 3, train=True) == 3
     entry = read_history(path).entries[-1]
-    assert (entry.delta, entry.accountant, entry.format) == (1e-2, "rdp", 2)
+    assert (entry.delta, entry.accountant, entry.format) == (1e-2, "pld", 2)
     assert math.isfinite(entry.totals["example"]["member"])
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from lightning_fed.privacy.accounting import ORDERS, DpSgd
+from lightning_fed.privacy.accounting import DpSgd, epsilon
 from lightning_fed.privacy.ledger import Budget, Ledger, Owner
 from lightning_fed.privacy.ledger_lines import Release
 
@@ -54,7 +54,7 @@ def victim(folder: Path, fate: Fate, releases: int) -> None:
 
 
 def main() -> None:
-    MECHANISM.rdp(ORDERS)  # worked out once, for all victims
+    epsilon([MECHANISM], 1e-5)  # worked out once, for all victims
     for order in sys.stdin:
         name, instant, cut = order.split()
         read, write = os.pipe()

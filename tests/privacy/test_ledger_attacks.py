@@ -151,14 +151,14 @@ def test_a_release_at_site_level_is_paid_for_by_each_example_at_twice_the_distan
 
 def test_a_release_at_site_level_is_stopped_by_the_examples_budget_and_nothing_is_written(spent):
     size = spent.stat().st_size
-    limit = 1.01 * epsilon([SGD] * 3, 1e-5)
-    with open_ledger(spent, max_epsilon=limit) as ledger:
-        quiet = distributed_noise(200.0, 1.0, 1e-6, 1000, 2)
-        with pytest.raises(
-            BudgetExhaustedError, match=r"example-level epsilon .*released about each example of it, too"
-        ):
-            for number in range(4, 200):
-                ledger.charge(release(number, quiet, ("site", "example")))
+    quiet = distributed_noise(200.0, 1.0, 1e-6, 1000, 2)
+    limit = 1.01 * Spent(Cost("example", one) for one in [SGD, SGD, SGD, quiet]).epsilon("example", 1e-5)
+    with (
+        open_ledger(spent, max_epsilon=limit) as ledger,
+        pytest.raises(BudgetExhaustedError, match=r"example-level epsilon .*released about each example of it, too"),
+    ):
+        for number in range(4, 200):
+            ledger.charge(release(number, quiet, ("site", "example")))
     assert ledger_rows(read_history(spent))[-1].member_epsilon <= limit
     assert spent.stat().st_size > size
 
@@ -223,7 +223,7 @@ def test_a_ledger_is_signed_by_hand_once_and_trains_on_counting_all_that_it_held
     assert main(["report", str(path)]) == 0
     out = capsys.readouterr().out
     assert "of format 1" in out
-    assert "1 of format 2 (rdp)" in out
+    assert "1 of format 2 (pld)" in out
     assert f"signed by the Ed25519 key {history.signer}" in out
 
 
