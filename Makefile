@@ -98,6 +98,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/masking.py --sites 100 --params 1000000 --processes 4 --rounds 2
 	$(BIN)/python benchmarks/compression_kernels.py
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python benchmarks/privacy.py
+	$(BIN)/python benchmarks/noise_for_epsilon.py
 	$(BIN)/python benchmarks/compression.py digits
 	$(BIN)/python benchmarks/slow_link.py
 	$(BIN)/python benchmarks/leakage.py --out runs/leakage

@@ -138,7 +138,9 @@ class Composition:
         """
         by_rdp = epsilon_from_rdp(self._rdp, delta)
         gaussian = self._gaussian
-        if gaussian is None or by_rdp > LARGEST_EPSILON or not (fixed_schedule or gaussian.holds_for_any_schedule):
+        if gaussian is None or not (fixed_schedule or gaussian.holds_for_any_schedule):
+            return Bound(by_rdp, "rdp")
+        if gaussian.is_sampled and by_rdp > LARGEST_EPSILON:
             return Bound(by_rdp, "rdp")
         by_pld = gaussian.epsilon(delta)
         return Bound(by_pld, "pld") if by_pld <= by_rdp else Bound(by_rdp, "rdp")

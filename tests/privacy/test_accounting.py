@@ -19,6 +19,7 @@ from lightning_fed.privacy.accounting import (
 )
 from lightning_fed.privacy.central import central_noise
 from lightning_fed.privacy.discrete import distributed_noise
+from lightning_fed.privacy.gaussian import MOST_STEPS
 
 # Sampling rate, noise multiplier, steps, delta: small and large batches, strict and loose privacy.
 SETTINGS = [
@@ -125,6 +126,11 @@ def test_a_delta_below_what_floating_point_can_tell_is_read_by_rdp():
     steps = DpSgd(0.05, 1.0, 100)
     assert epsilon([steps], 1e-12) == rdp_epsilon([steps], 1e-12)
     assert epsilon([steps], 1e-10) < rdp_epsilon([steps], 1e-10)
+
+
+def test_more_steps_than_can_be_worked_out_are_left_to_rdp():
+    steps = DpSgd(1e-3, 5.0, MOST_STEPS + 1)
+    assert epsilon([steps], 1e-5) == rdp_epsilon([steps], 1e-5)
 
 
 def test_an_epsilon_that_promises_nothing_is_left_to_rdp():

@@ -66,7 +66,7 @@ def test_the_coordinators_noise_is_fresh_and_has_the_claimed_variance():
 
 
 def test_a_finer_ring_brings_epsilon_to_the_gaussians():
-    """Noise multiplier 1, one release, delta 1e-5: 4.73 for the Gaussian by the same conversion."""
+    """Noise multiplier 1, one release, delta 1e-5: 4.38 for the Gaussian by the same accountant."""
     epsilons = [epsilon([code(10_000, bits, shares=8).release], 1e-5) for bits in (18, 22, 26)]
     assert epsilons == sorted(epsilons, reverse=True)
     gaussian = epsilon([code(1, None, mechanism="central", shares=1).release], 1e-5)
