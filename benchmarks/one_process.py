@@ -16,6 +16,7 @@ from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.coordinator.actions import Action, Record, Save, Send
 from lightning_fed.protocol.coordinator.session import CoordinatorSession
+from lightning_fed.protocol.members import Members
 from lightning_fed.protocol.site.session import Outgoing, SiteSession
 from lightning_fed.update.global_model import GlobalModel
 from lightning_fed.update.layout import Layout, TensorSpec
@@ -43,13 +44,13 @@ class OneProcess:
         self._layout = Layout((TensorSpec("weight", (initial.numel(),), "float32"),))
         names = [f"site-{index:02d}" for index in range(len(examples))]
         keys = {name: Ed25519PrivateKey.generate() for name in names}
-        signing = {name: key.public_key().public_bytes_raw() for name, key in keys.items()}
-        self._sites = {name: SiteSession(name, name, "benchmark", keys[name], signing) for name in names}
+        members = Members({name: key.public_key().public_bytes_raw() for name, key in keys.items()})
+        self._sites = {name: SiteSession(name, name, "benchmark", keys[name], members) for name in names}
         self._up: dict[str, deque[Outgoing]] = {name: deque() for name in names}
         self._down: dict[str, deque[Outgoing]] = {name: deque() for name in names}
         self.model = GlobalModel(0, self._layout, initial, {})
         self.up: dict[str, int] = {}
-        self._coordinator = CoordinatorSession(plan, "run", signing, self.model, 0, random.Random(0))
+        self._coordinator = CoordinatorSession(plan, "run", members, self.model, 0, random.Random(0))
 
     def run(self, after_round: Callable[[int, Tensor], None]) -> None:
         """Train all rounds; ``after_round`` gets each round's number and global model."""

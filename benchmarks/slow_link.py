@@ -127,8 +127,7 @@ def _sites(address: str, keys: Sequence[Path], folder: str, params: int) -> None
 
 
 def _site(address: str, identity: Identity, roster: Roster, params: int) -> None:
-    signing = {name: card.signing_public for name, card in roster.sites.items()}
-    session = SiteSession(identity.name, identity.name, "benchmark", identity.signing_key, signing)
+    session = SiteSession(identity.name, identity.name, "benchmark", identity.signing_key, roster.members)
     connection = SiteConnection(address, identity, roster.coordinator, session, 60.0, lambda notice: None)
     layout = Layout((TensorSpec("weight", (params,), "float32"),))
     connection.wait(lambda s: s.plan, "the plan")

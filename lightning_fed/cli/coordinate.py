@@ -55,6 +55,7 @@ def run(arguments: Sequence[str]) -> int:
         store=config.store,
         initial=initial_of(config),
         keep=config.keep,
+        roster_file=config.roster,
     )
     if config.show != "json":
         screen.display.say(f"listening at {coordinator.address}; the store is {config.store}")

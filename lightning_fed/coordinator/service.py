@@ -14,6 +14,7 @@ from lightning_fed.coordinator.hyperparameters import loadable_hyperparameters
 from lightning_fed.coordinator.insist import insist
 from lightning_fed.coordinator.recorded import LEDGER
 from lightning_fed.coordinator.retention import Keep
+from lightning_fed.coordinator.roster_watch import RosterWatch
 from lightning_fed.coordinator.software import software
 from lightning_fed.coordinator.steering import Asked, Door
 from lightning_fed.coordinator.store import Store
@@ -23,6 +24,7 @@ from lightning_fed.errors import (
     IdentityError,
     LedgerError,
     ModelMismatchError,
+    PlanError,
     ProtocolError,
     QuorumLostError,
     SiteDroppedError,
@@ -34,7 +36,7 @@ from lightning_fed.privacy.layers import replace_layers
 from lightning_fed.privacy.ledger import Budget, Ledger, Owner
 from lightning_fed.privacy.ledger_lines import Release
 from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.coordinator.actions import Action, Charge, Record, Save, Send, Wake
+from lightning_fed.protocol.coordinator.actions import Action, AdmitMembers, Charge, Record, Save, Send, Wake
 from lightning_fed.protocol.coordinator.session import CoordinatorSession
 from lightning_fed.protocol.coordinator.steering import Drop
 from lightning_fed.transport.hub import Hub, Traffic
@@ -76,6 +78,7 @@ class Coordinator:
         address: where to listen, like ``tcp://*:5790``.
         identity: the coordinator's keys.
         roster: the sites' public cards.
+        roster_file: where the roster lies, to be looked at for newer ones; none are taken when not given.
         store: folder of the global models and the event log.
         initial: the module whose weights are the initial global model; None asks the first site for its untrained
             one, which sites whose policy requires masks do not give. Ignored when the store holds a global model
@@ -100,6 +103,7 @@ class Coordinator:
         store: Path | str,
         initial: "LightningModule | None" = None,
         keep: Keep | None = None,
+        roster_file: Path | None = None,
     ) -> None:
         hyperparameters, left_out = loadable_hyperparameters(initial) if initial is not None else ({}, [])
         if left_out:
@@ -121,7 +125,7 @@ class Coordinator:
         self._session = CoordinatorSession(
             plan,
             self._store.run,
-            {name: card.signing_public for name, card in roster.sites.items()},
+            roster.members,
             model,
             self._store.starts,
             ledger_heads=self._events.ledger_heads,
@@ -135,6 +139,7 @@ class Coordinator:
             insist("the first global model", self._store.folder, first, plan.gather_s)
         self._hub = Hub(address, identity, roster)
         self.address = self._hub.address
+        self._roster = RosterWatch(roster, roster_file, identity.card)
         self._ledger = _ledger_of(plan, self._store.folder, identity)
         self._timers: dict[str, float] = {}
         self._away_since: dict[str, float] = {}
@@ -228,6 +233,7 @@ class Coordinator:
         if now >= self._next_pulse:
             self._next_pulse = now + _PULSE_S
             self._look_after_sites(now)
+            self._look_at_the_roster()
             self._store.retry()
 
     def _take(self, site: str, message: m.FromSite | ProtocolError, chunk: memoryview | None) -> None:
@@ -266,6 +272,17 @@ class Coordinator:
                 self._hub.forget(site)
                 self._perform(self._session.lost(site))
 
+    def _look_at_the_roster(self) -> None:
+        try:
+            newer = self._roster.newer()
+            if newer:
+                actions = self._session.new_roster(newer.members)
+                self._roster.newest = newer
+                self._perform(actions)
+        except (IdentityError, PlanError) as error:
+            _log.warning("the roster was changed, and is not taken: %s", error)
+            self._perform([Record("roster_refused", {"reason": str(error)})])
+
     def _perform(self, actions: Iterable[Action]) -> None:
         for action in actions:
             match action:
@@ -283,6 +300,8 @@ class Coordinator:
                 case Charge(round, attempt, mechanism) if self._ledger:
                     release = Release(self._store.run, self._session.plan.hash, round, attempt, mechanism)
                     self._insist("the privacy ledger", partial(_charge, self._ledger, release))
+                case AdmitMembers():
+                    self._hub.admit(self._roster.newest)
                 case Record(event, data):
                     self._record(event, data)
 

@@ -46,7 +46,12 @@ class Link:
             if failed is not None:
                 raise failed
             assert self.connection is not None
-            return self.connection.wait(what, reason)
+            return self.connection.wait(found, reason)
+
+        def found(session: SiteSession) -> Any:
+            if session.declined is not None:
+                raise session.declined
+            return what(session)
 
         return self._processes.first(trainer, hear)
 

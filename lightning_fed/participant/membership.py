@@ -27,6 +27,7 @@ from lightning_fed.participant.joining import Joining
 from lightning_fed.participant.link import Link
 from lightning_fed.participant.local_progress import LocalProgress
 from lightning_fed.participant.model_metrics import ModelMetrics
+from lightning_fed.participant.own_roster import OwnRoster
 from lightning_fed.participant.plan_callbacks import attach
 from lightning_fed.participant.processes import Processes
 from lightning_fed.participant.pruning import refuse_pruning
@@ -43,7 +44,6 @@ from lightning_fed.privacy.ledger import Owner
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.site.session import SiteSession
 from lightning_fed.protocol.site.signed_sums import SignedSums
-from lightning_fed.transport.identity import Identity, Roster
 from lightning_fed.transport.site import SiteConnection
 from lightning_fed.update.layout import Layout, layout_of
 
@@ -53,8 +53,7 @@ class Membership(Callback):
 
     Args:
         coordinator: the coordinator's address.
-        identity: this site's keys.
-        roster: the federation's roster.
+        own: the roster that this site goes by, and its keys in it.
         policy: what this site accepts.
         patience_s: seconds without a connection after which ``fit`` gives up.
         ledger: file of the site's privacy ledger; made when a plan promises privacy.
@@ -73,8 +72,7 @@ class Membership(Callback):
     def __init__(
         self,
         coordinator: str,
-        identity: Identity,
-        roster: Roster,
+        own: OwnRoster,
         policy: SitePolicy,
         patience_s: float,
         ledger: Path,
@@ -84,8 +82,8 @@ class Membership(Callback):
         sent_log: Path | None = None,
     ) -> None:
         self._coordinator = coordinator
-        self._identity = identity
-        self._roster = roster
+        self._own = own
+        self._name = own.identity.name
         self._policy = policy
         self._patience_s = patience_s
         self._ledger_path = ledger
@@ -96,11 +94,11 @@ class Membership(Callback):
         self.plan: FederationPlan | None = None
         self.run: str | None = None
         self.tuned: list[str] = []
-        self._processes = Processes(identity.name)
+        self._processes = Processes(self._name)
         self._link = Link(self._processes)
-        self._state = SiteState(pending_update, identity.name, self._processes)
-        self._model = SiteModel(identity.name, self._link, self._state, self._processes)
-        self._initial = InitialState(ledger.with_name(f"{ledger.name}.trained"), identity.name, policy)
+        self._state = SiteState(pending_update, self._name, self._processes)
+        self._model = SiteModel(self._name, self._link, self._state, self._processes)
+        self._initial = InitialState(ledger.with_name(f"{ledger.name}.trained"), self._name, policy)
         self._attached: list[Callback] = []
         self._trained_later: list[nn.Parameter] = []
         self._round = 0
@@ -140,7 +138,7 @@ class Membership(Callback):
         if stage != "fit":
             return
         self._begun, self._finished, self._spent, self._round = False, False, False, 0
-        self._policy.check_members(self._roster.fingerprints, self._identity.name)
+        self._policy.check_members(self._own.roster.fingerprints, self._name)
         refuse_averaged_validation(trainer)
         refuse_pruning(trainer)
         self._processes.begin(trainer)
@@ -148,13 +146,15 @@ class Membership(Callback):
         self._processes.interrupted = self._sigterm.noted
         self._sent = self._processes.first_only(trainer, self._open_sent_log)
         if trainer.is_global_zero:
+            self._own.remember()
             session = SiteSession(
-                self._identity.name,
+                self._name,
                 uuid.uuid4().hex,
                 version_of("lightning_fed"),
-                self._identity.signing_key,
-                {name: card.signing_public for name, card in self._roster.sites.items()},
+                self._own.identity.signing_key,
+                self._own.roster.members,
                 self._policy.foreign_classes,
+                self._own.take,
             )
             self._link.connection = self._connected(trainer, session)
         self.plan, self.run, version, refusal, refused = self._link.ask(
@@ -163,15 +163,15 @@ class Membership(Callback):
             lambda s: (s.plan, s.run, s.version, s.refusal, s.refused) if s.plan or s.refusal else None,
         )
         if refused is not None:
-            self._policy.check_plan(refused, self._identity.name, refusal.violations)
+            self._policy.check_plan(refused, self._name, refusal.violations)
         if refusal is not None:
             raise refusal
         assert self.plan is not None
-        self._policy.check_plan(self.plan, self._identity.name)
+        self._policy.check_plan(self.plan, self._name)
         refuse_data_dependent(trainer, self.plan, self.tuned)
         self._trained_later = trained_later(trainer, pl_module, self.plan)
         self._course = FitCourse(trainer, self.plan, version)
-        self._local = LocalProgress(self.plan.local, self._identity.name)
+        self._local = LocalProgress(self.plan.local, self._name)
         self._attached += attach(trainer, self, self.plan)
         refuse_divided(trainer)
         count_loaders(trainer)
@@ -181,19 +181,21 @@ class Membership(Callback):
     def _connected(self, trainer: Trainer, session: SiteSession) -> Connection:
         return SiteConnection(
             self._coordinator,
-            self._identity,
-            self._roster.coordinator,
+            self._own.identity,
+            self._own.roster.coordinator,
             session,
             self._patience_s,
             rank_zero_info,
             lambda: self._pulse(trainer),
             self._sent,
+            lambda: (self._own.identity, self._own.roster.coordinator),
         )
 
     def _open_sent_log(self) -> SentLog | None:
         if self._sent_path is None:
             return None
-        return SentLog(self._sent_path, self._identity, self._roster.coordinator, self._coordinator)
+        own = self._own
+        return SentLog(self._sent_path, own.identity, own.roster.coordinator, self._coordinator, lambda: own.identity)
 
     def _pulse(self, trainer: Trainer) -> None:
         assert self._sigterm is not None
@@ -208,8 +210,9 @@ class Membership(Callback):
     def _join(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self.plan is not None and self._course is not None
         self._course.optimisers_made()
-        name, run = self._identity.name, self.run or ""
-        joining = Joining(name, self.plan, run, pl_module, self.layout, self._policy, self._roster, self._processes)
+        name, run = self._name, self.run or ""
+        roster = self._own.roster
+        joining = Joining(name, self.plan, run, pl_module, self.layout, self._policy, roster, self._processes)
         signed = self._processes.first_only(trainer, lambda: self._open_files(joining))
         self._metrics = ModelMetrics(self.plan, pl_module, self._processes)
         joining.join(trainer, self._link, self._state, self._metrics, self._model.ledger, signed)
@@ -220,7 +223,7 @@ class Membership(Callback):
         rank_zero_info(joining.summary(trainer, self._model.version))
 
     def _open_files(self, joining: Joining) -> SignedSums | None:
-        owner = Owner(self._identity.name, self._identity.signing_key, self._data_set)
+        owner = Owner(self._name, self._own.identity.signing_key, self._data_set)
         self._model.ledger = ledger = joining.open_ledger(self._ledger_path, owner)
         if ledger and self._sent:
             self._sent.spent = ledger.spent
@@ -234,7 +237,7 @@ class Membership(Callback):
         """
         if self._begun or self.plan is None:
             return
-        name, batches = self._identity.name, trainer.num_training_batches
+        name, batches = self._name, trainer.num_training_batches
         if not batches or trainer.limit_train_batches == 0:
             raise ConfigError(
                 f"site {name!r} has joined the federation and has nothing to train on: its training loader has "

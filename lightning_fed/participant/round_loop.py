@@ -32,8 +32,8 @@ class RoundLoop(Membership):
         """Wait for the first round here, where there is still time to not train at all."""
         assert self.plan is not None and self._course is not None
         self._begun = True
-        check_division(trainer, self._processes, self._identity.name)
-        self._policy.check_steps(steps_of_a_round(trainer, self.plan.local), self._identity.name)
+        check_division(trainer, self._processes, self._name)
+        self._policy.check_steps(steps_of_a_round(trainer, self.plan.local), self._name)
         self._course.training_begins()
         if self.plan.local.steps:
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -43,7 +43,7 @@ class RoundLoop(Membership):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say goodbye, with the global model in the module and not half a round."""
-        name, version = self._identity.name, self._model.version
+        name, version = self._name, self._model.version
         if self._finished or self._spent:
             pass
         elif self._settled:

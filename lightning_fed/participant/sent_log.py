@@ -36,6 +36,8 @@ class SentLog:
         identity: the site's keys.
         coordinator: the coordinator's card.
         address: where the coordinator is reached.
+        newest_identity: asked on each connection for the site's keys, where they may change: another key signs a chain
+            of its own.
 
     Attributes:
         spent: gives the epsilon that the site's privacy ledger has now, by unit.
@@ -44,7 +46,17 @@ class SentLog:
         StoreError: the file cannot be opened, read or written.
     """
 
-    def __init__(self, path: Path, identity: Identity, coordinator: PublicCard, address: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        identity: Identity,
+        coordinator: PublicCard,
+        address: str,
+        newest_identity: Callable[[], Identity] | None = None,
+    ) -> None:
+        self._path = path
+        self._identity = identity
+        self._newest_identity = newest_identity
         self._name = path.name
         self._site = identity.name
         self._coordinator = coordinator
@@ -60,7 +72,7 @@ class SentLog:
                 f"the folder {path.parent} cannot be made: {error.strerror}. The site keeps there what has left it; "
                 "name another place with FederatedStrategy(ledger=...)."
             ) from error
-        self._log = AuditLog(path, Writer(Name("site", identity.name), identity.signing_key), private=True)
+        self._log = self._opened()
 
     def sent(self, message: m.Message, chunk: memoryview | None) -> m.LogHead | None:
         """Write down what is about to leave.
@@ -76,6 +88,8 @@ class SentLog:
             return None
         if isinstance(message, m.Hello | m.Offer):
             self._cut_off()
+        if isinstance(message, m.Hello):
+            self._sign_by_newest_key()
         data = m.encode(message)
         entry = {"message": type(message).__name__, **_about(message)}
         entry |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -123,6 +137,20 @@ class SentLog:
                 self._log.close()
             except OSError as error:
                 raise self._failed(error) from error
+
+    def _opened(self) -> AuditLog:
+        return AuditLog(self._path, Writer(Name("site", self._site), self._identity.signing_key), private=True)
+
+    def _sign_by_newest_key(self) -> None:
+        newest = self._newest_identity() if self._newest_identity else self._identity
+        if newest.card == self._identity.card:
+            return
+        self._identity = newest
+        try:
+            self._log.close()
+        except OSError as error:
+            raise self._failed(error) from error
+        self._log = self._opened()
 
     def _chunk(self, message: m.Chunk, chunk: memoryview) -> None:
         upload = self._upload

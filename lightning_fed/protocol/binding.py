@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from lightning_fed.masking import Terms
 from lightning_fed.plan import FederationPlan
+from lightning_fed.protocol.members import Members
 from lightning_fed.protocol.terms import terms_of
 from lightning_fed.update.metric_sum import MetricSum
 
@@ -23,7 +24,9 @@ def counts_binding(counts: Mapping[str, int]) -> bytes:
     return ", ".join(f"{name!r} {count}" for name, count in sorted(counts.items())).encode()
 
 
-def binding_of(run: str, model: bytes, terms: Terms, detail: tuple[float, ...] | Mapping[str, int]) -> str:
+def binding_of(
+    run: str, model: bytes, members: Members, terms: Terms, detail: tuple[float, ...] | Mapping[str, int]
+) -> str:
     """What all sites of a masked sum must have been told alike.
 
     A coordinator that gave one site another bound, or another model, than the rest could read that site out of the sum;
@@ -32,6 +35,7 @@ def binding_of(run: str, model: bytes, terms: Terms, detail: tuple[float, ...] |
     Args:
         run: the coordinator's run.
         model: hash of the global model.
+        members: all sites of the roster by which this attempt goes.
         terms: how many sites the sum needs.
         detail: the bounds of an update's codes, or the sizes of the metrics' states by name.
     """
@@ -39,4 +43,7 @@ def binding_of(run: str, model: bytes, terms: Terms, detail: tuple[float, ...] |
         last = " ".join(bound.hex() for bound in detail)
     else:
         last = ", ".join(f"{name!r} {size}" for name, size in sorted(detail.items()))
-    return f"run {run}, model {model.hex()}, threshold {terms.threshold}, minimum {terms.minimum_cohort}, {last}"
+    return (
+        f"run {run}, model {model.hex()}, members {members.digest.hex()}, threshold {terms.threshold}, "
+        f"minimum {terms.minimum_cohort}, {last}"
+    )

@@ -46,18 +46,26 @@ class Hello(Message, frozen=True):
 
 
 class Welcome(Message, frozen=True):
-    """Coordinator: the run, the plan's canonical bytes, and the version of the newest global model (0 before any)."""
+    """Coordinator: the run, the plan's canonical bytes, and the version of the newest global model (0 before any).
+
+    ``roster`` is the file of the newest roster.
+    """
 
     run: str
     plan: bytes
     version: Count = 0
+    roster: bytes = b""
 
 
 class Join(Message, frozen=True):
-    """Site: accepts the plan and describes its model; ``metrics`` holds by name the numbers of a summable state."""
+    """Site: accepts the plan and describes its model; ``metrics`` holds by name the numbers of a summable state.
+
+    ``members`` is the digest of the members that it knows, see ``protocol.members``.
+    """
 
     layout: Layout
     metrics: dict[str, int] = {}
+    members: bytes = b""
 
 
 class Joined(Message, frozen=True):
@@ -68,6 +76,24 @@ class Joined(Message, frozen=True):
 
     frozen_bytes: int
     ledger_head: bytes = b""
+
+
+class NewRoster(Message, frozen=True):
+    """Coordinator: the file of a newer roster, by which the next attempt goes."""
+
+    roster: bytes
+
+
+class TakesRoster(Message, frozen=True):
+    """Site: goes by the roster whose members have this digest."""
+
+    members: Digest
+
+
+class DeclinesRoster(Message, frozen=True):
+    """Site: does not take the roster that it was sent, and takes no part with its members; and why."""
+
+    reason: str
 
 
 class SendInitial(Message, frozen=True):
@@ -323,6 +349,8 @@ class Ping(Message, frozen=True):
 FromSite = (
     Hello
     | Join
+    | TakesRoster
+    | DeclinesRoster
     | Fetch
     | LedgerHead
     | LogHead
@@ -337,6 +365,7 @@ FromSite = (
 )
 FromCoordinator = (
     Welcome
+    | NewRoster
     | Joined
     | SendInitial
     | Model

@@ -14,6 +14,7 @@ from typing import Any
 from lightning_fed.errors import ConfigError, FederationError
 from lightning_fed.lightning_api import Callback, LightningDataModule, LightningModule, Trainer
 from lightning_fed.participant.connection import Connection
+from lightning_fed.participant.own_roster import OwnRoster
 from lightning_fed.participant.round_loop import RoundLoop
 from lightning_fed.plan import FederationPlan
 from lightning_fed.policy import SitePolicy
@@ -121,7 +122,8 @@ class _VirtualLoop(RoundLoop):
     def __init__(self, switchboard: Switchboard, identity: Identity, roster: Roster, ledgers: Path) -> None:
         ledger = ledgers / f"{identity.name}.jsonl"
         policy = SitePolicy(foreign_classes=switchboard.coordinator.plan.foreign_classes)
-        super().__init__("in process", identity, roster, policy, 0.0, ledger, pending_update=None, signed_sums=None)
+        own = OwnRoster(roster, identity, policy)
+        super().__init__("in process", own, policy, 0.0, ledger, pending_update=None, signed_sums=None)
         self._switchboard = switchboard
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -130,4 +132,4 @@ class _VirtualLoop(RoundLoop):
         super().on_fit_start(trainer, pl_module)
 
     def _connected(self, trainer: Trainer, session: SiteSession) -> Connection:
-        return MemoryConnection(self._switchboard, self._identity.name, session)
+        return MemoryConnection(self._switchboard, self._name, session)

@@ -12,6 +12,7 @@ from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.coordinator.actions import Action, Record, Send, Wake
 from lightning_fed.protocol.coordinator.session import CoordinatorSession
+from lightning_fed.protocol.members import Members
 from lightning_fed.protocol.site.session import Outgoing, SiteSession
 from lightning_fed.simulation.stage import Stage
 
@@ -38,7 +39,7 @@ class Switchboard:
     """
 
     def __init__(self, plan: FederationPlan, sites: Mapping[str, bytes], stage: Stage, seed: int) -> None:
-        self.coordinator = CoordinatorSession(plan, uuid.uuid4().hex, sites, None, draw=random.Random(seed))  # noqa: S311 - a simulation draws cohorts again as before
+        self.coordinator = CoordinatorSession(plan, uuid.uuid4().hex, Members(sites), None, draw=random.Random(seed))  # noqa: S311 - a simulation draws cohorts again as before
         self.records: list[Record] = []
         self.bytes_up = self.bytes_down = 0
         self._stage = stage

@@ -37,9 +37,9 @@ from lightning_fed.lightning_api import (
     served_package,
 )
 from lightning_fed.participant.metric_followers import undecided
+from lightning_fed.participant.own_roster import OwnRoster
 from lightning_fed.policy import SitePolicy
 from lightning_fed.strategies.devices import OneDevice, Sharded, check_arguments
-from lightning_fed.transport.identity import Roster, load_identity
 from lightning_fed.transport.passphrase import passphrase_of
 
 if TYPE_CHECKING:
@@ -114,10 +114,11 @@ class Federated(Strategy):
                 trainer.callbacks.remove(self._loop)  # type: ignore[attr-defined]
             return
         if self._loop is None:
-            identity = load_identity(self._identity, self._passphrase)
-            if identity.name != self.site:
+            policy = self._policy or SitePolicy()
+            own = OwnRoster.load(self._roster, self._identity, self._passphrase, policy, self._ledger)
+            if own.identity.name != self.site:
                 raise FederationError(
-                    f"{self._identity.name} is the identity of {identity.name!r} and the strategy is for site "
+                    f"{self._identity.name} is the identity of {own.identity.name!r} and the strategy is for site "
                     f"{self.site!r}. Name the site's own key file (identity=...) or the other site (site=...)."
                 )
             if self._policy is None:
@@ -132,16 +133,13 @@ class Federated(Strategy):
                     f"{self._policy.smallest_quorum} with sites of his own. Add to it, under members, the lines that "
                     "'lightning-fed keys show ROSTER' prints, once they were compared by phone."
                 )
-            roster = Roster.load(self._roster)
-            roster.check_own(identity.card, self._roster)
             # Here and not above: what only rounds need would double the time that this package takes to import.
             from lightning_fed.participant.round_loop import RoundLoop
 
             self._loop = RoundLoop(
                 self.coordinator,
-                identity,
-                roster,
-                self._policy or SitePolicy(),
+                own,
+                policy,
                 self._patience_s,
                 self._ledger,
                 self._ledger.with_name(f"{self._ledger.name}.unsettled"),

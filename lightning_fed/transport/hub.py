@@ -40,6 +40,9 @@ _HANDSHAKE_MS = 10_000
 _GIVEN_UP_S = 2.5 * HEARTBEAT_MS / 1000
 """Silence after which a site's connection gives way to another process of it: a live one is heard at each heartbeat."""
 
+_LAST_WORD_S = 5.0
+"""How long who has left the roster may take to read why, before its connection is cut."""
+
 _UNDER_WAY_S = 2.0
 """What is heard so shortly after a second process came may have been sent by a first one that has died since."""
 
@@ -62,18 +65,19 @@ class _AllowList:
     """Answers the CURVE handshake: known keys come in, all others are turned away before they can say a word."""
 
     def __init__(self, roster: Roster) -> None:
-        self._roster = roster
+        self.roster = roster
         self._strangers: set[bytes] = set()
 
     def callback(self, domain: str, key: bytes) -> bool:
-        if self._roster.site_of(key) is not None:
+        if self.roster.site_of(key) is not None:
             return True
         # Once for each key, and not for as many as somebody makes up.
         if key not in self._strangers and len(self._strangers) < _MOST_STRANGERS:
             self._strangers.add(key)
             _log.warning(
                 "somebody knocked whose key %s is not in the roster, and was turned away. If it is a site's, put the "
-                "site's .pub file into the roster (lightning-fed keys roster) and start the coordinator again.",
+                "site's .pub file into the roster: lightning-fed roster add; or, where nobody has signed it, "
+                "lightning-fed keys roster, and start everybody again with it.",
                 key.decode("ascii", "replace"),
             )
         return False
@@ -103,10 +107,11 @@ class Hub:
     def __init__(self, address: str, identity: Identity, roster: Roster) -> None:
         over_ipv6 = listens_over_ipv6(address)
         self._roster = roster
+        self._allowed = _AllowList(roster)
         self._context = zmq.Context()
         self._authenticator = ThreadAuthenticator(self._context)
         self._authenticator.start()
-        self._authenticator.configure_curve_callback(domain="*", credentials_provider=_AllowList(roster))
+        self._authenticator.configure_curve_callback(domain="*", credentials_provider=self._allowed)
         self._socket = self._context.socket(zmq.ROUTER)
         prepare(self._socket)
         self._socket.setsockopt(zmq.IPV6, over_ipv6)
@@ -126,6 +131,7 @@ class Hub:
         self._allowances: dict[str, Allowance] = {}
         self._overdrawn: set[str] = set()
         self._unread: list[str] = []
+        self._departed: list[tuple[float, Peer]] = []
         self.traffic = Traffic()
         try:
             self._socket.bind(address)
@@ -136,6 +142,31 @@ class Hub:
             ) from error
         self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
+    def admit(self, roster: Roster) -> None:
+        """Let in the members of another roster, each by its keys there, and nobody else any more.
+
+        Who is not in it was told so by what was sent last, and has a moment to read that.
+        """
+        before, self._roster, self._allowed.roster = self._roster, roster, roster
+        self._inflow.admit(len(roster.sites))
+        for site, card in before.sites.items():
+            now = roster.sites.get(site)
+            if now is not None and now.curve_public == card.curve_public:
+                continue
+            self.forget(site)
+            self._unread = [other for other in self._unread if other != site]
+            peer = self._peers.pop(site, None)
+            if peer:
+                self._departed.append((time.monotonic() + (_LAST_WORD_S if now is None else 0.0), peer))
+
+    def _cut_departed(self) -> None:
+        due, self._departed = self._departed, []
+        for when, peer in due:
+            if time.monotonic() >= when:
+                self._inflow.cut(peer)
+            else:
+                self._departed.append((when, peer))
+
     def receive(self, timeout_s: float) -> Iterator[tuple[str, m.FromSite | ProtocolError, memoryview | None]]:
         """What sites said: their name, the message or why it cannot be read, and the chunk behind it.
 
@@ -143,6 +174,7 @@ class Hub:
             timeout_s: seconds to wait for the first one.
         """
         yield from self._faults()
+        self._cut_departed()
         self._inflow.turn()
         if not self._socket.poll(max(0, int(timeout_s * 1000))):
             return

@@ -117,6 +117,11 @@ class Inflow:
         self._thread = threading.Thread(target=self._run, name="lightning_fed-inflow", daemon=True)
         self._thread.start()
 
+    def admit(self, members: int) -> None:
+        """There are so many members now."""
+        with self._lock:
+            self._members, self._most_connections = members, 4.0 * members + 16.0
+
     def read(self, fd: int, frames: int, nbytes: int) -> None:
         """A message of so many frames and bytes was read that came over the connection with this file descriptor."""
         with self._lock:

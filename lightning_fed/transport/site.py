@@ -82,6 +82,7 @@ class SiteConnection:
         notice: called with a line for the user when waiting takes long.
         pulse: called about once a second while waiting; raises to end the wait.
         journal: is told what leaves and arrives, and is closed with the connection.
+        newest_keys: asked before each connection for the keys of both sides, where they may change.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class SiteConnection:
         notice: Callable[[str], None],
         pulse: Callable[[], None] = lambda: None,
         journal: Journal | None = None,
+        newest_keys: Callable[[], tuple[Identity, PublicCard]] | None = None,
     ) -> None:
         self._journal = journal
         self._address = address
@@ -105,6 +107,7 @@ class SiteConnection:
         self._patience_s = patience_s
         self._notice = notice
         self._pulse = pulse
+        self._newest_keys = newest_keys
         self._changed = threading.Condition()
         self._error: Exception | None = None
         self._connected = self._served = False
@@ -273,6 +276,8 @@ class SiteConnection:
 
     def _one_connection(self) -> None:
         """Serve one socket until its connection is lost; a fresh one for each, so that no stale message is sent."""
+        if self._newest_keys:
+            self._identity, self._coordinator = self._newest_keys()
         ways = ipv6_or_not(self._address)
         with contextlib.ExitStack() as opened:
             try:
@@ -351,8 +356,8 @@ class SiteConnection:
             self._came_to_nothing(
                 IdentityError(
                     f"whoever answers at {self._address} says that it does not know the key of site "
-                    f"{self._identity.name!r}. If that is the coordinator, send it the site's .pub file, so that the "
-                    "roster names it, and have it started again."
+                    f"{self._identity.name!r}. If that is the coordinator, its roster does not name the site with this "
+                    "key: send the site's .pub file to whoever makes the roster."
                 )
             )
             return False

@@ -82,7 +82,7 @@ def test_a_site_of_another_protocol_version_is_told_both_versions(federation, mo
     coordinator = here.coordinate(Plain)
     monkeypatch.setattr(m, "VERSION", m.VERSION + 1)  # in this process: the coordinator has one of its own
     north = load_identity(here.keys / "site-0.key")
-    session = SiteSession("site-0", "process", "9.9", north.signing_key, {})
+    session = SiteSession("site-0", "process", "9.9", north.signing_key)
     connection = SiteConnection(here.address, north, here.roster.coordinator, session, 60.0, lambda notice: None)
     try:
         with pytest.raises(

@@ -57,7 +57,7 @@ def test_a_forwarder_without_its_coordinator_is_waited_for(forwarded):
 def test_nothing_is_said_and_the_line_is_not_quiet(monkeypatch):
     monkeypatch.setattr(sockets, "HEARTBEAT_MS", 100)
     site, coordinator = new_identity("north"), new_identity("coordinator")
-    session = SiteSession("north", "process", "1", site.signing_key, {})
+    session = SiteSession("north", "process", "1", site.signing_key)
     hub = Hub("tcp://127.0.0.1:0", coordinator, Roster.of(coordinator.card, [site.card]))
     forwarder = Forwarder(hub.address)
     connection = SiteConnection(forwarder.address, site, coordinator.card, session, 8.0, lambda notice: None)
@@ -107,7 +107,7 @@ class Refusing:
 def test_what_anybody_can_say_ends_nothing_before_patience_does():
     refusing, notices = Refusing(), []
     site, coordinator = new_identity("north"), new_identity("coordinator")
-    session = SiteSession("north", "process", "1", site.signing_key, {})
+    session = SiteSession("north", "process", "1", site.signing_key)
     connection = SiteConnection(refusing.address, site, coordinator.card, session, 8.0, notices.append)
     try:
         with pytest.raises(IdentityError, match=r"does not know the key of site 'north'.*for \d+ s") as caught:
@@ -127,7 +127,7 @@ def test_a_site_without_open_files_left_goes_on_trying_and_can_end():
         kept.append(os.dup(0))
     forwarder, notices = Forwarder(f"tcp://127.0.0.1:{free_port()}"), []
     site, coordinator = new_identity("north"), new_identity("coordinator")
-    session = SiteSession("north", "process", "1", site.signing_key, {})
+    session = SiteSession("north", "process", "1", site.signing_key)
     connection = SiteConnection(forwarder.address, site, coordinator.card, session, 5.0, notices.append)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:

@@ -56,7 +56,7 @@ def test_a_coordinator_that_was_started_again_tells_what_its_event_log_holds(tmp
     known = log.ledger_heads
     log.close()
     w = Wire(FederationPlan(rounds=1, quorum=2, gather_s=1.0, masking=Masking("off")), NAMES, 5, model_of_size(5))
-    w.coordinator = CoordinatorSession(w.plan, "run", w.signing, w.model, 1, ledger_heads=known)
+    w.coordinator = CoordinatorSession(w.plan, "run", w.members_of_roster, w.model, 1, ledger_heads=known)
     w.perform(w.coordinator.start())
     for name in NAMES:
         w.connect(name)

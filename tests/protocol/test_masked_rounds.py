@@ -1,5 +1,6 @@
 """Masked rounds over the whole protocol, without sockets."""
 
+import msgspec
 import pytest
 import torch
 from test_federation_without_sockets import assert_every_model_is_the_mean_of_its_participants
@@ -12,6 +13,7 @@ from lightning_fed.plan import ExamplePrivacy, FederationPlan, Masking, Privacy
 from lightning_fed.policy import SitePolicy
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.coordinator.session import DEADLINE
+from lightning_fed.protocol.members import Members
 from lightning_fed.update.contribution import Contribution
 
 
@@ -478,11 +480,25 @@ def test_garbage_that_a_member_seals_for_the_others_does_not_end_their_fit(maske
     assert_every_model_is_the_mean_of_its_participants(w)
 
 
-def test_a_site_with_another_roster_is_found_out_before_it_masks(masked):
+def test_a_site_with_another_roster_is_left_out_and_stops_nobody(masked):
     w = masked(rounds=1, sites=5)
     for name in w.names:
         site = w.connect(name)
-    site._roster = {name: key for name, key in w.signing.items() if name != "site-0"}
+    keys = {name: key for name, key in w.members_of_roster.keys.items() if name != "site-0"}
+    site._members = Members(keys)
+    w.settle()
+    assert w.events("round_finished")[0]["participants"] == w.names[:4]
+    assert_every_model_is_the_mean_of_its_participants(w)
+
+
+def test_a_site_that_says_it_knows_the_members_and_knows_others_is_found_out_before_it_masks(masked):
+    w = masked(rounds=1, sites=5)
+    for name in w.names:
+        site = w.connect(name)
+    keys = {name: key for name, key in w.members_of_roster.keys.items() if name != "site-0"}
+    site._members = Members(keys)
+    join = site.join
+    site.join = lambda *a: [(msgspec.structs.replace(j, members=w.members_of_roster.digest), c) for j, c in join(*a)]
     with pytest.raises(IdentityError):
         w.settle()
     assert w.saved == []

@@ -14,6 +14,7 @@ from lightning_fed.protocol.coordinator.actions import Record, Save, Send, Wake
 from lightning_fed.protocol.coordinator.best import Measured
 from lightning_fed.protocol.coordinator.session import CoordinatorSession
 from lightning_fed.protocol.coordinator.steering import Steering
+from lightning_fed.protocol.members import Members
 from lightning_fed.protocol.site.session import SiteSession
 from lightning_fed.update.global_model import GlobalModel
 from lightning_fed.update.layout import Layout, TensorSpec
@@ -50,8 +51,8 @@ class Wire:
         self.start()
 
     @property
-    def signing(self):
-        return {name: key.public_key().public_bytes_raw() for name, key in self.keys.items()}
+    def members_of_roster(self):
+        return Members({name: key.public_key().public_bytes_raw() for name, key in self.keys.items()})
 
     def start(self) -> None:
         """Start the coordinator, also again after it died: only what was saved is known to the new one."""
@@ -59,7 +60,7 @@ class Wire:
         self.coordinator = CoordinatorSession(
             self.plan,
             "run",
-            {name: key.public_key().public_bytes_raw() for name, key in self.keys.items()},
+            self.members_of_roster,
             newest,
             self.starts,
             random.Random(0),
@@ -80,7 +81,9 @@ class Wire:
         return steering
 
     def connect(self, name: str) -> SiteSession:
-        site = self.sites.setdefault(name, SiteSession(name, f"process-{name}", "0", self.keys[name], self.signing))
+        site = self.sites.setdefault(
+            name, SiteSession(name, f"process-{name}", "0", self.keys[name], self.members_of_roster)
+        )
         self.up[name].clear()
         self.down[name].clear()
         self.up[name].extend(site.connected())

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lightning_fed.errors import ProtocolError
+from lightning_fed.participant.own_roster import OwnRoster
 from lightning_fed.participant.round_loop import RoundLoop
 from lightning_fed.plan import Compression, FederationPlan, Masking
 from lightning_fed.policy import SitePolicy
@@ -94,7 +95,7 @@ def test_a_checkpoint_after_an_error_of_the_connection_holds_the_residual(line, 
     north = new_identity("north")
     roster = Roster.of(new_identity("coordinator").card, [north.card])
     files = {"ledger": tmp_path / "ledger", "pending_update": tmp_path / "pending", "signed_sums": tmp_path / "signed"}
-    loop = RoundLoop("", north, roster, SitePolicy(), patience_s=1.0, **files)
+    loop = RoundLoop("", OwnRoster(roster, north, SitePolicy()), SitePolicy(), patience_s=1.0, **files)
     loop._link.connection = connection
     loop.on_exception(None, None, ProtocolError("the same"))
     assert torch.equal(loop.state_dict()["exchange"]["residual"], torch.tensor([1.0, 0.0, -2.0, 0.0]))

@@ -28,8 +28,7 @@ NAMES = ["north", "south", "west"]
 
 
 def run_site(address, identity, roster, folder, failures, count=None):
-    signing = {name: card.signing_public for name, card in roster.sites.items()}
-    session = SiteSession(identity.name, identity.name, "test", identity.signing_key, signing)
+    session = SiteSession(identity.name, identity.name, "test", identity.signing_key, roster.members)
     log = SentLog(folder / f"{identity.name}.sent", identity, roster.coordinator, address)
     connection = SiteConnection(address, identity, roster.coordinator, session, 30.0, lambda notice: None, journal=log)
     generator = torch.Generator().manual_seed(NAMES.index(identity.name))

@@ -49,4 +49,9 @@ class Charge:
     mechanism: Mechanism
 
 
-Action = Send | Wake | Record | Save | Charge
+@dataclass(frozen=True)
+class AdmitMembers:
+    """From now on only members of the newest roster may connect, each by its keys there."""
+
+
+Action = Send | Wake | Record | Save | Charge | AdmitMembers

@@ -44,6 +44,7 @@ class _Site:
     member: bool = False
     left: m.LeaveReason | None = None
     metrics: dict[str, int] = field(default_factory=dict)
+    members: bytes = b""
     faults: list[int] = field(default_factory=list)
     late_in_a_row: int = 0
     dropped: bool = False
@@ -61,6 +62,9 @@ class Attendance:
         max_faults: the plan's.
         members: those that had joined this run before the coordinator was started again, and had not left.
         dropped: those that the operator had dropped before.
+
+    Attributes:
+        roster: digest of the members whom a site must know to be drawn; None if that does not matter.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Attendance:
         self._sites = {site: _Site() for site in sorted(sites)}
         for site in self._sites.keys() & set(members):
             self._sites[site].member = True
+        self.roster: bytes | None = None
         for site in self._sites.keys() & set(dropped):
             self.dropped(site)
         self._max_faults = max_faults
@@ -81,16 +86,35 @@ class Attendance:
     def __iter__(self) -> Iterator[str]:
         return iter(self._sites)
 
+    def __contains__(self, site: str) -> bool:
+        return site in self._sites
+
+    # Other members
+
+    def admit(self, sites: Iterable[str]) -> None:
+        """Sites are in the roster that were not before."""
+        self._sites = dict(sorted({**{site: _Site() for site in sites}, **self._sites}.items()))
+
+    def remove(self, site: str) -> None:
+        """A site is not in the roster any more."""
+        del self._sites[site]
+        self._complaints = {pair: None for pair in self._complaints if site not in pair}
+
+    def takes_roster(self, site: str, members: bytes) -> None:
+        """A site goes by the roster whose members have this digest."""
+        self._sites[site].members = members
+
     # Coming and going
 
     def greeted(self, site: str) -> None:
         """A site's process has said hello; it has to join, also again."""
         self._sites[site].ready = False
 
-    def joined(self, site: str, metrics: Mapping[str, int]) -> None:
-        """A site's model is the federation's; ``metrics``: see ``messages.Join``."""
+    def joined(self, site: str, metrics: Mapping[str, int], members: bytes = b"") -> None:
+        """A site's model is the federation's; ``metrics`` and ``members``: see ``messages.Join``."""
         state = self._sites[site]
         state.ready, state.member, state.left, state.metrics = True, True, None, dict(metrics)
+        state.members = members
 
     def lost(self, site: str) -> bool:
         """A site's connection is gone; whether that is news: nobody misses one that has said hello and not joined."""
@@ -140,7 +164,16 @@ class Attendance:
     @property
     def drawable(self) -> list[str]:
         """Sites that a cohort can be drawn from."""
-        return [site for site, state in self._sites.items() if state.ready and not state.rounds_out]
+        return [
+            site
+            for site, state in self._sites.items()
+            if state.ready and not state.rounds_out and self.roster in (None, state.members)
+        ]
+
+    @property
+    def outdated(self) -> list[str]:
+        """Sites that are there and go by another roster."""
+        return [s for s, state in self._sites.items() if state.ready and self.roster not in (None, state.members)]
 
     @property
     def missing(self) -> list[str]:
@@ -217,7 +250,8 @@ class Attendance:
         Returns:
             A record for each site that is left out from now on.
         """
-        blamed = {**caught, **self._disputes()}
+        # Who is not in the roster any more may still be in sums that began before.
+        blamed = {site: why for site, why in {**caught, **self._disputes()}.items() if site in self._sites}
         others = {site: why for site, why in faults.items() if site not in blamed}
         for site in others:
             known = self._sites[site].faults

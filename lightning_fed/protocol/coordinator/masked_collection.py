@@ -1,6 +1,6 @@
 """One attempt at a masked round: the cohort's updates are summed without any of them being seen."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 
@@ -15,6 +15,7 @@ from lightning_fed.protocol.coordinator.plausibility import check_mean, check_no
 from lightning_fed.protocol.coordinator.round_result import DEADLINE, VALUES_S, RoundResult
 from lightning_fed.protocol.coordinator.uploads import Uploads
 from lightning_fed.protocol.exchange import VOTE_BITS, Exchange
+from lightning_fed.protocol.members import Members
 from lightning_fed.protocol.terms import terms_of
 from lightning_fed.update.contribution import Contribution
 from lightning_fed.update.global_model import GlobalModel
@@ -49,7 +50,7 @@ class MaskedUploads(MaskedSum):
         purpose: m.Purpose,
         round: int,
         attempt: int,
-        roster: Mapping[str, bytes],
+        roster: Members,
         cohort: frozenset[str],
         length: int,
         bits: int,
@@ -132,7 +133,7 @@ class MaskedCollection:
         model: the global model that the cohort trains from.
         digest: its hash, see ``update.model_digest``.
         attempt: later than every attempt before, also across restarts of the coordinator.
-        roster: signing keys (32 bytes) of all sites of the federation by name.
+        roster: all sites of the federation.
         cohort: the sites that were asked to train.
     """
 
@@ -143,7 +144,7 @@ class MaskedCollection:
         model: GlobalModel,
         digest: bytes,
         attempt: int,
-        roster: Mapping[str, bytes],
+        roster: Members,
         cohort: frozenset[str],
     ) -> None:
         plan, self.round, self.attempt, self.cohort = exchange.plan, model.version + 1, attempt, cohort
@@ -154,7 +155,7 @@ class MaskedCollection:
         self._begin = m.Begin(self.round, attempt, bounds, digest)
         self._support = exchange.support(self.round)
         self._result: RoundResult | None = None
-        binding = binding_of(run, digest, terms, bounds)
+        binding = binding_of(run, digest, roster, terms, bounds)
         common = (self.round, attempt, roster, cohort)
         self._update = MaskedUploads(
             exchange, "update", *common, self._code.length, plan.masking.bits, binding, self._take_update

@@ -19,6 +19,7 @@ from lightning_fed.protocol.binding import binding_of, counts_binding, metric_co
 from lightning_fed.protocol.coordinator.actions import Action, Send, Wake
 from lightning_fed.protocol.coordinator.masked_sum import STEP_S, MaskedSum
 from lightning_fed.protocol.coordinator.metrics_record import means_of, metrics_record
+from lightning_fed.protocol.members import Members
 from lightning_fed.protocol.terms import terms_of
 from lightning_fed.update.metric_sum import RING_BITS, counts
 from lightning_fed.update.packing import unpack
@@ -50,7 +51,7 @@ class _SmallSum(MaskedSum):
         purpose: m.Purpose,
         round: int,
         attempt: int,
-        roster: Mapping[str, bytes],
+        roster: Members,
         cohort: frozenset[str],
         length: int,
         binding: str,
@@ -101,7 +102,7 @@ class MaskedMetrics:
         version: the global model's version.
         digest: its hash, see ``update.model_digest``.
         attempt: later than every attempt before, also across restarts of the coordinator.
-        roster: signing keys (32 bytes) of all sites of the federation by name.
+        roster: all sites of the federation.
         cohort: the sites that will report.
 
     Attributes:
@@ -117,7 +118,7 @@ class MaskedMetrics:
         version: int,
         digest: bytes,
         attempt: int,
-        roster: Mapping[str, bytes],
+        roster: Members,
         cohort: frozenset[str],
     ) -> None:
         self.round, self.cohort, self._attempt = version, cohort, attempt
@@ -125,7 +126,7 @@ class MaskedMetrics:
         self._names = list(self._code.sizes)
         terms = terms_of(plan, len(roster))
         self._fewest = terms.smallest_cohort
-        binding = binding_of(run, digest, terms, self._code.sizes)
+        binding = binding_of(run, digest, roster, terms, self._code.sizes)
         common = (version, attempt, roster, cohort)
         self._presence = _SmallSum(plan, "presence", *common, len(self._names), binding, self._take_presence)
         self._values = _SmallSum(plan, "metrics", *common, self._code.length, binding, self._take_values)

@@ -1,6 +1,6 @@
 """The coordinator's part in one masked sum, whatever is summed: moves from step to step with those who answer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from lightning_fed.errors import FederationError, PeerError, QuorumLostError
 from lightning_fed.masking import Context
@@ -9,6 +9,7 @@ from lightning_fed.masking.coordinator import MaskingCoordinator, Stage
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.coordinator.actions import Action, Send, Wake
+from lightning_fed.protocol.members import Members
 from lightning_fed.protocol.terms import terms_of
 from lightning_fed.update.vectors import RingVector
 
@@ -35,7 +36,7 @@ class MaskedSum:
         purpose: what is summed.
         round: the round whose update, or the version whose metrics are summed.
         attempt: later than every attempt before, also across restarts of the coordinator.
-        roster: signing keys (32 bytes) of all sites of the federation by name.
+        roster: all sites of the federation.
         cohort: the sites that take part.
         length: ring words of a contribution.
         bits: width of the ring.
@@ -56,7 +57,7 @@ class MaskedSum:
         purpose: m.Purpose,
         round: int,
         attempt: int,
-        roster: Mapping[str, bytes],
+        roster: Members,
         cohort: frozenset[str],
         length: int,
         bits: int,
@@ -73,7 +74,7 @@ class MaskedSum:
         self._machine = MaskingCoordinator(
             Context(plan.name, plan.hash, round, attempt, purpose, binding),
             terms_of(plan, len(roster)),
-            {site: roster[site] for site in cohort},
+            {site: roster.keys[site] for site in cohort},
             length,
             bits,
         )

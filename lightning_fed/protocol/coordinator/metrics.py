@@ -9,6 +9,7 @@ from lightning_fed.protocol.coordinator.actions import Action, Record
 from lightning_fed.protocol.coordinator.best import BestSoFar, Measured
 from lightning_fed.protocol.coordinator.masked_metrics import MaskedMetrics
 from lightning_fed.protocol.coordinator.plain_metrics import PlainMetrics
+from lightning_fed.protocol.members import Members
 
 
 class MetricReports:
@@ -17,22 +18,25 @@ class MetricReports:
     Args:
         plan: the plan.
         run: the coordinator's run.
-        roster: signing keys (32 bytes) of all sites by name.
+        roster: all sites of the federation, for the sums that begin from now on.
         version: the newest global model's.
         measured: what was recorded before the coordinator was started, in order.
+
+    Attributes:
+        roster: as given; may be replaced.
     """
 
     def __init__(
         self,
         plan: FederationPlan,
         run: str,
-        roster: Mapping[str, bytes],
+        roster: Members,
         version: int = 0,
         measured: Iterable[Measured] = (),
     ) -> None:
         self._plan = plan
         self._run = run
-        self._roster = dict(roster)
+        self.roster = roster
         self._clear = PlainMetrics(plan.metrics, version)
         best = plan.best
         self._best = BestSoFar(best.metric, best.mode, best.patience, measured) if best else None
@@ -114,7 +118,7 @@ class MetricReports:
             return before
         # A state is summed if all have the same; else the mean of the plain values is what can be had.
         sizes = {name: size for name, size in told[0].items() if all(other.get(name) == size for other in told)}
-        masked = MaskedMetrics(self._plan, sizes, self._run, version, digest, attempt, self._roster, cohort)
+        masked = MaskedMetrics(self._plan, sizes, self._run, version, digest, attempt, self.roster, cohort)
         self._masked.append(masked)
         return [*before, *masked.begin()]
 

@@ -31,6 +31,10 @@ class ServerStep:
         if model.version:
             self._rule.load_state_dict({name: value for name, value in model.server.items() if name != CONTROL})
 
+    def admit(self, exchange: Exchange) -> None:
+        """Go on with another number of members; the rule keeps its memory."""
+        self._exchange = exchange
+
     def first(self, model: GlobalModel) -> GlobalModel:
         """The initial model with what the algorithm hands out beside it."""
         if self._exchange.parts == 1 or model.control is not None:

@@ -17,6 +17,7 @@ Two rules hold:
 
 import random
 from collections.abc import Iterable, Mapping, Set
+from dataclasses import replace
 from typing import Literal
 
 import msgspec
@@ -31,8 +32,7 @@ from lightning_fed.errors import (
 )
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.binding import metric_code
-from lightning_fed.protocol.coordinator.actions import Action, Charge, Record, Save, Send, Wake
+from lightning_fed.protocol.coordinator.actions import Action, AdmitMembers, Charge, Record, Save, Send, Wake
 from lightning_fed.protocol.coordinator.attempts import Attempts
 from lightning_fed.protocol.coordinator.attendance import Attendance
 from lightning_fed.protocol.coordinator.best import Measured
@@ -44,6 +44,7 @@ from lightning_fed.protocol.coordinator.ledger_heads import LedgerHeads
 from lightning_fed.protocol.coordinator.log_heads import LogHeads
 from lightning_fed.protocol.coordinator.masked_collection import MaskedCollection
 from lightning_fed.protocol.coordinator.metrics import MetricReports
+from lightning_fed.protocol.coordinator.roster_change import ANSWERS, RosterChange, check_members
 from lightning_fed.protocol.coordinator.round_result import DEADLINE
 from lightning_fed.protocol.coordinator.server_step import ServerStep
 from lightning_fed.protocol.coordinator.steering import (
@@ -58,8 +59,8 @@ from lightning_fed.protocol.coordinator.steering import (
     StopAfter,
 )
 from lightning_fed.protocol.exchange import Exchange
-from lightning_fed.protocol.terms import Quorum, quorum_of, terms_of
-from lightning_fed.update.contribution import Contribution
+from lightning_fed.protocol.members import Members
+from lightning_fed.protocol.terms import Quorum, quorum_of
 from lightning_fed.update.global_model import GlobalModel
 from lightning_fed.update.layout_checks import check_same_layout
 from lightning_fed.update.metric_sum import LARGEST_STATE
@@ -79,7 +80,7 @@ class CoordinatorSession:
     Args:
         plan: the plan.
         run: identifier of this run; the same after a restart.
-        sites: signing keys (32 bytes) of all sites of the roster by name.
+        sites: all sites of the roster.
         starts: how often this run was started before; keeps attempts apart across restarts.
         model: the newest global model, from the store or the configured module; None asks the first site for it.
         draw: random source for cohorts, from the operating system unless a test gives one.
@@ -100,7 +101,7 @@ class CoordinatorSession:
         self,
         plan: FederationPlan,
         run: str,
-        sites: Mapping[str, bytes],
+        sites: Members,
         model: GlobalModel | None,
         starts: int = 0,
         draw: random.Random | None = None,
@@ -116,13 +117,14 @@ class CoordinatorSession:
         self.phase: Phase = "gathering"
         self.outcome: QuorumLostError | Literal["finished"] | None = None
         self._steering = steering or Steering()
-        self._attendance = Attendance(sites, plan.max_faults, members, self._steering.dropped)
+        self._attendance = Attendance(sites.keys, plan.max_faults, members, self._steering.dropped)
+        self._attendance.roster = self._matters(sites)
         self._initial = InitialModel()
         self._ledger_heads = LedgerHeads(ledger_heads or {})
         self._log_heads = LogHeads()
         self._draw = draw or random.SystemRandom()
         self._collection: Collection | MaskedCollection | None = None
-        self._signing_keys = dict(sites)
+        self._rosters = RosterChange(sites)
         self._attempts = Attempts(plan, self._attendance, starts)
         self._withdrew: set[str] = set()
         self._gathered = False
@@ -143,11 +145,7 @@ class CoordinatorSession:
                 "Add sites to the roster or lower plan.quorum."
             )
             return []
-        if self.plan.masking.mode == "required":
-            terms = terms_of(self.plan, len(self._attendance))
-            # What the plan cannot hold is said now and not in the first round.
-            Contribution(1, self.plan.masking.bits, terms.largest_cohort, (self.plan.masking.bound or 1.0,), ())
-            metric_code(self.plan, {}, len(self._attendance))
+        check_members(self.plan, len(self._attendance))
         if self.model and (self.plan.masking.mode == "required" or self.plan.privacy.site):
             self._exchange.code(self.model.bounds or self._exchange.first_bounds)
         version = self.model.version if self.model else None
@@ -194,14 +192,24 @@ class CoordinatorSession:
                         f"protocol {m.VERSION}. Install the same version of lightning_fed on both sides."
                     )
                 self._attendance.greeted(site)
-                version = self.model.version if self.model else 0
-                return [Send(site, m.Welcome(self.run, self.plan.to_bytes(), version))]
+                version, roster = self.model.version if self.model else 0, self._rosters.newest.document
+                return [Send(site, m.Welcome(self.run, self.plan.to_bytes(), version, roster))]
             case m.Join():
                 return self._joining(site, message)
             case m.LogHead(log_head):
-                return self._log_heads.take(site, log_head, self._signing_keys[site])
+                return self._log_heads.take(site, log_head, self._rosters.members.keys[site])
             case m.Leave():
                 return self._left(site, message.reason)
+            case m.TakesRoster(members):
+                self._attendance.takes_roster(site, members)
+                return self._answered(site)
+            case m.DeclinesRoster(reason):
+                data = {
+                    "site": site,
+                    "version": self._rosters.newest.version,
+                    "reason": printable(reason[: m.MAX_REASON]),
+                }
+                return [Record("roster_declined", data), *self._answered(site)]
         if not self._attendance.is_ready(site):
             raise ProtocolError(f"site {site!r} sent {type(message).__name__} before it joined.")
         match message:
@@ -234,12 +242,14 @@ class CoordinatorSession:
 
     def lost(self, site: str) -> list[Action]:
         """A site's connection is gone, for longer than a reconnection takes."""
-        if not self._attendance.lost(site):
+        if site not in self._attendance or not self._attendance.lost(site):
             return []
         return [Record("site_lost", {"site": site}), *self._without(site)]
 
     def refused(self, site: str, reason: str) -> list[Action]:
         """The service refused a site because of what it sent."""
+        if site not in self._attendance:
+            return []
         self._attendance.left(site, "refused")
         if self._collection and site in self._collection.cohort:
             self._attempts.refused(site, reason)
@@ -255,6 +265,8 @@ class CoordinatorSession:
                 return []
             left_out = self._attendance.left_out
             return [] if self._too_few_left(_FOR_GOOD | _REPAIRABLE, left_out) else self._begin_if_possible()
+        if timer == ANSWERS:
+            return [*self._rosters.unanswered(), *self._go_on()]
         if timer == INITIAL:
             return self._initial.expired(self._attendance.ready) if self.model is None else []
         if timer == DEADLINE and self._collection:
@@ -310,8 +322,8 @@ class CoordinatorSession:
             check_same_layout(self._initial.layout, layout, site)
         if not set(self.plan.metrics).issuperset(join.metrics) or not _sound_sizes(join.metrics):
             raise ProtocolError(f"site {site!r} announced metrics that the plan does not name, or too large ones.")
-        self._attendance.joined(site, join.metrics)
-        actions: list[Action] = [Record("site_joined", {"site": site})]
+        self._attendance.joined(site, join.metrics, join.members)
+        actions: list[Action] = [Record("site_joined", {"site": site}), *self._rosters.joined(site, join.members)]
         if self.model is None:
             return [*actions, *self._initial.join(site, layout)]
         actions += self._admitted(site)
@@ -349,10 +361,64 @@ class CoordinatorSession:
             actions += self._admitted(other)
         return [*actions, *self._begin_if_possible()]
 
+    # Other members
+
+    def new_roster(self, members: Members) -> list[Action]:
+        """There is a newer roster: hand it to the sites now, and go by it as soon as no attempt is on.
+
+        Raises:
+            PlanError: the plan cannot work with so many sites; the present roster stays.
+        """
+        check_members(self.plan, len(members))
+        sent = self._rosters.offer(members, self._attendance.ready)
+        return sent if self.phase == "collecting" else [*sent, *self._admit(), *self._go_on()]
+
+    def _matters(self, members: Members) -> bytes | None:
+        """What a site must know of the members to be drawn; without masks it has nothing to do with them."""
+        return members.digest if self.plan.masking.mode == "required" else None
+
+    def _admit(self) -> list[Action]:
+        """Go by the newest roster; only between two attempts, so that each is among the members of one."""
+        change = self._rosters.take()
+        if change is None:
+            return []
+        members = self._rosters.members
+        actions: list[Action] = [Record("roster_changed", change.facts)]
+        for site in change.removed:
+            actions += [Send(site, m.Refused("IdentityError", change.farewell)), *self._metrics.drop(site)]
+            self._attendance.remove(site)
+            self._awaited.discard(site)
+        self._attendance.admit(change.added)
+        for site in self._steering.dropped.keys() & set(change.added):
+            self._attendance.dropped(site)
+        self._attendance.roster = self._matters(members)
+        again = [site for site in change.rotated if self._attendance.is_ready(site)]
+        for site in change.rotated:
+            actions += self._metrics.drop(site)
+            self._attendance.greeted(site)
+        self._metrics.roster = members
+        if self.model:
+            self._exchange = replace(self._exchange, members=len(members))
+            self._server.admit(self._exchange)
+        else:
+            for site in (*change.removed, *change.rotated):
+                actions += self._initial.without(site, self._attendance.ready)
+        actions += [AdmitMembers(), *self._rosters.wait_for([*self._attendance.outdated, *again])]
+        return [*actions, *self._finish_if_all_gone()]
+
+    def _answered(self, site: str) -> list[Action]:
+        self._rosters.answered(site)
+        return self._go_on()
+
+    def _go_on(self) -> list[Action]:
+        begun = self._begin_if_possible()
+        return [*begun, *self._pause_if_needed()] if self._gathered else begun
+
     # Rounds
 
     def _begin_if_possible(self) -> list[Action]:
-        if self.phase != "gathering" or self.model is None or self._steering.paused_by:
+        held_back = self._steering.paused_by or self._rosters.waiting
+        if self.phase != "gathering" or self.model is None or held_back:
             return []
         pool = self._pool()
         if len(pool.sites) < self._fewest or (self._attendance.missing and not self._gathered):
@@ -404,8 +470,8 @@ class CoordinatorSession:
     def _new_collection(self, model: GlobalModel, cohort: frozenset[str]) -> Collection | MaskedCollection:
         if self.plan.masking.mode == "off":
             return Collection(self._exchange, model, self._attempts.number, cohort)
-        digest, number, keys = self._handout.digest, self._attempts.number, self._signing_keys
-        return MaskedCollection(self._exchange, self.run, model, digest, number, keys, cohort)
+        digest, number, members = self._handout.digest, self._attempts.number, self._rosters.members
+        return MaskedCollection(self._exchange, self.run, model, digest, number, members, cohort)
 
     def _after_collection(self, actions: list[Action]) -> list[Action]:
         collection = self._collection
@@ -450,6 +516,8 @@ class CoordinatorSession:
             *self._metrics.next_version(self.model.version),
             *self._attempts.completed(collection, self._metrics.caught, self._fewest),
         ]
+        self.phase = "gathering"
+        actions += self._admit()
         actions += [Send(site, self._handout.announcement(site)) for site in self._attendance.ready]
         if isinstance(collection, MaskedCollection):
             # Those who trained validate the model next.
@@ -461,7 +529,6 @@ class CoordinatorSession:
             actions += self._metrics.begin(version, digest, number, cohort, told)
         if self._is_over(self.model):
             return [*actions, *self._close(self._attendance.members)]
-        self.phase = "gathering"
         self._gathered = True
         return [*actions, *self._begin_if_possible(), *self._pause_if_needed()]
 
@@ -478,6 +545,7 @@ class CoordinatorSession:
         self.phase = "gathering"
         opened = self._attempts.opened(collection)
         actions += self._attempts.failed(collection, self._metrics.caught, self._fewest, opened)
+        actions += self._admit()
         if opened:
             actions += self._skip(self.model)
         if ending := self._end_early():
@@ -505,7 +573,8 @@ class CoordinatorSession:
             return []
         pool = self._pool()
         ready = len(pool.sites)
-        if self.phase != "gathering" or self._paused or ready >= self._fewest or self._too_few_left(_FOR_GOOD):
+        waits = self.phase == "gathering" and not self._paused and not self._rosters.waiting
+        if not waits or ready >= self._fewest or self._too_few_left(_FOR_GOOD):
             return []
         self._paused, self._gathered = True, False
         reason = (
@@ -522,6 +591,7 @@ class CoordinatorSession:
         return [Send(site, m.Farewell()), left, *self._without(site)]
 
     def _without(self, site: str) -> list[Action]:
+        self._rosters.answered(site)
         actions: list[Action] = []
         actions += self._metrics.drop(site)
         actions += self._end_early()

@@ -14,10 +14,11 @@ from lightning_fed.masking.site import MaskingSite, Phase
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.binding import binding_of, counts_binding, metric_code
 from lightning_fed.protocol.exchange import VOTE_BITS, Exchange
+from lightning_fed.protocol.members import Members
 from lightning_fed.protocol.site.signed_sums import REPORTED, SignedSums
 from lightning_fed.protocol.terms import terms_of
 from lightning_fed.update.contribution import Contribution
-from lightning_fed.update.metric_sum import RING_BITS, presence
+from lightning_fed.update.metric_sum import RING_BITS, MetricSum, presence
 from lightning_fed.update.packing import pack
 from lightning_fed.update.vectors import FloatVector
 from lightning_fed.update.vote import ballot
@@ -33,7 +34,7 @@ class MaskedSums:
     Args:
         site: the site's name.
         signing_key: its long-term Ed25519 key.
-        roster: signing keys (32 bytes) of all sites by name.
+        members: all sites of the roster.
         exchange: what the accepted plan makes of an update.
         run: the coordinator's run.
         metrics: by metric, the numbers of its state; 0 or nothing for a plain value.
@@ -44,26 +45,32 @@ class MaskedSums:
         self,
         site: str,
         signing_key: Ed25519PrivateKey,
-        roster: Mapping[str, bytes],
+        members: Members,
         exchange: Exchange,
         run: str,
         metrics: Mapping[str, int],
         signed: SignedSums,
     ) -> None:
         self._site = site
-        self._signing_key = signing_key
-        self._roster = roster
-        self._exchange = exchange
+        self.admit(members, signing_key, exchange)
         self._plan = exchange.plan
         self._run = run
         self._metrics = dict(metrics)
-        self._terms = terms_of(exchange.plan, len(roster))
         self._machines: dict[tuple[m.Purpose, int], MaskingSite] = {}
         self._bounds: tuple[float, ...] = ()
-        self._sizes: dict[int, dict[str, int]] = {}
+        self._codes: dict[int, MetricSum] = {}
         self._last: dict[m.Purpose, tuple[int, int]] = {}
         self._models: dict[tuple[m.Purpose, int], bytes] = {}
         self._signed = signed
+
+    def admit(self, members: Members, signing_key: Ed25519PrivateKey, exchange: Exchange) -> None:
+        """Sums that begin from now on are among these members; what has begun goes on as it was.
+
+        Raises:
+            PlanError: no cohort of them could satisfy the plan's terms.
+        """
+        self._terms = terms_of(exchange.plan, len(members))
+        self._members, self._signing_key, self._exchange = members, signing_key, exchange
 
     def ready(self, purpose: m.Purpose, round: int) -> bool:
         """Whether the keys of this sum are agreed and nothing was masked under them yet."""
@@ -80,7 +87,7 @@ class MaskedSums:
 
     def sizes(self, version: int) -> dict[str, int]:
         """The sizes of the metrics that the sum of this version's metrics is over."""
-        return self._sizes[version]
+        return dict(self._codes[version].sizes)
 
     def was_opened(self, round: int) -> bool:
         """Whether the sum of this round's updates, or of its votes, may have been opened; see ``SignedSums``."""
@@ -106,7 +113,7 @@ class MaskedSums:
         self._exchange.code(begin.bounds)
         self._bounds = begin.bounds
         purposes: list[m.Purpose] = ["vote", "update"] if self._exchange.votes else ["update"]
-        binding = binding_of(self._run, begin.model, self._terms, begin.bounds)
+        binding = binding_of(self._run, begin.model, self._members, self._terms, begin.bounds)
         return [self._begin(purpose, begin.round, begin.attempt, begin.model, binding) for purpose in purposes]
 
     def begin_report(self, begin: m.BeginReport) -> list[m.Masking]:
@@ -119,9 +126,9 @@ class MaskedSums:
             size not in (0, self._metrics.get(name, 0)) for name, size in begin.sizes.items()
         ):
             raise ProtocolError(f"metrics of sizes {begin.sizes} were asked for, which are not those of this site.")
-        self._sizes = {version: sizes for version, sizes in self._sizes.items() if version >= begin.version - 1}
-        self._sizes[begin.version] = begin.sizes
-        binding = binding_of(self._run, begin.model, self._terms, begin.sizes)
+        self._codes = {version: code for version, code in self._codes.items() if version >= begin.version - 1}
+        self._codes[begin.version] = metric_code(self._plan, begin.sizes, len(self._members))
+        binding = binding_of(self._run, begin.model, self._members, self._terms, begin.sizes)
         purposes: list[m.Purpose] = ["presence", "metrics"]
         return [self._begin(purpose, begin.version, begin.attempt, begin.model, binding) for purpose in purposes]
 
@@ -231,7 +238,7 @@ class MaskedSums:
         counted = self._signed.survivors("presence", message.version)
         if machine.phase < Phase.SIGNED or counted is None:
             raise ProtocolError("the coordinator said how many sites have each metric before it could know.")
-        fewest = self._terms.smallest_cohort
+        fewest = machine.terms.smallest_cohort
         for name, count in message.counts.items():
             most = len(counted) if name in has else len(counted) - 1
             if name not in self._plan.metrics or not fewest <= count <= most:
@@ -257,7 +264,7 @@ class MaskedSums:
         """
         machine = self._machines["metrics", version]
         given = {name: values for name, values in metrics.items() if name in counts}
-        words = metric_code(self._plan, self._sizes[version], len(self._roster)).encode(given)
+        words = self._codes[version].encode(given)
         message = _wrapped(machine, machine.mask(words, RING_BITS, counts_binding(counts)))
         return msgspec.structs.replace(message, payload=pack(words, RING_BITS))
 
@@ -274,7 +281,7 @@ class MaskedSums:
         if (round, attempt) <= self._last.get(purpose, (0, 0)):
             raise ProtocolError(f"{context} follows no earlier attempt. It is late or replayed, and was refused.")
         self._last[purpose] = (round, attempt)
-        machine = MaskingSite(self._site, self._signing_key, self._roster, context, self._terms)
+        machine = MaskingSite(self._site, self._signing_key, self._members.keys, context, self._terms)
         oldest = round - 1 if purpose in REPORTED else round
         for old in [key for key in self._models if key[0] == purpose and key[1] < oldest]:
             del self._models[old]

@@ -100,6 +100,10 @@ class Outbox:
         """The round whose update is held."""
         return self._held.round if self._held else None
 
+    def admit(self, exchange: Exchange) -> None:
+        """What is sent of attempts that begin from now on is for another number of members."""
+        self._exchange = exchange
+
     def hold(self, round: int, update: memoryview, report: SiteReport) -> None:
         """Keep an update: float32 bytes, not changed by the caller afterwards. One whose round is over is dropped."""
         if round <= self._newest:

@@ -13,7 +13,8 @@ Two rules hold the federation together:
 2. Whatever the coordinator says is checked against what the site agreed to; what does not fit is a ``ProtocolError``.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -36,6 +37,7 @@ from lightning_fed.errors import (
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.exchange import Exchange
+from lightning_fed.protocol.members import Members
 from lightning_fed.protocol.site.downloads import Downloads
 from lightning_fed.protocol.site.masked_metrics import Compute, MaskedMetrics
 from lightning_fed.protocol.site.masked_sums import MaskedSums
@@ -56,6 +58,10 @@ _NOT_SIGNED = "the site cannot write down what it is asked to sign; its own log 
 Outgoing = tuple[m.Message, memoryview | None]
 """A message to send, with the chunk that follows it, if any."""
 
+TakeRoster = Callable[[bytes, FederationPlan], tuple[Members, Ed25519PrivateKey | None]]
+"""Called with the file of another roster than this site's, and the plan: whom the site knows from now on, and the key
+by which they know it. Raises if the site does not take it; what it takes it must still know when it is started again."""
+
 
 class SiteSession:
     """State of one site in one federation.
@@ -65,8 +71,9 @@ class SiteSession:
         process: tells this process from another one of the same site.
         package: version of this package, for messages.
         signing_key: the site's Ed25519 key; needed when the plan masks updates.
-        roster: signing keys (32 bytes) of all sites by name; likewise.
+        members: all sites of the roster; likewise.
         foreign: import paths of the classes of other packages that the site's policy lets a plan name.
+        take_roster: judges other rosters; without it the site goes by its own.
 
     Attributes:
         run: the coordinator's run, once welcomed.
@@ -85,6 +92,7 @@ class SiteSession:
         paused: the coordinator's operator has paused the federation.
         rejected: why the last update was not accepted, if so.
         spent: why no update may leave any more, if so: the site's privacy budget, its ledger or its disk.
+        declined: why the site does not take the federation's roster, if so; it takes no part from then on.
         leaving: the coordinator was told that the site goes, and has not answered yet.
     """
 
@@ -94,12 +102,14 @@ class SiteSession:
         process: str,
         package: str,
         signing_key: Ed25519PrivateKey | None = None,
-        roster: Mapping[str, bytes] | None = None,
+        members: Members | None = None,
         foreign: Collection[str] = (),
+        take_roster: TakeRoster | None = None,
     ) -> None:
         self._foreign = foreign
         self._signing_key = signing_key
-        self._roster = roster or {}
+        self._members = self._goes_by = members or Members({})
+        self._take_roster = take_roster
         self._masked: MaskedSums | None = None
         self._outbox: Outbox | None = None
         self._metrics: dict[str, int] = {}
@@ -123,6 +133,7 @@ class SiteSession:
         self.paused = False
         self.rejected: str | None = None
         self.spent: FederationError | None = None
+        self.declined: FederationError | None = None
         self.leaving = False
         self._layout: Layout | None = None
         self._upload: Upload | None = None
@@ -158,8 +169,10 @@ class SiteSession:
                 the text.
         """
         match message:
-            case m.Welcome(run, plan, version):
-                return self._welcomed(run, plan, version)
+            case m.Welcome():
+                return self._welcomed(message)
+            case m.NewRoster(roster):
+                return self._told_of(roster, self.plan) if self.plan else []
             case m.Joined(frozen_bytes, ledger_head):
                 layout = self._layout
                 if (
@@ -195,6 +208,7 @@ class SiteSession:
             case m.BeginReport():
                 if self._masked is None:
                     raise ProtocolError("the coordinator began masked metrics, and the plan does not mask anything.")
+                self._go_by_newest_roster()
                 return _alone(self._masked.begin_report(message))
             case m.MetricCounts():
                 if self._report:
@@ -252,14 +266,15 @@ class SiteSession:
         self._layout = layout
         self._metrics = dict(metrics or {})
         if self.plan and self._outbox is None:
-            exchange = Exchange(self.plan, layout.size, max(1, len(self._roster)), layout.statistics)
+            exchange = Exchange(self.plan, layout.size, max(1, len(self._members)), layout.statistics)
+            self._exchange, self._goes_by = exchange, self._members
             if self.plan.masking.mode == "required":
                 if self._signing_key is None:
                     raise ProtocolError(f"site {self.site!r} has no signing key, and the plan masks updates.")
                 self._masked = MaskedSums(
                     self.site,
                     self._signing_key,
-                    self._roster,
+                    self._members,
                     exchange,
                     self.run or "",
                     self._metrics,
@@ -269,7 +284,7 @@ class SiteSession:
             self._outbox = Outbox(exchange, self._masked, count)
             self._outbox.pay, self._outbox.keep = pay, keep
             self._outbox.load_state_dict(dict(state or {}))
-        return [(m.Join(layout, self._metrics), None)] if self._open else []
+        return [(m.Join(layout, self._metrics, self._members.digest), None)] if self._open else []
 
     def offer_initial(self, state: bytes) -> list[Outgoing]:
         """Give the initial global model: safetensors bytes of an untrained state; asked again, it gives the same.
@@ -350,16 +365,17 @@ class SiteSession:
 
     # Inside
 
-    def _welcomed(self, run: str, plan_bytes: bytes, version: int) -> list[Outgoing]:
+    def _welcomed(self, welcome: m.Welcome) -> list[Outgoing]:
+        run, version = welcome.run, welcome.version
         try:
-            plan = FederationPlan.from_bytes(plan_bytes, self._foreign)
+            plan = FederationPlan.from_bytes(welcome.plan, self._foreign)
         except (PlanError, PlanRefusedError) as error:
             if self.plan is not None:
                 raise
             # Kept for the trainer, who says goodbye with it: raised here it would end the connection without a word.
             self.refusal = error
             if isinstance(error, PlanRefusedError):
-                self.refused = FederationPlan.without_foreign_classes(plan_bytes)
+                self.refused = FederationPlan.without_foreign_classes(welcome.plan)
             return []
         if self.run is not None and run != self.run:
             raise ProtocolError(
@@ -368,10 +384,42 @@ class SiteSession:
             )
         if self.plan is not None and plan != self.plan:
             raise ProtocolError("the coordinator changed the plan during the run. Start the site again to review it.")
+        if declines := self._judge(welcome.roster, plan):
+            return declines
         self.run, self.plan, self.version = run, plan, version
         if self._goodbye:
             return [(self._goodbye, None)]
         return self.join(self._layout, self._metrics) if self._layout is not None else []
+
+    def _told_of(self, document: bytes, plan: FederationPlan) -> list[Outgoing]:
+        return self._judge(document, plan) or [(m.TakesRoster(self._members.digest), None)]
+
+    def _judge(self, document: bytes, plan: FederationPlan) -> list[Outgoing]:
+        """Go by the coordinator's roster, or say why the site does not take it.
+
+        Without masks a site has nothing to do with the others: where nobody has signed the rosters, they may differ.
+        """
+        if not document or document == self._members.document or self._take_roster is None:
+            return []
+        if plan.masking.mode == "off" and not self._members.version:
+            return []
+        try:
+            members, key = self._take_roster(document, plan)
+        except FederationError as error:
+            self.declined = error
+            return [(m.DeclinesRoster(str(error)[: m.MAX_REASON]), None)]
+        self._members, self._signing_key = members, key
+        return []
+
+    def _go_by_newest_roster(self) -> None:
+        """An attempt begins: it is among the members of the newest roster, whatever those before were among."""
+        if self._goes_by is self._members or self._outbox is None:
+            return
+        self._goes_by = self._members
+        self._exchange = replace(self._exchange, members=max(1, len(self._members)))
+        self._outbox.admit(self._exchange)
+        if self._masked and self._signing_key:
+            self._masked.admit(self._members, self._signing_key, self._exchange)
 
     def _announced(self, message: m.Model) -> list[Outgoing]:
         version, layout = message.version, self._layout
@@ -413,8 +461,9 @@ class SiteSession:
                 f"the coordinator began round {begin.round}, and the plan that this site accepted has "
                 f"{self.plan.rounds} rounds. Nothing was sent."
             )
-        if self._goodbye:
+        if self._goodbye or self.declined:
             return []
+        self._go_by_newest_roster()
         self.begun = max(self.begun, begin.round)
         if self._withdrawn and self._withdrawn.round == begin.round:
             return [(self._withdrawn, None)]
