@@ -100,6 +100,8 @@ class Progress:
                 self.status = "waiting for sites"
                 self._pause(event.get("paused_by", ""))
                 self._set(event.get("dropped", []), "dropped by the operator")
+            case {"event": "roster_changed", "sites": sites}:
+                self.sites = {site: self.sites.get(site, "not here yet") for site in sites}
             case {"event": "round_started", "round": number, "cohort": cohort}:
                 self.status = f"round {number} of {self.planned}"
                 self._set(cohort, f"trains round {number}")
@@ -152,6 +154,7 @@ _SITE_STATES = {
     "site_excluded": "left out until round {until}: {reason}",
     "site_late": "late in round {round} ({in_a_row} in a row): {reason}",
     "site_readmitted": "may be drawn again",
+    "roster_declined": "does not take version {version} of the roster: {reason}",
     "update_accepted": "sent its update of round {round}",
     "update_refused": "its update of round {round} was refused: {reason}",
 }
@@ -189,6 +192,15 @@ def line_of(event: Event) -> str | None:
             return f"global model {version}: {_metrics_line(event, metrics)}"
         case {"event": "paused" | "stopped" as kind, "reason": reason}:
             return f"{kind}: {reason}"
+        case {"event": "roster_changed", "version": version}:
+            changes = [
+                f"{what} {', '.join(event[what])}" for what in ("added", "removed", "rotated") if event.get(what)
+            ]
+            return f"version {version} of the roster holds now: {'; '.join(changes) or 'the same members'}"
+        case {"event": "roster_refused", "reason": reason}:
+            return f"the new roster is not taken: {reason}"
+        case {"event": "roster_unanswered", "version": version, "sites": sites}:
+            return f"{', '.join(sites)} have not taken version {version} of the roster, and are not drawn until they do"
         case {"event": "disk_short", "rounds": rounds, "bytes_needed": needed, "bytes_free": free}:
             return f"the disk has {decimal(free)} free, and the {rounds} rounds to come take at least {decimal(needed)}"
         case {"event": "stood_still", "what": what, "reason": reason, "seconds": seconds}:

@@ -121,8 +121,8 @@ def check_members(plan: FederationPlan, members: int) -> None:
     """
     if members < plan.quorum:
         raise PlanError(
-            f"the plan's quorum is {plan.quorum} and the roster names {members} sites. Add sites to the roster or lower "
-            "plan.quorum."
+            f"the plan's quorum is {plan.quorum} and the roster names {members} sites. Add sites to the roster, or "
+            "lower plan.quorum."
         )
     if plan.masking.mode == "required":
         terms = terms_of(plan, members)

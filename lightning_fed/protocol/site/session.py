@@ -60,7 +60,7 @@ Outgoing = tuple[m.Message, memoryview | None]
 
 TakeRoster = Callable[[bytes, FederationPlan], tuple[Members, Ed25519PrivateKey | None]]
 """Called with the file of another roster than this site's, and the plan: whom the site knows from now on, and the key
-by which they know it. Raises if the site does not take it; what it takes it must still know when it is started again."""
+by which they know it. Raises if the site does not take it. What it takes it must still know after a restart."""
 
 
 class SiteSession:
