@@ -24,6 +24,7 @@ from lightning_fed.plan import FederationPlan, Masking
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.coordinator.actions import Action, Record, Save, Send
 from lightning_fed.protocol.coordinator.session import CoordinatorSession
+from lightning_fed.protocol.members import Members
 from lightning_fed.protocol.site.session import Outgoing, SiteSession
 from lightning_fed.update.global_model import GlobalModel
 from lightning_fed.update.layout import Layout, TensorSpec, check_finite
@@ -79,15 +80,15 @@ class Federation:
     def __init__(self, mode: Literal["required", "off"], broken: bool = False) -> None:
         plan = FederationPlan(rounds=1, metrics=["val_accuracy", "val_loss"], masking=Masking(mode))
         keys = {name: Ed25519PrivateKey.generate() for name in EXAMPLES}
-        roster = {name: key.public_key().public_bytes_raw() for name, key in keys.items()}
+        members = Members({name: key.public_key().public_bytes_raw() for name, key in keys.items()})
         self.sent: list[Sent] = []
         self.records: list[Record] = []
         self.model = GlobalModel(0, LAYOUT, torch.zeros(LAYOUT.size), {})
         self._updates = {name: torch.tensor(values) for name, values in UPDATES.items()}
         if broken:
             self._updates[WATCHED][4] = float("nan")
-        self._coordinator = CoordinatorSession(plan, "0a1b2c3d4e5f6071", roster, self.model, draw=random.Random(0))
-        self._sites = {name: SiteSession(name, "5e" * 16, "0.1.0", keys[name], roster) for name in EXAMPLES}
+        self._coordinator = CoordinatorSession(plan, "0a1b2c3d4e5f6071", members, self.model, draw=random.Random(0))
+        self._sites = {name: SiteSession(name, "5e" * 16, "0.1.0", keys[name], members) for name in EXAMPLES}
         self._down: deque[Send] = deque()
         self._done: dict[str, set[str]] = {name: set() for name in EXAMPLES}
         self._perform(self._coordinator.start())

@@ -19,6 +19,7 @@ from lightning_fed.cli.diagnosis.volume import check_checkpoints, check_site_lin
 from lightning_fed.cli.lightning_cli import Modules
 from lightning_fed.errors import FederationError, did_you_mean
 from lightning_fed.lightning_api import Callback, CombinedLoader, LightningModule, Trainer
+from lightning_fed.participant.own_roster import OwnRoster
 from lightning_fed.participant.rehearsal import RehearsalLoop, Rehearsed
 from lightning_fed.plan import FederationPlan
 from lightning_fed.policy import SitePolicy
@@ -28,7 +29,7 @@ from lightning_fed.update.layout import Layout
 from lightning_fed.update.model_digest import layout_digest
 
 _SECTIONS = ("model", "data", "trainer", "seed_everything", "optimizer", "lr_scheduler")
-_OURS = ("coordinator", "site", "identity", "roster", "policy", "patience_s", "ledger", "data_set")
+_OURS = ("coordinator", "site", "identity", "roster", "policy", "patience_s", "ledger", "data_set", "passphrase_file")
 _RADIOLOGY = "lightning_fed.radiology"
 _MOST_FILES = 5
 
@@ -87,9 +88,10 @@ def rehearse(
             if original.exists():
                 shutil.copy2(original, ledger.with_name(f"{ledger.name}{suffix}"))
         pending, signed = (ledger.with_name(f"{ledger.name}.{suffix}") for suffix in ("unsettled", "signed"))
-        loop = RehearsalLoop(
-            settings.coordinator, identity, roster, policy, 0.0, ledger, pending, signed, settings.data_set
-        ).told(plan, run, version)
+        own = OwnRoster(roster, identity, policy)
+        loop = RehearsalLoop(settings.coordinator, own, policy, 0.0, ledger, pending, signed, settings.data_set).told(
+            plan, run, version
+        )
         try:
             with _quietly():
                 modules = Modules(_trial(settings, folder, fast_dev_run=False))
