@@ -65,7 +65,7 @@ class Store:
         model: the newest global model found, None in a new folder.
 
     Raises:
-        StoreError: the folder belongs to another plan, or cannot be read, or not be written for as long as ``gather_s``.
+        StoreError: the folder belongs to another plan, cannot be read, or not be written for as long as ``gather_s``.
     """
 
     def __init__(
