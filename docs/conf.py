@@ -12,14 +12,22 @@ from types import FunctionType
 from typing import Any
 
 NAVIGATION = {
+    "Tutorials": [
+        "docs/tutorial",
+        "docs/simulate",
+    ],
     "How-to guides": [
+        "docs/add-privacy",
         "docs/data",
         "docs/deployment",
         "docs/devices",
         "docs/extending",
         "docs/reports",
         "docs/steering",
+        "docs/from-flower",
+        "docs/from-nvflare",
         "docs/troubleshooting",
+        "docs/faq",
     ],
     "Explanation": [
         "docs/what-leaves-the-building",
