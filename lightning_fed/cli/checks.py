@@ -1,19 +1,14 @@
 """What of a run's files can be checked against each other, as a list of ticks and crosses."""
 
 import hashlib
-import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from lightning_fed.cli.chronicle import Chronicle
 from lightning_fed.cli.spent import LedgerAccount
+from lightning_fed.cli.tensor_file import metadata_of
 from lightning_fed.errors import StoreError, printable
-
-_LONGEST_HEADER = 1 << 26
-"""Bytes of a safetensors header, as that library limits them."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +31,6 @@ class StoredModel:
     metadata: dict[str, str]
 
 
-class _Header(msgspec.Struct):
-    metadata: dict[str, str] = msgspec.field(default_factory=dict, name="__metadata__")
-
-
 def model_at(run: Chronicle, version: int, role: str) -> StoredModel:
     """A global model of the store, with its hash.
 
@@ -47,15 +38,8 @@ def model_at(run: Chronicle, version: int, role: str) -> StoredModel:
         StoreError: it is not there, or no safetensors file.
     """
     path = run.folder / "models" / f"{version:06d}.safetensors"
-    try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = file.read(min(length, _LONGEST_HEADER))
-        size = path.stat().st_size
-        metadata = msgspec.json.decode(header, type=_Header).metadata
-    except (OSError, struct.error, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise StoreError(f"global model {path} cannot be read: {error}. Restore it from a backup.") from error
-    return StoredModel(role, version, path, size, sha256_of(path), metadata)
+    metadata = metadata_of(path)
+    return StoredModel(role, version, path, path.stat().st_size, sha256_of(path), metadata)
 
 
 def sha256_of(path: Path) -> str:

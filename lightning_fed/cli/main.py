@@ -24,6 +24,7 @@ _COMMANDS = {
     "data": ("data", "show what a data module would see of a folder of radiographs"),
     "report": ("report", "show what happened in a run, and what was spent of a privacy budget"),
     "audit": ("audit", "check the logs of coordinator and sites against each other, show what left a site"),
+    "export": ("export", "write a global model with its model card into a folder, signed; or verify one"),
     "ledger": ("ledger", "sign a privacy ledger that an older version or an older key has written"),
     "simulate": ("simulate", "run a coordinator and all sites on this machine"),
     "fit": ("site", "train as a site (Lightning CLI)"),

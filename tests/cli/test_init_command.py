@@ -48,6 +48,9 @@ def test_a_simulation_from_an_empty_folder_reaches_its_last_round(tmp_path):
     page = (folder / "report.html").read_text()
     assert "the header of global model 2 names this run, plan and version" in page
     assert f"torch {version('torch')}" in page
+    keys = ("--identity", "runs/first/keys/coordinator.key", "--roster", "runs/first/keys/roster.yaml")
+    call("export", "runs/first/store", "--out", "export", *keys, cwd=folder)
+    assert "global model 2 of run" in call("export", "--verify", "export", *keys, cwd=folder)
 
 
 def test_the_written_coordinator_and_sites_are_accepted_and_know_each_other(lightning_fed, tmp_path, monkeypatch):
