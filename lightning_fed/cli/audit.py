@@ -3,9 +3,8 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import combinations, permutations
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from rich.filesize import decimal
@@ -105,6 +104,9 @@ def _verify(logs: Sequence[Log], roster: Roster | None) -> int:
     faults = [_verify_alone(log, roster) for log in logs]
     if any(faults):
         return 1
+    disagreeing = [_disagree(log, other) for log, other in combinations(logs, 2)]
+    if any(disagreeing):
+        return 1
     pairs = [(log, other) for log, other in permutations(logs, 2) if _kinds(log) != _kinds(other)]
     if not pairs:
         print(
@@ -176,48 +178,84 @@ def _verify_against(log: Log, other: Log) -> bool:
     return False
 
 
+def _disagree(log: Log, other: Log) -> bool:
+    """Say whether two holders were given different heads of the same line: its writer has shown each another log."""
+    given = {(one.log, one.head.line): one for one in heads_in(log.content)}
+    for one in heads_in(other.content):
+        first = given.get((one.log, one.head.line), one)
+        if first.head.digest != one.head.digest:
+            why = (
+                f"holds another head of line {one.head.line} of the {one.log.kind}'s log {one.log.of!r} than line "
+                f"{first.line} of {log.path}, and its writer has signed both: it has shown each another log"
+            )
+            return _say(other, Fault(one.line, why))
+    return False
+
+
 def _say(log: Log, fault: Fault) -> bool:
     print(f"{log.path}: line {fault.line} does not hold: it {printable(fault.why)}.")
     return True
+
+
+class _Shown(msgspec.Struct):
+    """What of a line is shown."""
+
+    event: str
+    time: str = ""
+    message: str = ""
+    step: str = ""
+    purpose: str = ""
+    stream: str = ""
+    round: int | None = None
+    bytes: int | None = None
+    sha256: str = ""
+    chunks: int = 0
+    whole: bool = True
+    epsilon: dict[str, float] = {}
+    coordinator: str = ""
+    address: str = ""
+    run: str = ""
+    plan_hash: str = ""
+    line: int = 0
+    reason: str = ""
+
+    @property
+    def what(self) -> str:
+        """In words; what has not left the site is in brackets."""
+        match self:
+            case _Shown(event="sent", message="Masking"):
+                return f"Masking, {self.step} ({self.purpose})"
+            case _Shown(event="sent", message="Chunk"):
+                return f"{self.chunks} Chunk of {self.stream}{'' if self.whole else ', cut off'}"
+            case _Shown(event="sent"):
+                return f"{self.message} of {self.stream}" if self.stream else self.message
+            case _Shown(event="welcomed"):
+                return f"(run {self.run} of {self.coordinator!r} at {self.address}, plan {self.plan_hash[:16]})"
+            case _Shown(event="log_head"):
+                return f"(the coordinator's log had {self.line} lines)"
+        return f"({self.event}: {self.reason})"
 
 
 def _show(log: Log) -> int:
     print(f"{'line':>6}  {'time (UTC)':<19}  {'what':<44}  {'round':>5}  {'bytes':>12}  {'SHA-256':<16}  epsilon")
     sent: Counter[str] = Counter()
     for number, data in enumerate(log.content.split(b"\n")[:-1], 1):
-        entry = _entry(data)
-        if entry.get("event") == "sent":
-            sent[str(entry.get("message"))] += int(entry.get("bytes", 0))
-        print(_row(number, entry))
-    print(f"\nleft the site: {decimal(sum(sent.values()))}", end="")
-    print("".join(f"; {kind} {decimal(total)}" for kind, total in sent.most_common()))
+        try:
+            shown = msgspec.json.decode(data, type=_Shown)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            print(f"{number:>6}  (not to be read)")
+            continue
+        if shown.event == "sent":
+            sent[shown.message] += shown.bytes or 0
+        print(_row(number, shown))
+    parts = [f"; {kind} {decimal(total)}" for kind, total in sent.most_common()]
+    print(printable(f"left the site: {decimal(sum(sent.values()))}{''.join(parts)}"))
     return int(_verify_alone(log, None))
 
 
-def _entry(data: bytes) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(data, type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return {}
-
-
-def _row(number: int, entry: dict[str, Any]) -> str:
-    match entry:
-        case {"event": "sent", "message": "Masking", "step": step, "purpose": purpose}:
-            what = f"Masking, {step} ({purpose})"
-        case {"event": "sent", "message": "Chunk", "stream": stream, "chunks": chunks, "whole": whole}:
-            what = f"{chunks} Chunk of {stream}{'' if whole else ', cut off'}"
-        case {"event": "sent", "message": message}:
-            what = f"{message} of {entry['stream']}" if "stream" in entry else str(message)
-        case {"event": "welcomed", "coordinator": name, "address": address, "run": run, "plan_hash": plan}:
-            what = f"(run {run} of {name!r} at {address}, plan {plan[:16]})"
-        case {"event": "log_head", "line": line}:
-            what = f"(the coordinator's log had {line} lines)"
-        case {"event": kind}:
-            what = f"({kind}: {entry.get('reason', '')})"
-        case _:
-            what = "(not to be read)"
-    time = str(entry.get("time", ""))[:19].replace("T", " ")
-    epsilon = ", ".join(f"{unit} {spent:.3f}" for unit, spent in entry.get("epsilon", {}).items())
-    columns = f"{entry.get('round', ''):>5}  {entry.get('bytes', ''):>12}  {str(entry.get('sha256', ''))[:16]:<16}"
-    return printable(f"{number:>6}  {time:<19}  {what:<44}  {columns}  {epsilon}".rstrip())
+def _row(number: int, shown: _Shown) -> str:
+    round, size = ("" if value is None else value for value in (shown.round, shown.bytes))
+    epsilon = ", ".join(f"{unit} {spent:.3f}" for unit, spent in shown.epsilon.items())
+    time = shown.time[:19].replace("T", " ")
+    row = f"{number:>6}  {time:<19}  {shown.what:<44}  {round:>5}  {size:>12}  {shown.sha256[:16]:<16}  {epsilon}"
+    return printable(row.rstrip())

@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_fed import FederatedStrategy
+from lightning_fed.audit import log as audit_log
 from lightning_fed.callbacks.round_callback import RoundCallback
-from lightning_fed.coordinator import events, service
+from lightning_fed.coordinator import service
 from lightning_fed.protocol.coordinator import masked_collection, masked_metrics, masked_sum
 from lightning_fed.transport import hub, sockets
 
@@ -142,5 +143,5 @@ def _let_clock_jump(draw: random.Random) -> None:
         wrong_s = draw.uniform(-36_000, 36_000)
 
     time.time = lambda: real() + wrong_s
-    events.datetime = Wrong
+    audit_log.datetime = Wrong
     signal.signal(signal.SIGUSR1, jump)

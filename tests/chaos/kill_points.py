@@ -20,6 +20,7 @@ import torch
 from modules import Plain, train
 from processes import PATIENCE_S, Federation, Program, _coordinate
 
+from lightning_fed.cli import audit
 from lightning_fed.coordinator import store
 from lightning_fed.coordinator.events import EventLog
 from lightning_fed.plan import Compression, FederationPlan, Masking, Privacy, SitePrivacy
@@ -154,6 +155,8 @@ class Killed:
             history = read_history(self.here.store / "ledger.jsonl")
             charged = {entry.release.round for entry in history.entries if isinstance(entry, Charged)}
             assert charged == set(ends), (charged, ends)
+        folders = [self.here.folder / name for name in self.here.sites]
+        assert audit.run(["audit", "verify", str(self.here.store), *map(str, folders)]) == 0
 
 
 def compare(folder: Path, name: str, most: int | None, visit: int) -> list[str]:

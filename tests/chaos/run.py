@@ -5,6 +5,8 @@ namespace, stores lie on a small disk of their own, which is filled up at times.
 """
 
 import argparse
+import contextlib
+import io
 import itertools
 import os
 import random
@@ -29,10 +31,11 @@ from processes import Federation, Program
 from safetensors.torch import load_file
 from schedule import Fault, schedule
 
+from lightning_fed.cli import audit
 from lightning_fed.plan import FederationPlan, Masking
 
 SITES = 8
-_DISK_BYTES = 1 << 20
+_DISK_BYTES = 4 << 20
 _STUCK_S = 120.0
 """Seconds without a new global model after which a run has failed; longer than all that the plan waits for."""
 
@@ -177,6 +180,7 @@ class Run:
             for end in self._ends:
                 end[1]()
             self._check_rounds()
+            self._check_logs()
             self._check_nothing_is_left()
         finally:
             for member in self._members:
@@ -401,6 +405,15 @@ class Run:
         if not torch.equal(weights, checkpoint):
             raise Wrong(f"{path.name}.ckpt and .safetensors differ")
         return weights
+
+    def _check_logs(self) -> None:
+        """No kill and no full disk looks as if somebody had changed a log."""
+        folders = [self._folder / site.name for site in self.sites]
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said):
+            code = audit.run(["audit", "verify", str(self._here.store), *map(str, folders)])
+        if code:
+            raise Wrong(f"the logs do not hold: {said.getvalue()}")
 
     def _check_nothing_is_left(self) -> None:
         deadline = time.monotonic() + 10.0
