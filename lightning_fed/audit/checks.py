@@ -1,7 +1,7 @@
 """Whether a log holds: each line in itself, and all of it against heads that others were given while it was written."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -10,6 +10,8 @@ from lightning_fed.audit.lines import Head, Kind, Line, Name, Start, read_line, 
 
 HEAD = "log_head"
 """The event of a line that holds the head of another log."""
+
+_NO_BEGINNING = "had to begin a chain, as lines behind it are of one: it was changed"
 
 _CRASH = b"\0"
 """A byte that JSON has not, and with which file systems fill what a power cut kept from the disk."""
@@ -100,40 +102,47 @@ def check(content: bytes, *, signatures: bool = True) -> Checked:
             checked.chains.append(Chain(number, start))
             holds = True
         elif holds:
-            why = _misplaced(line, number, checked)
+            why = _misplaced(line, start, number, checked)
         if holds and not why and line and signatures:
-            why = _unsigned(line, checked.chains[-1])
-        before.update(data + b"\n")
-        end += len(data) + 1
+            why = _unsigned(line, checked.chains)
         checked.lines = number
         if why:
             holds, checked.crashed = False, _CRASH in data
-            checked.fault = checked.fault or Fault(number, why)
-        elif holds:
+            # A chain that begins nowhere: the line that had to begin it is this one, or the one before.
+            earlier = why == _NO_BEGINNING and line is not None and line.previous != before.digest()
+            checked.fault = checked.fault or Fault(number - (earlier and number > 1), why)
+        end += len(data) + 1
+        if holds:
             checked.sound = end
             if line:
                 checked.digests[number] = line.digest
+        before.update(data + b"\n")
     return checked
 
 
-def _misplaced(line: Line | None, number: int, checked: Checked) -> str:
+def _misplaced(line: Line | None, start: Start | None, number: int, checked: Checked) -> str:
     """Why a line cannot follow from those before it; empty if it does."""
     if line is None:
         return "is of no chain, and the line before it is" if checked.chains else ""
-    if not checked.chains:
-        return "belongs to a chain that begins in no line before it"
     if line.number > number:
         return f"says that it is line {line.number}: something before it was taken out, or lines were swapped"
     if line.number < number:
         return f"says that it is line {line.number}: something was put in before it, or lines were swapped"
+    if start is not None:
+        return "begins a chain behind other lines than those before it: it was changed, or one of them"
+    if not checked.chains:
+        return _NO_BEGINNING
     if line.previous != checked.digests.get(number - 1):
         return f"does not follow from line {number - 1}: one of the two was changed, or is another line"
     return ""
 
 
-def _unsigned(line: Line, chain: Chain) -> str:
-    """Why a line's signature does not hold; empty if it does."""
+def _unsigned(line: Line, chains: Sequence[Chain]) -> str:
+    """Why the signature of a line of the last chain does not hold; empty if it does."""
+    chain = chains[-1]
     key = chain.start.key
+    if not key and any(earlier.start.key for earlier in chains):
+        return "begins a chain without a key, and a chain before it has one"
     if not key:
         return "has a signature, and its chain has none" if line.signature else ""
     if not line.signature:

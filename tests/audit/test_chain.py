@@ -86,6 +86,16 @@ def test_the_lines_of_an_older_version_stay_and_are_fixed_from_the_first_chain_o
     assert check(changed).fault.line == 3
 
 
+def test_a_chain_s_first_line_that_was_changed_is_named_also_behind_older_ones(path):
+    path.write_bytes(b'{"event":"started"}\n')
+    write(path)
+    older, start, *lines = path.read_bytes().splitlines(keepends=True)
+    for place in range(len(start) - 1):
+        changed = start[:place] + bytes([start[place] ^ 1]) + start[place + 1 :]
+        assert check(b"".join([older, changed, *lines])).fault.line == 2, place
+    assert check(b"".join([older, *lines])).fault.line == 2
+
+
 def test_a_line_that_was_changed_stays_found_though_the_log_goes_on_behind_it(path):
     write(path)
     path.write_bytes(path.read_bytes().replace(b'"number":1', b'"number":7'))
@@ -115,6 +125,12 @@ def test_a_log_without_a_key_is_chained_and_gives_no_head(path):
     lines = path.read_bytes().splitlines(keepends=True)
     assert check(b"".join([lines[0], *lines[2:]])).fault.line == 2
     assert check(path.read_bytes().replace(b'"number":1', b'"number":7')).fault.line == 4
+
+
+def test_nobody_without_a_key_goes_on_with_a_signed_log(path):
+    write(path)
+    write(path, writer=Writer(LOG))
+    assert check(path.read_bytes()).fault.line == 5
 
 
 def test_a_signed_chain_has_no_line_without_a_signature(path):
