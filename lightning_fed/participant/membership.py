@@ -31,6 +31,7 @@ from lightning_fed.participant.own_roster import OwnRoster
 from lightning_fed.participant.plan_callbacks import attach
 from lightning_fed.participant.processes import Processes
 from lightning_fed.participant.pruning import refuse_pruning
+from lightning_fed.participant.round_in_bar import RoundInBar
 from lightning_fed.participant.sent_log import SentLog
 from lightning_fed.participant.sigterm import AgreedSigterm
 from lightning_fed.participant.site_model import SiteModel
@@ -106,6 +107,7 @@ class Membership(Callback):
         self._course: FitCourse | None = None
         self._sigterm: AgreedSigterm | None = None
         self._metrics: ModelMetrics | None = None
+        self._in_bar = RoundInBar()
 
     @property
     def layout(self) -> Layout:
@@ -267,6 +269,7 @@ class Membership(Callback):
         self._model.close_ledger()
         self._metrics = None
         count_no_more(trainer)
+        self._in_bar.give_back()
         if self._sigterm:
             self._sigterm.give_back()
         for callback in self._attached:

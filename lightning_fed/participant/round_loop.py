@@ -35,6 +35,7 @@ class RoundLoop(Membership):
         check_division(trainer, self._processes, self._name)
         self._policy.check_steps(steps_of_a_round(trainer, self.plan.local), self._name)
         self._course.training_begins()
+        self._in_bar.show(trainer, self._rounds)
         if self.plan.local.steps:
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, DifferentialPrivacy):
@@ -173,6 +174,10 @@ class RoundLoop(Membership):
         self._finished = True
         self._state.forget()
         rank_zero_info(f"the federation has ended with global model {self._model.version}.")
+
+    def _rounds(self) -> str:
+        assert self.plan is not None
+        return f"{self._round}/{self.plan.rounds}"
 
     # What the coordinator may know of the global model's quality
 
