@@ -147,4 +147,4 @@ def _interval(noise_multiplier: float, sample_rate: float) -> float:
     span = 10 / noise_multiplier + noise_multiplier**-2
     largest = math.log1p(sample_rate * math.expm1(span)) if span < 100 else span
     # With fewer than a thousand points the library goes on in a Python loop over them, which is slower.
-    return max(min(_LARGEST_INTERVAL, deviation / 20, largest / 2000), largest / _LARGEST_GRID)
+    return max(min(_LARGEST_INTERVAL, deviation / 20, largest / 1200), largest / _LARGEST_GRID)

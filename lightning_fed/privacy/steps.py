@@ -29,7 +29,11 @@ class Steps:
             counts[setting] = counts.get(setting, 0) + 1
 
     def epsilon(self, delta: float, *more: DpSgd) -> float:
-        """Epsilon of all steps, and of ``more``; 0 if there are none."""
+        """Epsilon of all steps, and of ``more``; 0 if there are none.
+
+        The settings follow from the plan and the number of examples, so the schedule counts as fixed: it is not chosen
+        by what was released.
+        """
         mechanisms = [*(DpSgd(*setting, count) for setting, count in self._taken.items()), *more]
         return epsilon(mechanisms, delta) if mechanisms else 0.0
 
