@@ -54,6 +54,18 @@ def test_the_gaussian_of_the_same_sigma_would_promise_more_than_coarse_integers_
     assert delta_of(weights(sigma, shift), weights(sigma), kept) <= 1e-6
 
 
+@pytest.mark.parametrize("sigma", [0.5, 0.7, 1.0])
+@pytest.mark.parametrize("shares", [2, 3, 4])
+def test_a_sum_of_shares_is_everywhere_as_close_to_one_discrete_gaussian_as_tau_says(sigma, shares):
+    share = weights(sigma, reach=40)
+    total = share
+    for _ in range(shares - 1):
+        total = np.convolve(total, share)
+    one = weights(math.sqrt(shares) * sigma, reach=40 * shares)
+    there = (total > 1e-250) & (one > 1e-250)
+    assert np.abs(np.log(total[there] / one[there])).max() <= DistributedNoise(1, 1.0, sigma, shares).tau(shares)
+
+
 def test_noise_that_is_too_coarse_has_no_gaussian():
     assert continuous(2.8) is None
     assert continuous(2.9) is not None
