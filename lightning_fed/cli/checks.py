@@ -1,10 +1,11 @@
 """What of a run's files can be checked against each other, as a list of ticks and crosses."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lightning_fed.audit.checks import Checked, check, check_heads, check_held, heads_in
 from lightning_fed.cli.chronicle import Chronicle
 from lightning_fed.cli.spent import LedgerAccount
 from lightning_fed.cli.tensor_file import metadata_of
@@ -66,12 +67,38 @@ def models_of(run: Chronicle) -> list[StoredModel]:
     return [model_at(run, version, ", ".join(names)) for version, names in roles.items() if version in versions]
 
 
-def checks_of(run: Chronicle, models: Sequence[StoredModel], ledgers: Sequence[LedgerAccount]) -> list[Check]:
-    """Everything that can be checked without anybody else's files."""
-    return [*_of_log(run), *_of_models(run, models), *(check for ledger in ledgers for check in _of_ledger(ledger))]
+@dataclass(frozen=True)
+class SiteLog:
+    """A site's own audit log, which it has handed over: the file's name, its content and what was found in it."""
+
+    name: str
+    content: bytes
+    checked: Checked
 
 
-def _of_log(run: Chronicle) -> Iterator[Check]:
+def read_site_logs(paths: Iterable[Path]) -> list[SiteLog]:
+    """Read and check sites' audit logs.
+
+    Raises:
+        StoreError: one cannot be read.
+    """
+    contents = [(printable(path.name), _content(path)) for path in paths]
+    return [SiteLog(name, content, check(content)) for name, content in contents]
+
+
+def checks_of(
+    run: Chronicle, models: Sequence[StoredModel], ledgers: Sequence[LedgerAccount], logs: Sequence[SiteLog] = ()
+) -> list[Check]:
+    """Everything that can be checked with the store's files, and those that sites have handed over."""
+    return [
+        *_of_plan(run),
+        *_of_logs(run, logs),
+        *_of_models(run, models),
+        *(each for ledger in ledgers for each in _of_ledger(ledger)),
+    ]
+
+
+def _of_plan(run: Chronicle) -> Iterator[Check]:
     others = ", ".join(printable(other) for other in sorted(run.hashes - {run.plan_hash}))
     if others:
         yield Check(False, f"the event log names plans of other hashes than that of run.json: {others}")
@@ -79,6 +106,46 @@ def _of_log(run: Chronicle) -> Iterator[Check]:
         yield Check(True, "every start in the event log names the hash of the plan in run.json")
     if run.passed_over:
         yield Check(False, f"{run.passed_over} lines of the event log are none that this version can read")
+
+
+def _of_logs(run: Chronicle, logs: Sequence[SiteLog]) -> Iterator[Check]:
+    """What ``lightning-fed audit verify`` looks at."""
+    path = run.folder / "events.jsonl"
+    content = _content(path) if path.exists() else b""
+    events = check(content)
+    yield _alone("the event log", content, events)
+    for log in logs:
+        yield _alone(f"the site's log {log.name}", log.content, log.checked)
+        yield _against("the event log", events, f"the site's log {log.name}", log.content)
+        yield _against(f"the site's log {log.name}", log.checked, "the event log", content)
+
+
+def _alone(what: str, content: bytes, checked: Checked) -> Check:
+    if fault := checked.fault or check_held(heads_in(content)):
+        return Check(False, f"line {fault.line} of {what} does not hold: it {printable(fault.why)}")
+    if not checked.chains:
+        return Check(False, f"{what} is not chained: a version that did not do so has written it")
+    key = printable(checked.chains[-1].start.key)
+    signed = f"signed by {key}" if key else "not signed"
+    return Check(bool(key), f"{what}: all {checked.lines} lines hold, each follows from the one before; {signed}")
+
+
+def _against(what: str, checked: Checked, holder: str, content: bytes) -> Check:
+    names = {chain.log for chain in checked.chains}
+    held = [one for one in heads_in(content) if one.log in names]
+    if not held:
+        return Check(False, f"{holder} holds no head of {what}, and says nothing about it")
+    if fault := check_heads(checked, held, holder):
+        return Check(False, f"line {fault.line} of {what} does not hold: it {printable(fault.why)}")
+    last = max(one.head.line for one in held)
+    return Check(True, f"{what} is as {holder} was told while it was written, {len(held)} times, up to line {last}")
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"the log {path} cannot be read: {error.strerror}. Name another, or mend it.") from error
 
 
 def _of_models(run: Chronicle, models: Sequence[StoredModel]) -> Iterator[Check]:

@@ -43,6 +43,7 @@ _FAULTS = {
     "site_lost": "connections lost",
     "left_behind": "sites without the last model",
     "paused": "pauses for want of sites",
+    "steered": "actions of the operator",
     "disk_short": "warnings about room on the disk",
     "stood_still": "times that the disk took nothing",
     "stopped": "times that the coordinator gave up",

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from rich.filesize import decimal
 
 from lightning_fed.cli import charts
-from lightning_fed.cli.checks import checks_of, models_of
+from lightning_fed.cli.checks import checks_of, models_of, read_site_logs
 from lightning_fed.cli.chronicle import PHASES, Chronicle, read_chronicle
 from lightning_fed.cli.plan_words import in_words
 from lightning_fed.cli.spent import Spending, read_ledgers
@@ -32,13 +32,13 @@ for (const place of document.querySelectorAll(".chart")) {
 """Draws every figure of the page; the only script of our own."""
 
 
-def write_page(path: Path, store: Path, ledgers: Sequence[Path]) -> None:
+def write_page(path: Path, store: Path, of_sites: Sequence[Path]) -> None:
     """Write a run's page, whole or not at all.
 
     Args:
         path: the HTML file.
         store: the coordinator's folder.
-        ledgers: privacy ledgers of sites, which have handed them over.
+        of_sites: what sites have handed over: privacy ledgers, and audit logs (``.sent``).
 
     Raises:
         ConfigError: what draws the charts is not installed.
@@ -48,12 +48,14 @@ def write_page(path: Path, store: Path, ledgers: Sequence[Path]) -> None:
     run = read_chronicle(store)
     if not path.parent.is_dir():
         raise StoreError(f"{path.parent} is no folder, so {path.name} cannot be written there. Make it first.")
-    write_whole(path, page_of(run, ledgers).encode())
+    write_whole(path, page_of(run, of_sites).encode())
 
 
-def page_of(run: Chronicle, ledgers: Sequence[Path] = ()) -> str:
+def page_of(run: Chronicle, of_sites: Sequence[Path] = ()) -> str:
     """The page as HTML; see ``write_page``."""
-    accounts, models, plotly = read_ledgers(run, ledgers), models_of(run), _plotly()
+    plotly = _plotly()
+    logs = [path for path in of_sites if path.suffix == ".sent"]
+    accounts, models = read_ledgers(run, [path for path in of_sites if path not in logs]), models_of(run)
     spendings = [spending for account in accounts for spending in account.spendings]
     compared = _comparisons(run)
     context = {
@@ -71,7 +73,7 @@ def page_of(run: Chronicle, ledgers: Sequence[Path] = ()) -> str:
         "spendings": spendings,
         "spent": charts.privacy(spendings) if spendings else None,
         "models": models,
-        "checks": checks_of(run, models, accounts),
+        "checks": checks_of(run, models, accounts, read_site_logs(logs)),
         "plan": in_words(run.plan),
         "settings": msgspec.json.format(msgspec.json.encode(run.plan)).decode(),
         "made": datetime.now(UTC),

@@ -72,13 +72,13 @@ def run(arguments: Sequence[str]) -> int:
 def _page(path: Path, paths: Sequence[Path]) -> int:
     from lightning_fed.cli.page import write_page
 
-    stores, ledgers = [each for each in paths if each.is_dir()], [each for each in paths if not each.is_dir()]
+    stores, of_sites = [each for each in paths if each.is_dir()], [each for each in paths if not each.is_dir()]
     if len(stores) != 1:
         raise ConfigError(
-            f"a page shows one run, and {len(stores)} folders are named. Name one store, and as many ledgers of its "
-            "sites as you have."
+            f"a page shows one run, and {len(stores)} folders are named. Name one store, and as many ledgers and "
+            "logs of its sites as you have."
         )
-    write_page(path, stores[0], ledgers)
+    write_page(path, stores[0], of_sites)
     print(path)
     return 0
 
@@ -223,6 +223,7 @@ def _parser() -> NamesNearest:
         "--html",
         type=Path,
         metavar="FILE",
-        help="write the run of one store, with the sites' ledgers that are named, as one page that needs no network",
+        help="write the run of one store, with the ledgers and audit logs of sites that are named, as one page that "
+        "needs no network",
     )
     return parser

@@ -16,6 +16,9 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from plotly.offline import get_plotlyjs
 
+from lightning_fed.audit.checks import HEAD
+from lightning_fed.audit.lines import Name, Writer
+from lightning_fed.audit.log import AuditLog
 from lightning_fed.cli.chronicle import read_chronicle
 from lightning_fed.cli.main import main
 from lightning_fed.cli.plan_words import in_words, plan_of
@@ -39,6 +42,7 @@ from lightning_fed.update.layout import Layout, TensorSpec
 
 ROOT = Path(__file__).parents[2]
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+SITE_KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
 HOSTILE = "</script><script>window.owned=1</script><a href='https://evil.example'>x</a>"
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 PLOTLY = "here is plotly.js"
@@ -61,7 +65,7 @@ def run(tmp_path):
     for version in range(3):
         store.save(GlobalModel(version, layout, torch.full((1000,), float(version)), {}))
     store.close()
-    events = EventLog(folder)
+    events = EventLog(folder, store.run, KEY)
     sites = ["north", "south", HOSTILE]
     software = {"torch": "2.6.0"}
     events.write(
@@ -120,6 +124,7 @@ def test_the_page_says_what_happened(run, tmp_path):
         "torch 2.6.0",
         "the header of global model 2 names this run, plan and version",
         "✓ the privacy ledger north.jsonl of north: each line follows",
+        "lines hold, each follows from the one before; signed by 03a107bff3ce10be",
     ):
         assert part in text, part
     sha256 = hashlib.sha256((run[0] / "models" / "000002.safetensors").read_bytes()).hexdigest()
@@ -201,7 +206,7 @@ def test_a_log_of_anothers_making_is_passed_over_where_it_is_wrong_and_that_is_s
 )
 def test_a_ledger_is_compared_with_what_the_coordinator_was_told_of_it(run, tmp_path, told, verdict):
     heads = run[2] if told == "all" else [run[2][0], "ab" * 32]
-    events = EventLog(run[0])
+    events = EventLog(run[0], read_chronicle(run[0]).run, KEY)
     for head in heads:
         events.write("ledger_anchored", {"site": "north", "head": head})
     events.close()
@@ -210,8 +215,36 @@ def test_a_ledger_is_compared_with_what_the_coordinator_was_told_of_it(run, tmp_
     assert ("✗" in text) == (told == "another")
 
 
+@pytest.mark.parametrize("log", ["edited", "cut", "as it was"])
+def test_the_logs_of_both_sides_are_held_against_each_other(run, tmp_path, log):
+    run_id = read_chronicle(run[0]).run
+    events = AuditLog(run[0] / "events.jsonl", Writer(Name("coordinator", run_id), KEY))
+    site = AuditLog(tmp_path / "north.jsonl.sent", Writer(Name("site", "north"), SITE_KEY))
+    held = {
+        "log": "coordinator",
+        "of": run_id,
+        "line": events.head.line,
+        "key": KEY.public_key().public_bytes_raw().hex(),
+    }
+    site.append(HEAD, {**held, "digest": events.head.digest.hex(), "signature": events.head.signature.hex()})
+    for each in (events, site):
+        each.close()
+    path = run[0] / "events.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    if log == "edited":
+        path.write_bytes(b"".join(lines).replace(b'"bytes_up":3000', b'"bytes_up":3001'))
+    if log == "cut":
+        path.write_bytes(b"".join(lines[:-1]))
+    text = words(parsed(page_of(run[0], tmp_path / "north.jsonl.sent", out=tmp_path / "page.html")))
+    said = {
+        "edited": "of the event log does not hold: it was changed",
+        "cut": "of the event log does not hold: it is missing: the end was cut off",
+        "as it was": "the event log is as the site's log north.jsonl.sent was told while it was written, 1 times",
+    }
+    assert said[log] in text
+
+
 def test_a_model_of_another_run_is_a_cross(run, tmp_path):
-    Store(tmp_path / "other", FederationPlan(name="other"), {}).close()
     models = run[0] / "models"
     (models / "000002.safetensors").write_bytes(
         (models / "000002.safetensors").read_bytes().replace(b'"version":"2"', b'"version":"7"')
@@ -239,7 +272,7 @@ def test_a_run_that_has_not_begun_has_a_page(tmp_path, empty):
         log.close()
     text = words(parsed(page_of(tmp_path / "store", out=tmp_path / "page.html")))
     assert "0 of 10 rounds" in text
-    assert "Faults None." in text
+    assert "Faults and interventions None." in text
 
 
 def test_what_cannot_be_written_is_one_line_and_leaves_nothing(run, tmp_path, capsys, monkeypatch):
