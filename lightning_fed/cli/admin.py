@@ -7,6 +7,7 @@ from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 
 from lightning_fed.cli.parser import NamesNearest
+from lightning_fed.coordinator.extension import extend
 from lightning_fed.coordinator.recorded import read_run
 from lightning_fed.coordinator.steering import ask
 from lightning_fed.errors import ConfigError
@@ -22,7 +23,7 @@ from lightning_fed.protocol.coordinator.steering import (
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Have the coordinator do one thing, and print what came of it.
+    """Have the coordinator do one thing, or its next start, and print what came of it.
 
     Raises:
         StoreError: the folder is no store, or another user's.
@@ -31,6 +32,13 @@ def run(arguments: Sequence[str]) -> int:
     """
     config = _parser().parse_args(list(arguments[1:]))
     read_run(config.store)
+    if config.subcommand == "extend":
+        version, rounds = extend(config.store, int(config.extend.rounds))
+        print(
+            f"the federation goes on from global model {version} to round {rounds}. Start the coordinator with the "
+            "same command as before, then the sites: each checks its policy again."
+        )
+        return 0
     print(ask(config.store, _command(config.subcommand, config[config.subcommand])))
     return 0
 
@@ -74,4 +82,10 @@ def _parser() -> NamesNearest:
     admit = NamesNearest(description="Let a site that was dropped take part again; it has to be started again.")
     admit.add_argument("site", type=str, help="its name in the roster")
     actions.add_subcommand("admit", admit, help="let a site that was dropped take part again")
+    more = NamesNearest(
+        description="Give a federation that is not running more rounds: a finished one after its last model, another "
+        "one after its last round. The coordinator's next start goes on with them."
+    )
+    more.add_argument("rounds", type=PositiveInt, help="how many more")
+    actions.add_subcommand("extend", more, help="give a federation that has finished more rounds")
     return parser

@@ -20,7 +20,7 @@ _COMMANDS = {
     "coordinate": ("coordinate", "run the coordinator of a federation"),
     "watch": ("watch", "follow a run by its coordinator's store"),
     "status": ("watch", "show once how far a run is"),
-    "admin": ("admin", "steer a running federation: pause, resume, stop-after, drop, admit"),
+    "admin": ("admin", "steer a running federation: pause, resume, stop-after, drop, admit, extend"),
     "data": ("data", "show what a data module would see of a folder of radiographs"),
     "report": ("report", "show what happened in a run, and what was spent of a privacy budget"),
     "audit": ("audit", "check the logs of coordinator and sites against each other, show what left a site"),

@@ -13,7 +13,7 @@ from lightning_fed.audit.log import AuditLog
 from lightning_fed.errors import StoreError
 from lightning_fed.files import remedy
 from lightning_fed.protocol.coordinator.best import Measured
-from lightning_fed.protocol.coordinator.steering import Steering
+from lightning_fed.protocol.coordinator.steering import Operator, Steering
 
 _ENDS = ("round_finished", "round_skipped", "round_recovered")
 
@@ -65,7 +65,8 @@ class EventLog:
         ledger_heads: by site, the last hash of its privacy ledger that is in the log.
         members: sites that have joined and have not left.
         measured: the metrics of global models, in order.
-        ended: the version with which the plan's patience has ended the run, and the reason; None if it has not.
+        ended: the version with which the run has ended before its plan's last round, and why; None if it has not.
+        extended_from: the global model from which the run was extended last, 0 if it never was.
         steering: what operators have asked for and not taken back.
     """
 
@@ -79,9 +80,14 @@ class EventLog:
         last = {entry.site: entry.event for entry in entries if entry.event in _COMES_AND_GOES}
         self.members = frozenset(site for site, event in last.items() if event == "site_joined")
         self.measured = measured_in(entries)
-        ends = [(entry.version or 0, entry.reason) for entry in entries if entry.event == "finished" and entry.reason]
-        self.ended = ends[-1] if ends else None
-        self.steering = _steering_in(entries)
+        self.ended: tuple[int, str] | None = None
+        self.extended_from = 0
+        self.steering = Steering()
+        for entry in entries:
+            if entry.event == "finished" and entry.reason:
+                self.ended = (entry.version or 0, entry.reason)
+            elif entry.event == "steered":
+                self._steered(entry)
         self._lines: defaultdict[str, _Lines] = defaultdict(_Lines)
 
     def write(self, event: str, data: dict[str, Any]) -> bool:
@@ -115,6 +121,21 @@ class EventLog:
         if lines:
             lines.omitted = 0
         return True
+
+    def extend(self, rounds: int, before: int, version: int, by: Operator) -> None:
+        """Append that the run goes on from a global model, to another number of rounds.
+
+        Raises:
+            StoreError: as ``write``.
+        """
+        data = {"action": "extend", "rounds": rounds, "before": before, "version": version, **by._asdict()}
+        self.write("steered", data)
+        self._steered(Entry("steered", action="extend", version=version, user=by.user))
+
+    def _steered(self, entry: "Entry") -> None:
+        self.steering.note(entry.action, entry.user, entry.round, entry.site, entry.reason)
+        if entry.action == "extend":
+            self.ended, self.extended_from = None, entry.version or 0
 
     @property
     def head(self) -> Head | None:
@@ -160,14 +181,6 @@ def measured_in(entries: list[Entry]) -> list[Measured]:
         for entry in entries
         if entry.event == "metrics" and entry.version is not None
     ]
-
-
-def _steering_in(entries: list[Entry]) -> Steering:
-    steering = Steering()
-    for entry in entries:
-        if entry.event == "steered":
-            steering.note(entry.action, entry.user, entry.round, entry.site, entry.reason)
-    return steering
 
 
 def _entry_of(line: bytes) -> Entry:

@@ -116,6 +116,8 @@ class Coordinator:
             )
         self._store = Store(Path(store), plan, hyperparameters, keep)
         self._events = EventLog(self._store.folder, self._store.run, identity.signing_key)
+        self._extend_if_asked(plan)
+        plan = self._store.plan
         model, fresh = self._store.model, False
         if model is None and initial is not None:
             initial.configure_model()
@@ -133,6 +135,7 @@ class Coordinator:
             measured=self._events.measured,
             ended=self._events.ended,
             steering=self._events.steering,
+            extended_from=self._events.extended_from,
         )
         if fresh and self._session.model is not None:
             first = partial(self._store.save, self._session.model)
@@ -147,6 +150,21 @@ class Coordinator:
         self._round_began = 0.0
         self._door: Door | None = None
         self.turned_at = time.time()
+
+    def _extend_if_asked(self, configured: FederationPlan) -> None:
+        store, extension = self._store, self._store.extension
+        if extension:
+            version = store.model.version if store.model else 0
+            # First: nothing happens that is not in the log.
+            record = partial(self._events.extend, extension.rounds, store.plan.rounds, version, extension.by)
+            insist("the event log", store.folder, record, configured.gather_s)
+            insist("the plan's rounds", store.folder, store.extend, configured.gather_s)
+        if store.plan != configured:
+            _log.warning(
+                "the plan has %d rounds, as it was extended (lightning-fed admin); the config still says %d.",
+                store.plan.rounds,
+                configured.rounds,
+            )
 
     @property
     def version(self) -> int | None:

@@ -134,7 +134,7 @@ def ask(store: Path, command: AnyCommand) -> str:
         ) from error
     except PermissionError as error:
         raise StoreError(
-            f"{path} is for the user alone who runs the coordinator, and you are {_user(os.geteuid())!r}. Run this "
+            f"{path} is for the user alone who runs the coordinator, and you are {user_name(os.geteuid())!r}. Run this "
             "command as that user."
         ) from error
     except OSError as error:
@@ -170,7 +170,9 @@ class _Conversation(socketserver.StreamRequestHandler):
         line = self.rfile.readline(_LONGEST_LINE)
         # The folder's mode keeps all others out; if somebody has loosened it, this does.
         if by.uid not in (os.geteuid(), 0):
-            return _Answer(done=False, text=f"only {_user(os.geteuid())!r}, who runs the coordinator, may steer it.")
+            return _Answer(
+                done=False, text=f"only {user_name(os.geteuid())!r}, who runs the coordinator, may steer it."
+            )
         try:
             command = _decoder.decode(line)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -197,10 +199,11 @@ def _peer(line: socket.socket) -> Operator:
         _, uid, _ = struct.unpack("3i", line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
     else:
         uid = os.geteuid()  # the socket's mode lets nobody else in
-    return Operator(_user(uid), uid)
+    return Operator(user_name(uid), uid)
 
 
-def _user(uid: int) -> str:
+def user_name(uid: int) -> str:
+    """The name of a user of this machine; the number, where it has none."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -217,7 +220,9 @@ def _make_private(folder: Path) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-            raise StoreError(f"{folder} is no folder of {_user(os.geteuid())!r}, who runs the coordinator. Remove it.")
+            raise StoreError(
+                f"{folder} is no folder of {user_name(os.geteuid())!r}, who runs the coordinator. Remove it."
+            )
         folder.chmod(0o700)
     except OSError as error:
         raise StoreError(f"{folder} cannot be made for its owner alone: {error.strerror}.") from error

@@ -26,12 +26,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from lightning_fed.coordinator.disk import Shortage, bytes_free, bytes_taken, shortage
+from lightning_fed.coordinator.extension import Extension, check_rounds, forget_extension, read_extension
 from lightning_fed.coordinator.insist import insist
 from lightning_fed.coordinator.recorded import stored_versions
 from lightning_fed.coordinator.retention import Keep, remove, versions_in
+from lightning_fed.coordinator.steering import user_name
 from lightning_fed.errors import FederationError, StoreError
 from lightning_fed.files import remedy, remove_torn, write_whole
 from lightning_fed.plan import FederationPlan
+from lightning_fed.protocol.coordinator.steering import Operator
 from lightning_fed.update.global_model import GlobalModel
 from lightning_fed.update.layout import Layout
 
@@ -46,6 +49,8 @@ class _Run(msgspec.Struct, frozen=True):
     plan: FederationPlan
     layout: Layout | None = None
     starts: int = 0
+    configured: int | None = None
+    """The rounds that the coordinator's own plan had when it was started last: the run's may have been extended."""
 
 
 class Store:
@@ -53,19 +58,22 @@ class Store:
 
     Args:
         folder: made if it is not there.
-        plan: the federation's plan; a folder of another plan is refused.
+        plan: the federation's plan; a folder of another plan is refused, unless it differs in its rounds alone.
         hyperparameters: of the LightningModule, written into the ``.ckpt`` files so that
             ``MyModule.load_from_checkpoint`` needs no arguments; empty when the coordinator does not know them.
         keep: which global models stay; all of them when not given.
 
     Attributes:
         folder: the folder.
+        plan: the plan with the rounds that the run has.
+        extension: the rounds that it shall have from now on, if they are others: to be recorded, and then ``extend``.
         starts: how often the run was started before this time.
         run: identifier of the run, the same for the life of the folder.
         model: the newest global model found, None in a new folder.
 
     Raises:
         StoreError: the folder belongs to another plan, cannot be read, or not be written for as long as ``gather_s``.
+        ConfigError: the run cannot have so many rounds.
     """
 
     def __init__(
@@ -96,11 +104,15 @@ class Store:
             raise StoreError(
                 f"another coordinator uses the store {folder}. Stop it, or choose another folder."
             ) from error
-        self._record = self._read_record()
+        self._configured, self._record = plan.rounds, self._read_record()
+        self.extension = self._wanted()
+        self.plan = self._plan = self._record.plan
         self.run = self._record.run
         self.starts = self._record.starts
         # Durably before anything is sent: a restarted coordinator must not ask for an attempt's keys again.
         started = msgspec.structs.replace(self._record, starts=self.starts + 1)
+        if self.extension is None:
+            started = msgspec.structs.replace(started, configured=self._configured)
         insist("that it was started", folder, partial(self._write_record, started), plan.gather_s)
         self._remove_torn()
         versions = stored_versions(folder)
@@ -116,6 +128,17 @@ class Store:
         self._retry_at = 0.0
         self._exporter = ThreadPoolExecutor(1, "lightning_fed-export")
         self._export: Future[None] = self._exporter.submit(self._write_owed)
+
+    def extend(self) -> None:
+        """Give the run the rounds that it shall have, once that is recorded.
+
+        Raises:
+            StoreError: it could not be written; it may be tried again.
+        """
+        if self.extension:
+            self.plan = self._plan = dataclasses.replace(self._plan, rounds=self.extension.rounds)
+            self._write_record(msgspec.structs.replace(self._record, plan=self.plan, configured=self._configured))
+            forget_extension(self.folder)
 
     def save(self, model: GlobalModel) -> None:
         """Store a global model durably.
@@ -282,12 +305,25 @@ class Store:
             raise StoreError(
                 f"{path.name} in the store {self.folder} cannot be read: {error}. Restore it, or choose a new folder."
             ) from error
-        if record.plan != self._plan:
+        but_for_rounds = dataclasses.replace(record.plan, rounds=self._plan.rounds)
+        if but_for_rounds != self._plan:
             raise StoreError(
-                f"the store {self.folder} belongs to another plan ({_first_difference(record.plan, self._plan)}). "
+                f"the store {self.folder} belongs to another plan ({_first_difference(but_for_rounds, self._plan)}). "
                 "Choose a new folder; to go on from this store's model, name its newest .ckpt as the checkpoint."
             )
         return record
+
+    def _wanted(self) -> Extension | None:
+        """The rounds that the run shall have, if somebody has said so since the last start, here or in the plan."""
+        record, asked = self._record, read_extension(self.folder)
+        before = record.configured or record.plan.rounds
+        if asked is None and self._configured not in (before, record.plan.rounds):
+            asked = Extension(self._configured, Operator(user_name(os.geteuid()), os.geteuid()))
+        if asked:
+            example = record.plan.privacy.example
+            version = max(stored_versions(self.folder), default=0)
+            check_rounds(record.plan.rounds, asked.rounds, version, example.epsilon if example else None)
+        return asked
 
     def _write_record(self, record: _Run) -> None:
         write_whole(self.folder / "run.json", msgspec.json.format(msgspec.json.encode(record)))

@@ -39,6 +39,8 @@ class PendingUpdate:
 class PendingUpdateFile:
     """Written before each update leaves, so that a site that dies afterwards neither loses nor doubles what it sent.
 
+    It stays when the run has ended, as that may be extended; the next run writes over it.
+
     The file is safetensors, there whole or not at all, and readable by its owner alone: like a checkpoint, it holds
     what training made of the site's data. It never leaves the site.
 
@@ -115,7 +117,3 @@ class PendingUpdateFile:
                 )
         control = tensors.pop("control", None)
         return PendingUpdate(round, {**tensors, **numbers}, control)
-
-    def forget(self) -> None:
-        """The run is over: nothing will be sent any more."""
-        self._path.unlink(missing_ok=True)

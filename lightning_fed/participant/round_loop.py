@@ -172,7 +172,6 @@ class RoundLoop(Membership):
 
     def _finish(self) -> None:
         self._finished = True
-        self._state.forget()
         rank_zero_info(f"the federation has ended with global model {self._model.version}.")
 
     def _rounds(self) -> str:

@@ -102,11 +102,6 @@ class SiteState:
             else:
                 correction.settle_change(sent)
 
-    def forget(self) -> None:
-        """The run is over: nothing will be sent any more."""
-        if self._file:
-            self._file.forget()
-
     def note(self, connection: Connection) -> None:
         """Ask the session for what it has not sent yet; checkpoints are also written after the connection is gone."""
         self._kept = connection.read(lambda session: session.state_dict())

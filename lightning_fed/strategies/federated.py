@@ -216,7 +216,7 @@ class FederatedStrategy(Federated, OneDevice):
         ledger: the site's privacy ledger, written when a plan promises privacy. It belongs to the data: keep it from
             run to run and from federation to federation for as long as they train on the same patients. Else
             ``ledgers/<data_set>.jsonl``, or ``ledgers/<site>.jsonl`` where no data set is named. Beside it the site
-            keeps, with these words behind its name: ``.unsettled``, during a run, what it has not sent of its updates,
+            keeps, with these words behind its name: ``.unsettled`` what it has not sent of its updates,
             where a plan compresses them, and the control of SCAFFOLD or FedDyn; ``.signed``, from run to run, which
             masked sums it has let be opened, so that none is opened a second time over other sites; ``.trained``, that
             it has begun to train; ``.sent``, the log of everything that has left it (``lightning-fed audit show``).

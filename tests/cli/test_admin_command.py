@@ -30,11 +30,12 @@ def test_a_folder_that_is_no_store_is_named(lightning_fed):
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ((), "{pause,resume,stop-after,drop,admit}"),
+        ((), "{pause,resume,stop-after,drop,admit, ...}"),
         (("paus",), "invalid choice: 'paus'"),
         (("stop-after",), "required: stop-after.round"),
         (("stop-after", "soon"), 'key "round"'),
         (("stop-after", "0"), 'key "round"'),
+        (("extend", "-1"), "rounds"),
         (("drop",), "required: drop.site"),
         (("pause", "--now"), "--now"),
     ],

@@ -31,6 +31,7 @@ finally:
         "report RUN",
         "status RUN",
         "admin RUN pause",
+        "admin RUN extend 2",
         "ledger sign --help",
         "audit verify STORE",
         "audit show SITE",

@@ -257,8 +257,8 @@ def test_a_store_of_another_plan_is_refused_with_the_difference(federation):
         "store": here.store,
     }
     Coordinator(here.plan, **arguments)._hub.close()
-    with pytest.raises(StoreError, match=r"rounds was 2 and is 5"):
-        Coordinator(FederationPlan(rounds=5, gather_s=30.0), **arguments)
+    with pytest.raises(StoreError, match=r"quorum was 2 and is 3"):
+        Coordinator(dataclasses.replace(here.plan, quorum=3), **arguments)
 
 
 def test_a_damaged_global_model_is_named(federation):

@@ -79,13 +79,8 @@ def test_the_file_of_another_run_or_site_is_left_alone(path, other):
     assert file_of(path).newer_than({}, SIZE) is not None
 
 
-def test_without_a_file_and_once_the_run_is_over_there_is_nothing(path):
+def test_without_a_file_there_is_nothing(path):
     assert file_of(path).newer_than({}, SIZE) is None
-    file_of(path).write(5, sent(5).state_dict(), None)
-    file_of(path).forget()
-    file_of(path).forget()
-    assert file_of(path).newer_than({}, SIZE) is None
-    assert list(path.parent.iterdir()) == []
 
 
 def test_only_the_owner_may_read_it_and_what_a_kill_left_half_written_goes(path):

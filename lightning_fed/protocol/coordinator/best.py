@@ -48,9 +48,18 @@ class BestSoFar:
         mode: likewise.
         patience: likewise.
         measured: what was measured before, in order.
+        since: patience begins behind this global model: the federation was extended from it.
     """
 
-    def __init__(self, metric: str, mode: str, patience: int | None = None, measured: Iterable[Measured] = ()) -> None:
+    def __init__(
+        self,
+        metric: str,
+        mode: str,
+        patience: int | None = None,
+        measured: Iterable[Measured] = (),
+        since: int = 0,
+    ) -> None:
+        self._since = since
         self.metric = metric
         self._sign = 1.0 if mode == "min" else -1.0
         self._patience = patience
@@ -96,7 +105,7 @@ class BestSoFar:
         best = self.best
         if best is None or self._patience is None:
             return ""
-        later = sum(version > best.version for version in self._values)
+        later = sum(version > max(best.version, self._since) for version in self._values)
         if later < self._patience:
             return ""
         return (

@@ -21,6 +21,7 @@ class MetricReports:
         roster: all sites of the federation, for the sums that begin from now on.
         version: the newest global model's.
         measured: what was recorded before the coordinator was started, in order.
+        since: see ``BestSoFar``.
 
     Attributes:
         roster: as given; may be replaced.
@@ -33,13 +34,14 @@ class MetricReports:
         roster: Members,
         version: int = 0,
         measured: Iterable[Measured] = (),
+        since: int = 0,
     ) -> None:
         self._plan = plan
         self._run = run
         self.roster = roster
         self._clear = PlainMetrics(plan.metrics, version)
         best = plan.best
-        self._best = BestSoFar(best.metric, best.mode, best.patience, measured) if best else None
+        self._best = BestSoFar(best.metric, best.mode, best.patience, measured, since) if best else None
         # The newest version's, and before them those of the version before, where they are not over yet.
         self._masked: list[MaskedMetrics] = []
 

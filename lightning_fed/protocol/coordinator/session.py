@@ -90,6 +90,7 @@ class CoordinatorSession:
         ended: the version with which ``plan.best.patience`` had ended this run before, and the reason that was given;
             metrics that came after it change nothing.
         steering: what the operator has asked for before.
+        extended_from: the global model from which the run was extended last, 0 if it never was.
 
     Attributes:
         model: the newest global model.
@@ -110,6 +111,7 @@ class CoordinatorSession:
         measured: Iterable[Measured] = (),
         ended: tuple[int, str] | None = None,
         steering: Steering | None = None,
+        extended_from: int = 0,
     ) -> None:
         self.plan = plan
         self.run = run
@@ -129,7 +131,8 @@ class CoordinatorSession:
         self._withdrew: set[str] = set()
         self._gathered = False
         self._paused = False
-        self._metrics = MetricReports(plan, run, sites, model.version if model else 0, measured)
+        newest = model.version if model else 0
+        self._metrics = MetricReports(plan, run, sites, newest, measured, extended_from)
         self._ended = ended[1] if ended and model and ended[0] == model.version else ""
         self._awaited: set[str] = set()
         if model:

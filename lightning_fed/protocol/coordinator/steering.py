@@ -115,6 +115,8 @@ class Steering:
                 )
             case "admit":
                 self.dropped.pop(site, None)
+            case "extend":  # who wants more rounds wants neither a pause nor an end
+                self.paused_by, self.last_round, self.stopped_by = "", None, ""
 
     def reason_to_end(self, version: int) -> str:
         """Why the federation ends with this global model; empty if no operator has asked for it."""

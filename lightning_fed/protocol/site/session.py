@@ -383,7 +383,10 @@ class SiteSession:
                 "Start the site again to join the new one."
             )
         if self.plan is not None and plan != self.plan:
-            raise ProtocolError("the coordinator changed the plan during the run. Start the site again to review it.")
+            what = f" (rounds was {self.plan.rounds} and is {plan.rounds})" if plan.rounds != self.plan.rounds else ""
+            raise ProtocolError(
+                f"the coordinator changed the plan during the run{what}. Start the site again to review it."
+            )
         if declines := self._judge(welcome.roster, plan):
             return declines
         self.run, self.plan, self.version = run, plan, version
