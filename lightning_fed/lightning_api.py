@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import Trainer as Trainer
     from lightning.pytorch.callbacks import BaseFinetuning as BaseFinetuning
     from lightning.pytorch.callbacks import BatchSizeFinder as BatchSizeFinder
+    from lightning.pytorch.callbacks import Checkpoint as Checkpoint
     from lightning.pytorch.callbacks import EarlyStopping as EarlyStopping
     from lightning.pytorch.callbacks import GradientAccumulationScheduler as GradientAccumulationScheduler
     from lightning.pytorch.callbacks import LearningRateFinder as LearningRateFinder
@@ -57,6 +58,7 @@ _WHERE = {
     ".callbacks": (
         "BaseFinetuning",
         "BatchSizeFinder",
+        "Checkpoint",
         "EarlyStopping",
         "GradientAccumulationScheduler",
         "LearningRateFinder",

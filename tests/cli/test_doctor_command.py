@@ -2,11 +2,14 @@
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from lightning_fed.cli.coordinate import config_parser
 from lightning_fed.cli.diagnosis.findings import Findings
@@ -90,6 +93,20 @@ def test_nothing_is_written(doctor, tmp_path):
     assert all(after[path] == before[path] for path in before.keys() - configs)
 
 
+def test_a_checkpoint_that_a_fit_leaves_behind_an_error_is_not_replaced(doctor, tmp_path):
+    named = "lightning.pytorch.callbacks"
+    callbacks = [
+        {"class_path": f"{named}.OnExceptionCheckpoint", "init_args": {"dirpath": "kept"}},
+        {"class_path": f"{named}.ModelCheckpoint", "init_args": {"dirpath": "kept", "save_last": True}},
+        {"class_path": f"{named}.LearningRateMonitor"},
+    ]
+    site = doctor.site | {"trainer": doctor.site["trainer"] | {"callbacks": callbacks}}
+    _, found = doctor("site", "--plan", "federation.yaml", site=site)
+    assert found["training step"]["state"] == "ok", found["training step"]
+    assert found["joining"]["state"] == "ok", found["joining"]
+    assert not (tmp_path / "kept").exists()
+
+
 def test_both_sides_tell_the_same_fingerprint_and_another_model_is_a_cross(doctor, tmp_path):
     (tmp_path / "normalised.py").write_text(
         "import torch\nfrom small_modules import Small\n"
@@ -140,6 +157,30 @@ def test_a_module_that_raises_is_a_cross_with_what_it_raised(doctor, tmp_path):
     assert "ValueError: no such channel" in found["training step"]["found"]
     assert found["metrics"]["state"] == "not checked"
     assert found["joining"]["state"] == "ok"  # no step is taken for that
+
+
+@pytest.mark.parametrize(("labels", "state"), [("labels.csv", "ok"), ("other.csv", "failed")])
+def test_radiographs_are_counted_by_class_and_unreadable_files_are_named(doctor, tmp_path, labels, state):
+    root = tmp_path / "scans"
+    root.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 20, 20), dtype=np.uint8)
+    rows = ["file,patient_id,fracture"]
+    for number in range(12):
+        Image.fromarray(pixels[number]).save(root / f"{number}.png")
+        rows.append(f"{number}.png,{number},{number % 2}")
+    (root / "3.png").write_bytes(b"damaged")
+    (root / "labels.csv").write_text("\n".join(rows))
+    given = {"root": str(root), "labels": labels, "image_size": 16, "batch_size": 2, "val_fraction": 0.3}
+    data = {"class_path": "lightning_fed.radiology.RadiographDataModule", "init_args": given}
+    _, found = doctor("site", "--plan", "federation.yaml", site=doctor.site | {"data": data})
+    assert found["data"]["state"] == state
+    if state == "failed":
+        assert "'other.csv' does not exist" in found["data"]["found"]
+        return
+    counts = [int(count) for count in re.findall(r"(\d+) (?:no )?fracture", found["data"]["found"])]
+    assert sum(counts) == 11
+    assert found["files"]["state"] == "warning"
+    assert "3.png" in found["files"]["found"]
 
 
 def test_a_site_without_training_data_is_told(doctor, tmp_path):

@@ -36,7 +36,7 @@ def check_key(
         )
         return None
     findings.ok("key", f"{path} holds the keys of {identity.name!r}, and its owner alone can read it.")
-    if _open_to_others(path.resolve().parent):
+    if is_open_to_others(path.resolve().parent):
         findings.warn(
             "key folder",
             f"others can write to {path.parent}, and so put another key file in this one's place.",
@@ -71,12 +71,13 @@ def check_roster(findings: Findings, path: Path, identity: Identity | None) -> R
             f"it is version {roster.version}, and the signature of {signer.name!r} holds, whose fingerprint is "
             f"{signer.fingerprint}.",
         )
-    if _open_to_others(path):
+    if is_open_to_others(path):
         findings.warn(
             "roster file", f"others can write to {path}, and so put in keys of their own.", f"chmod go-w {path}"
         )
     return roster
 
 
-def _open_to_others(path: Path) -> bool:
+def is_open_to_others(path: Path) -> bool:
+    """Whether somebody else than its owner can write to a file or folder."""
     return bool(stat.S_IMODE(path.stat().st_mode) & (stat.S_IWGRP | stat.S_IWOTH))

@@ -8,6 +8,7 @@ import msgspec
 from jsonargparse import ArgumentError
 
 from lightning_fed.cli.diagnosis.findings import Findings
+from lightning_fed.cli.diagnosis.keys import is_open_to_others
 from lightning_fed.cli.parser import NamesNearest, converted, without_choices
 from lightning_fed.errors import ConfigError, FederationError, PlanRefusedError
 from lightning_fed.plan import FederationPlan
@@ -76,6 +77,8 @@ def check_policy(
             )
             return SitePolicy()
         findings.ok("policy", f"{given if isinstance(given, Path) else 'the one in the config'} can be read.")
+        if isinstance(given, Path) and is_open_to_others(given):
+            findings.warn("policy file", f"others can write to {given}, and so allow more.", f"chmod go-w {given}")
         if policy.members is None:
             findings.warn(
                 "members",

@@ -18,7 +18,7 @@ from lightning_fed.cli.diagnosis.site_settings import SiteSettings
 from lightning_fed.cli.diagnosis.volume import check_checkpoints, check_site_line, check_site_memory, upload_of
 from lightning_fed.cli.lightning_cli import Modules
 from lightning_fed.errors import FederationError, did_you_mean
-from lightning_fed.lightning_api import Callback, CombinedLoader, LightningModule, Trainer
+from lightning_fed.lightning_api import Callback, Checkpoint, CombinedLoader, LightningModule, Trainer
 from lightning_fed.participant.own_roster import OwnRoster
 from lightning_fed.participant.rehearsal import RehearsalLoop, Rehearsed
 from lightning_fed.plan import FederationPlan
@@ -51,6 +51,7 @@ def check_step(findings: Findings, settings: SiteSettings, plan: FederationPlan 
         try:
             with _quietly():
                 modules = Modules(_trial(settings, folder, fast_dev_run=True))
+                _write_no_checkpoints(modules.trainer)
                 modules.trainer.callbacks.append(look)
                 modules.trainer.fit(modules.model, datamodule=modules.datamodule)
                 logged = set(modules.trainer.callback_metrics)
@@ -95,6 +96,7 @@ def rehearse(
         try:
             with _quietly():
                 modules = Modules(_trial(settings, folder, fast_dev_run=False))
+                _write_no_checkpoints(modules.trainer)
                 modules.trainer.strategy.take_loop(loop)
                 modules.trainer.fit(modules.model, datamodule=modules.datamodule)
         except Rehearsed as end:
@@ -258,12 +260,19 @@ def _trial(settings: SiteSettings, folder: str, *, fast_dev_run: bool) -> dict[s
         "devices": 1,
         "num_nodes": 1,
         "fast_dev_run": fast_dev_run,
-        "logger": False,
+        # In the folder, and not the user's own, which may speak to a server. Without any, callbacks refuse to run.
+        "logger": True,
         "default_root_dir": folder,
         "enable_progress_bar": False,
         "enable_model_summary": False,
     }
     return config
+
+
+def _write_no_checkpoints(trainer: Trainer) -> None:
+    """One that is written when a fit ends with an error would replace the one that the site goes on from."""
+    kept = [each for each in trainer.callbacks if not isinstance(each, Checkpoint)]  # type: ignore[attr-defined]
+    trainer.callbacks[:] = kept  # type: ignore[attr-defined]
 
 
 def _sections(config: Mapping[str, Any]) -> dict[str, Any]:
