@@ -186,7 +186,7 @@ def _try_site(
     from lightning_fed.cli.diagnosis.training import check_config, check_radiographs, check_step
 
     policy = check_policy(findings, settings.policy, settings.site, roster)
-    plan = read_plan(findings, plan_bytes, policy, settings.site) if policy and plan_bytes else None
+    plan, allowed = read_plan(findings, plan_bytes, policy, settings.site) if policy and plan_bytes else (None, False)
     if plan is not None and roster is not None:
         check_quorum(findings, plan, roster)
     if not check_config(findings, settings.config):
@@ -194,11 +194,15 @@ def _try_site(
     check_radiographs(findings, settings.config)
     check_step(findings, settings, plan)
     if plan is None or policy is None or identity is None or roster is None:
-        findings.skip("joining", "that needs keys, the roster, and a plan that the policy allows.")
+        findings.skip("joining", "that needs keys, the roster, a policy and the plan.")
         findings.skip("model", "what of it is exchanged depends on the plan.")
         return
     from lightning_fed.cli.diagnosis.training import check_model, rehearse
+    from lightning_fed.policy import SitePolicy
 
+    if not allowed:
+        # Which has been said, and says nothing of the model.
+        policy = SitePolicy(never_leaves=policy.never_leaves, foreign_classes=policy.foreign_classes)
     join = rehearse(findings, settings, plan, run, version, policy, identity, roster)
     if join is not None:
         check_model(findings, join, plan, settings, roster, options.fingerprint, options.line_mbit)

@@ -87,6 +87,23 @@ def test_a_site_that_asks_before_a_run_disturbs_nobody(here, doctor):
     assert "site_refused" not in told
 
 
+def test_the_doctor_of_a_site_whose_fit_is_connected_leaves_that_in_its_place(here, doctor):
+    coordinator = here.coordinate(Plain)
+    first = here.site("site-0", train, Plain, 0)
+    here.wait_for("site_joined", site="site-0")
+    code, found = doctor(here, "site-0", policy={"members": dict(here.roster.fingerprints)})
+    assert code == 0
+    assert found["handshake"]["state"] == "ok"
+    assert found["protocol"]["state"] == "warning"
+    assert "is connected already" in found["protocol"]["found"]
+    assert found["plan"]["state"] == found["joining"]["state"] == "not checked"
+    second = here.site("site-1", train, Plain, 1)
+    first.result(), second.result()
+    assert coordinator.result() == "finished"
+    assert [event["site"] for event in here.events("site_joined")] == ["site-0", "site-1"]
+    assert here.events("site_lost") == here.events("site_refused") == []
+
+
 def test_all_that_the_policy_does_not_allow_is_named_at_once(here, doctor):
     coordinator = here.coordinate(Plain)
     here.wait_for("started")
@@ -97,7 +114,7 @@ def test_all_that_the_policy_does_not_allow_is_named_at_once(here, doctor):
     for setting in ("smallest_quorum", "(masking)", "min_colluding", "(metrics)", "max_epsilon"):
         assert setting in found["plan"]["found"]
     assert found["members"]["state"] == "warning"
-    assert found["joining"]["state"] == found["model"]["state"] == "not checked"
+    assert found["metrics"]["state"] == found["joining"]["state"] == "ok"
     coordinator.kill()
 
 

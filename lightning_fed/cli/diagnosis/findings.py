@@ -111,7 +111,12 @@ def show(findings: Iterable[Finding], title: str) -> None:
         if finding.cure:
             text.append(f"\n→ {_printable(finding.cure)}", style="bold")
         table.add_row(Text(mark, style), Text(finding.check), text)
-    console.print(table)
+    if console.is_terminal:
+        console.print(table)
+    else:
+        with console.capture() as captured:
+            console.print(table)
+        print("\n".join(line.rstrip() for line in captured.get().splitlines()))
     counts = {state: sum(finding.state == state for finding in findings) for state in _MARKS}
     console.print(", ".join(f"{count} {state}" for state, count in counts.items() if count), highlight=False)
 

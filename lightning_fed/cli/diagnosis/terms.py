@@ -97,28 +97,28 @@ def check_policy(
     return None
 
 
-def read_plan(findings: Findings, plan_bytes: bytes, policy: SitePolicy, site: str) -> FederationPlan | None:
-    """Read a coordinator's plan, and hold it against the policy; None if it cannot be read."""
+def read_plan(
+    findings: Findings, plan_bytes: bytes, policy: SitePolicy, site: str
+) -> tuple[FederationPlan | None, bool]:
+    """Read a coordinator's plan, None if it cannot be, and say whether the policy allows it."""
     try:
         plan = FederationPlan.from_bytes(plan_bytes, policy.foreign_classes)
     except PlanRefusedError as error:
         # The rest of it is looked at too, so that everything is named at once.
         rest = FederationPlan.without_foreign_classes(plan_bytes)
-        try:
+        with findings.of("plan"):
             if rest is not None:
                 policy.check_plan(rest, site, error.violations)
-        except PlanRefusedError as all_of_it:
-            error = all_of_it
-        findings.fail("plan", str(error))
-        return None
+            raise error
+        return None, False
     except FederationError as error:
         findings.fail("plan", str(error))
-        return None
+        return None, False
     with findings.of("plan"):
         policy.check_plan(plan, site)
         findings.ok("plan", f"the policy allows the plan {plan.name!r} of {plan.rounds} rounds ({plan.hash[:12]}).")
-        return plan
-    return None
+        return plan, True
+    return plan, False
 
 
 def check_quorum(findings: Findings, plan: FederationPlan, roster: Roster) -> None:

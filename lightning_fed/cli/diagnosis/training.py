@@ -37,7 +37,8 @@ _MOST_FILES = 5
 def check_config(findings: Findings, config: Mapping[str, Any]) -> bool:
     """Look for mistakes in the config; whether it can be used."""
     try:
-        Modules(_sections(config), check_only=True)
+        with _quietly():
+            Modules(_sections(config), check_only=True)
     except (ArgumentError, FederationError) as error:
         findings.fail("config", str(error))
         return False
@@ -100,7 +101,7 @@ def rehearse(
                 modules.trainer.strategy.take_loop(loop)
                 modules.trainer.fit(modules.model, datamodule=modules.datamodule)
         except Rehearsed as end:
-            findings.ok("joining", f"all that this site checks before it joins {plan.name!r} is as it should be.")
+            findings.ok("joining", f"what else this site checks before it joins {plan.name!r} is as it should be.")
             return end.join
         except FederationError as error:
             findings.fail("joining", str(error))
@@ -156,7 +157,8 @@ def check_radiographs(findings: Findings, config: Mapping[str, Any]) -> None:
     settings = {name: config[name] for name in ("model", "data") if name in config}
     check = import_module(f"{_RADIOLOGY}.check")
     with findings.of("data"):
-        data = Modules(_without_cache(settings)).datamodule
+        with _quietly():
+            data = Modules(_without_cache(settings)).datamodule
         if not isinstance(data, import_module(f"{_RADIOLOGY}.datamodule").RadiographDataModule):
             return
         found = check.survey(data)
@@ -166,7 +168,7 @@ def check_radiographs(findings: Findings, config: Mapping[str, Any]) -> None:
             of_side[kind] = of_side.get(kind, 0) + count
         unreadable = [reason for data_set in found.datasets.values() for _, reason in data_set.unreadable]
         sides = "; ".join(
-            f"{side} {sum(kinds.values())} ({', '.join(f'{count} {kind}' for kind, count in sorted(kinds.items()))})"
+            f"{side} {sum(kinds.values())} ({' + '.join(f'{count} {kind}' for kind, count in sorted(kinds.items()))})"
             for side, kinds in counts.items()
         )
         if found.refusals:
@@ -176,7 +178,8 @@ def check_radiographs(findings: Findings, config: Mapping[str, Any]) -> None:
         if unreadable:
             findings.warn(
                 "files",
-                f"{len(unreadable)} files cannot be read: {'; '.join(unreadable[:_MOST_FILES])}",
+                f"{len(unreadable)} file{'s' * (len(unreadable) > 1)} cannot be read: "
+                + "; ".join(unreadable[:_MOST_FILES]),
                 f"All of them: lightning-fed data check {_root(config)}",
             )
         else:
@@ -225,7 +228,7 @@ def _size(loaders: Any) -> str:
 def _one_size(loader: Any) -> str:
     data = getattr(loader, "dataset", None)
     try:
-        batches = f"{len(loader)} batches"
+        batches = f"{len(loader)} batch{'es' * (len(loader) != 1)}"
     except TypeError:
         batches = "batches of unknown number"
     return f"{len(data)} examples in {batches}" if isinstance(data, Sized) else batches

@@ -20,6 +20,8 @@ _SITE_VECTORS = 3
 _COORDINATOR_VECTORS = 3
 """The global model, the sum, and the next model."""
 
+_SHORT_S = 0.1
+
 _NO_SPEED = "give the speed of the line that was measured: --line-mbit 20"
 
 
@@ -43,7 +45,7 @@ def check_site_line(findings: Findings, upload: UploadBytes, layout: Layout, lin
         )
     else:
         seconds = _seconds(upload.total + down, line_mbit)
-        findings.ok("line", f"{found}: about {seconds:.1f} s at {line_mbit:g} Mbit/s either way, beside training.")
+        findings.ok("line", f"{found}: {_about(seconds)} at {line_mbit:g} Mbit/s either way, beside training.")
 
 
 def check_coordinator_line(
@@ -60,11 +62,11 @@ def check_coordinator_line(
             return
         seconds = _seconds(up + down, line_mbit)
         if seconds < plan.round_deadline_s:
-            findings.ok("line", f"{found}: about {seconds:.1f} s at {line_mbit:g} Mbit/s, beside the sites' training.")
+            findings.ok("line", f"{found}: {_about(seconds)} at {line_mbit:g} Mbit/s, beside the sites' training.")
         else:
             findings.fail(
                 "line",
-                f"{found}: about {seconds:.0f} s at {line_mbit:g} Mbit/s, and a round has {plan.round_deadline_s:g} s.",
+                f"{found}: {_about(seconds)} at {line_mbit:g} Mbit/s, and a round has {plan.round_deadline_s:g} s.",
                 "Raise plan.round_deadline_s, compress (plan.compression), or take a faster line.",
             )
 
@@ -114,3 +116,7 @@ def check_checkpoints(findings: Findings, folder: Path, checkpoint_bytes: int) -
 
 def _seconds(nbytes: int, line_mbit: float) -> float:
     return 8 * nbytes / (1e6 * line_mbit)
+
+
+def _about(seconds: float) -> str:
+    return f"about {seconds:.1f} s" if seconds >= _SHORT_S else f"less than {_SHORT_S} s"
