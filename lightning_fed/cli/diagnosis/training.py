@@ -85,15 +85,17 @@ def rehearse(
     """
     with tempfile.TemporaryDirectory(prefix="doctor-") as folder:
         ledger = Path(folder) / settings.ledger.name
-        for suffix in ("", ".unsettled", ".signed", ".trained"):
+        for suffix in ("", ".unsettled", ".signed", ".trained", ".sent"):
             original = settings.ledger.with_name(f"{settings.ledger.name}{suffix}")
             if original.exists():
                 shutil.copy2(original, ledger.with_name(f"{ledger.name}{suffix}"))
-        pending, signed = (ledger.with_name(f"{ledger.name}.{suffix}") for suffix in ("unsettled", "signed"))
-        own = OwnRoster(roster, identity, policy)
-        loop = RehearsalLoop(settings.coordinator, own, policy, 0.0, ledger, pending, signed, settings.data_set).told(
-            plan, run, version
+        pending, signed, sent = (
+            ledger.with_name(f"{ledger.name}.{suffix}") for suffix in ("unsettled", "signed", "sent")
         )
+        own = OwnRoster(roster, identity, policy)
+        loop = RehearsalLoop(
+            settings.coordinator, own, policy, 0.0, ledger, pending, signed, settings.data_set, sent
+        ).told(plan, run, version)
         try:
             with _quietly():
                 modules = Modules(_trial(settings, folder, fast_dev_run=False))
