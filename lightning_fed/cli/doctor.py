@@ -24,6 +24,8 @@ from lightning_fed.transport.knock import Knock, knock
 from lightning_fed.transport.passphrase import passphrase_of
 
 if TYPE_CHECKING:  # what needs torch is imported where it is needed
+    from lightning_fed.protocol.messages import Welcome
+
     pass
 
 
@@ -131,24 +133,25 @@ def _look_at_site(findings: Findings, options: Namespace) -> None:
                 report_knock(findings, settings.coordinator, door, settings.site, roster.coordinator)
         if options.quick:
             return
-        plan_bytes, run, version = _plan(findings, options, door)
+        welcome = _welcome(findings, options, door)
     serve_arguments(["doctor", "--config", str(options.config)])
-    _try_site(findings, options, settings, identity, roster, plan_bytes, run, version)
+    _try_site(findings, options, settings, identity, roster, welcome)
 
 
-def _plan(findings: Findings, options: Namespace, door: Knock | None) -> tuple[bytes | None, str, int]:
-    """The plan's canonical bytes, the run and the version of its newest global model."""
+def _welcome(findings: Findings, options: Namespace, door: Knock | None) -> "Welcome | None":
+    """What the coordinator says to a site that comes, or would say by the plan in a file; None if that is not known."""
+    from lightning_fed.protocol import messages as m
+
     if options.plan is not None:
         from lightning_fed.cli.diagnosis.terms import plan_of
 
         with findings.of("plan"):
-            return plan_of(options.plan).to_bytes(), "", 0
-        return None, "", 0
+            return m.Welcome("", plan_of(options.plan).to_bytes())
+        return None
     cure = "Name the coordinator's config, which its operator has: --plan federation.yaml"
     if door is None or door.socket is None:
         findings.skip("plan", "the coordinator was not reached, and so not asked for it.", cure)
-        return None, "", 0
-    from lightning_fed.protocol import messages as m
+        return None
     from lightning_fed.transport.inquiry import ask_for_plan
 
     with findings.of("protocol"):
@@ -157,7 +160,7 @@ def _plan(findings: Findings, options: Namespace, door: Knock | None) -> tuple[b
             findings.ok(
                 "protocol", f"both sides speak version {m.VERSION}; the newest global model is {answer.version}."
             )
-            return answer.plan, answer.run, answer.version
+            return answer
         if answer is None:
             findings.warn(
                 "protocol", "the coordinator lets this site in and does not answer: it may be busy.", "Ask again."
@@ -169,7 +172,7 @@ def _plan(findings: Findings, options: Namespace, door: Knock | None) -> tuple[b
         else:
             findings.fail("protocol", f"the coordinator says: {answer.reason}")
     findings.skip("plan", "the coordinator has not said it.", cure)
-    return None, "", 0
+    return None
 
 
 def _try_site(
@@ -178,22 +181,20 @@ def _try_site(
     settings: SiteSettings,
     identity: Identity | None,
     roster: Roster | None,
-    plan_bytes: bytes | None,
-    run: str,
-    version: int,
+    welcome: "Welcome | None",
 ) -> None:
     from lightning_fed.cli.diagnosis.terms import check_policy, check_quorum, read_plan
     from lightning_fed.cli.diagnosis.training import check_config, check_radiographs, check_step
 
     policy = check_policy(findings, settings.policy, settings.site, roster)
-    plan, allowed = read_plan(findings, plan_bytes, policy, settings.site) if policy and plan_bytes else (None, False)
+    plan, allowed = read_plan(findings, welcome.plan, policy, settings.site) if policy and welcome else (None, False)
     if plan is not None and roster is not None:
         check_quorum(findings, plan, roster)
     if not check_config(findings, settings.config):
         return
     check_radiographs(findings, settings.config)
     check_step(findings, settings, plan)
-    if plan is None or policy is None or identity is None or roster is None:
+    if plan is None or welcome is None or policy is None or identity is None or roster is None:
         findings.skip("joining", "that needs keys, the roster, a policy and the plan.")
         findings.skip("model", "what of it is exchanged depends on the plan.")
         return
@@ -203,7 +204,7 @@ def _try_site(
     if not allowed:
         # Which has been said, and says nothing of the model.
         policy = SitePolicy(never_leaves=policy.never_leaves, foreign_classes=policy.foreign_classes)
-    join = rehearse(findings, settings, plan, run, version, policy, identity, roster)
+    join = rehearse(findings, settings, plan, welcome, policy, identity, roster)
     if join is not None:
         check_model(findings, join, plan, settings, roster, options.fingerprint, options.line_mbit)
 

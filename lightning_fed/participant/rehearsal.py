@@ -7,7 +7,6 @@ from typing import TypeVar
 from lightning_fed.lightning_api import Trainer
 from lightning_fed.participant.connection import Connection
 from lightning_fed.participant.round_loop import RoundLoop
-from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.site.session import Outgoing, SiteSession
 
@@ -34,9 +33,9 @@ class RehearsalLoop(RoundLoop):
 
     welcome: m.Welcome
 
-    def told(self, plan: FederationPlan, run: str, version: int) -> "RehearsalLoop":
-        """Have the loop told this plan, of a run that has come to this version of the global model."""
-        self.welcome = m.Welcome(run, plan.to_bytes(), version)
+    def told(self, welcome: m.Welcome) -> "RehearsalLoop":
+        """Have the loop told what a coordinator has said, or would say."""
+        self.welcome = welcome
         return self
 
     def _connected(self, trainer: Trainer, session: SiteSession) -> Connection:

@@ -23,7 +23,7 @@ from lightning_fed.participant.own_roster import OwnRoster
 from lightning_fed.participant.rehearsal import RehearsalLoop, Rehearsed
 from lightning_fed.plan import FederationPlan
 from lightning_fed.policy import SitePolicy
-from lightning_fed.protocol.messages import Join
+from lightning_fed.protocol.messages import Join, Welcome
 from lightning_fed.transport.identity import Identity, Roster
 from lightning_fed.update.layout import Layout
 from lightning_fed.update.model_digest import layout_digest
@@ -72,8 +72,7 @@ def rehearse(
     findings: Findings,
     settings: SiteSettings,
     plan: FederationPlan,
-    run: str,
-    version: int,
+    welcome: Welcome,
     policy: SitePolicy,
     identity: Identity,
     roster: Roster,
@@ -95,7 +94,7 @@ def rehearse(
         own = OwnRoster(roster, identity, policy)
         loop = RehearsalLoop(
             settings.coordinator, own, policy, 0.0, ledger, pending, signed, settings.data_set, sent
-        ).told(plan, run, version)
+        ).told(welcome)
         try:
             with _quietly():
                 modules = Modules(_trial(settings, folder, fast_dev_run=False))
