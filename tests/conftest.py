@@ -3,9 +3,14 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 # The tests' models are small: on a machine that does other work, too, threads mostly wait for each other.
 torch.set_num_threads(1)
+
+# A deadline for each example would measure how busy the machine is; the timeout of pytest bounds the whole test.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 @pytest.fixture(autouse=True)
