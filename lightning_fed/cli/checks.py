@@ -86,6 +86,17 @@ def read_site_logs(paths: Iterable[Path]) -> list[SiteLog]:
     return [SiteLog(name, content, check(content)) for name, content in contents]
 
 
+def wrong_in(run: Chronicle, model: StoredModel) -> list[str]:
+    """What a model's header names that is not the run's; empty if it is the run's."""
+    said = model.metadata
+    right = {
+        "run": said.get("run") == run.run,
+        "plan_hash": said.get("plan_hash") in run.plans,
+        "version": said.get("version") == str(model.version),
+    }
+    return [name for name, holds in right.items() if not holds]
+
+
 def checks_of(
     run: Chronicle, models: Sequence[StoredModel], ledgers: Sequence[LedgerAccount], logs: Sequence[SiteLog] = ()
 ) -> list[Check]:
@@ -99,9 +110,14 @@ def checks_of(
 
 
 def _of_plan(run: Chronicle) -> Iterator[Check]:
-    others = ", ".join(printable(other) for other in sorted(run.hashes - {run.plan_hash}))
-    if others:
+    if run.foreign_plans:
+        others = ", ".join(printable(other) or "none" for other in sorted(run.foreign_plans))
         yield Check(False, f"the event log names plans of other hashes than that of run.json: {others}")
+    elif len(run.plans) > 1:
+        rounds = ", ".join(map(str, sorted(run.plans.values())))
+        yield Check(
+            True, f"each start in the event log names run.json's plan, with {rounds} rounds, one after the other"
+        )
     else:
         yield Check(True, "every start in the event log names the hash of the plan in run.json")
     if run.passed_over:
@@ -150,8 +166,7 @@ def _content(path: Path) -> bytes:
 
 def _of_models(run: Chronicle, models: Sequence[StoredModel]) -> Iterator[Check]:
     for model in models:
-        expected = {"run": run.run, "plan_hash": run.plan_hash, "version": str(model.version)}
-        wrong = [name for name, value in expected.items() if model.metadata.get(name) != value]
+        wrong = wrong_in(run, model)
         yield Check(
             not wrong,
             f"the header of global model {model.version} "

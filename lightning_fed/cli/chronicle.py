@@ -3,11 +3,12 @@
 Read without torch, and with care: a store may come from somebody else, and its log quotes what sites have said.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -147,7 +148,10 @@ class Chronicle:
         starts: how often the coordinator was started.
         software: versions that the coordinator ran with, by package; empty where an older one wrote the log.
         quorum_why: how many updates a round needs and why.
-        hashes: plan hashes that the log names.
+        settings: all settings of the plan.
+        plans: plan hashes that the log and the store name, with the number of rounds of each: a run that was extended
+            has had several, which differ in that alone.
+        foreign_plans: plan hashes in the log that no number of rounds explains.
         anchored: by site, hashes of its privacy ledger that the coordinator was told, in order.
         best: the best global model; None where the plan names none or nobody has measured one.
         times: Unix times of the first and the last line.
@@ -168,7 +172,9 @@ class Chronicle:
     starts: int = 0
     software: dict[str, str] = field(default_factory=dict)
     quorum_why: str = ""
-    hashes: set[str] = field(default_factory=set)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    plans: dict[str, int] = field(default_factory=dict)
+    foreign_plans: set[str] = field(default_factory=set)
     anchored: dict[str, list[str]] = field(default_factory=dict)
     best: Best | None = None
     times: tuple[float, float] | None = None
@@ -213,7 +219,9 @@ def read_chronicle(folder: Path) -> Chronicle:
         StoreError: the folder is no store, or its plan cannot be read.
     """
     run, settings = read_run(folder)
-    chronicle = Chronicle(folder, printable(run), plan_of(settings, folder), hash_of(settings), _values(folder))
+    plan, name = plan_of(settings, folder), hash_of(settings)
+    chronicle = Chronicle(folder, printable(run), plan, name, _values(folder), settings=settings)
+    chronicle.plans[name] = plan.rounds
     rounds: dict[int, RoundAccount] = {}
     measured: list[Measured] = []
     progress = Progress([])
@@ -243,7 +251,10 @@ def _take(line: Known, run: Chronicle, rounds: dict[int, RoundAccount], measured
     match line:
         case Started(sites=sites, quorum=quorum):
             run.starts += 1
-            run.hashes |= {line.plan_hash} - {""}
+            if line.plan_hash == hash_of({**run.settings, "rounds": line.rounds}):
+                run.plans[line.plan_hash] = line.rounds
+            elif line.plan_hash not in run.plans:
+                run.foreign_plans.add(line.plan_hash)
             _know(run, sites)
             run.software = line.software or run.software
             if quorum is not None:

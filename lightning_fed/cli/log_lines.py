@@ -35,6 +35,7 @@ class Started(Line, tag="started"):
     """The coordinator runs."""
 
     plan_hash: str = ""
+    rounds: Count = 0
     sites: list[str] = []
     quorum: int | None = None
     quorum_why: str = ""

@@ -75,7 +75,7 @@ def page_of(run: Chronicle, of_sites: Sequence[Path] = ()) -> str:
         "models": models,
         "checks": checks_of(run, models, accounts, read_site_logs(logs)),
         "plan": in_words(run.plan),
-        "settings": msgspec.json.format(msgspec.json.encode(run.plan)).decode(),
+        "settings": msgspec.json.format(msgspec.json.encode(run.settings)).decode(),
         "made": datetime.now(UTC),
         "here": {"lightning_fed": version("lightning_fed"), "Python": platform.python_version()},
         "plotly": Markup(plotly),  # noqa: S704 - the library's own file

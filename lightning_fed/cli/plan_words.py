@@ -89,7 +89,7 @@ def plan_of(settings: Mapping[str, Any], folder: Path) -> Plan:
     """
     try:
         return msgspec.convert(_printable(settings), Plan)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, RecursionError) as error:
         raise StoreError(f"the plan in run.json of {folder} cannot be read: {error}. Restore run.json.") from error
 
 

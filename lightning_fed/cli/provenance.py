@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from lightning_fed.cli.checks import StoredModel, model_at
+from lightning_fed.cli.checks import StoredModel, model_at, wrong_in
 from lightning_fed.cli.chronicle import Chronicle
 from lightning_fed.cli.spent import read_ledgers
-from lightning_fed.coordinator.recorded import read_best, read_run
+from lightning_fed.coordinator.recorded import read_best
 from lightning_fed.errors import StoreError
 from lightning_fed.transport.identity import PublicCard
 
@@ -156,11 +156,13 @@ def provenance_of(
         StoreError: the model's header belongs to another run or plan.
         LedgerError: a ledger cannot be read, or was edited.
     """
-    expected = {"run": run.run, "plan_hash": run.plan_hash, "version": str(model.version)}
-    if wrong := [name for name, value in expected.items() if model.metadata.get(name) != value]:
+    if wrong := wrong_in(run, model):
         raise StoreError(
             f"{model.path} is of another {', '.join(wrong)} than this store. Restore the store from a backup."
         )
+    # Of a run that was extended later the model has the plan of its time.
+    plan_hash = model.metadata["plan_hash"]
+    rounds_planned = run.plans[plan_hash]
     behind = [each for each in run.stored_rounds if each.number <= model.version]
     own = next((each for each in behind if each.number == model.version), None)
     participants = sorted({site for each in behind for site in each.participants})
@@ -173,10 +175,10 @@ def provenance_of(
         federation=run.plan.name,
         run=run.run,
         version=model.version,
-        rounds_planned=run.plan.rounds,
+        rounds_planned=rounds_planned,
         finished=run.finished,
-        plan=read_run(run.folder)[1],
-        plan_hash=run.plan_hash,
+        plan={**run.settings, "rounds": rounds_planned},
+        plan_hash=plan_hash,
         sites=len(participants),
         participants=participants if name_sites else None,
         metrics=own.metrics if own else run.initial,

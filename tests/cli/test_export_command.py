@@ -279,6 +279,23 @@ def test_what_cannot_be_exported_is_one_line_and_nothing_half_written(federation
     assert sorted(federation.rglob("*")) == before
 
 
+def test_a_model_of_a_run_that_was_extended_has_the_plan_of_its_time(federation, capsys):
+    record = json.loads(Path("store/run.json").read_text())
+    before = hash_of(record["plan"])
+    record["plan"]["rounds"] = 5
+    Path("store/run.json").write_text(json.dumps(record))
+    events = EventLog(Path("store"))
+    events.write("started", {"run": record["run"], "plan_hash": hash_of(record["plan"]), "version": 2, "rounds": 5})
+    events.close()
+    out = export()
+    facts = json.loads((out / "provenance.json").read_text())
+    assert (facts["rounds_planned"], facts["plan"]["rounds"], facts["plan_hash"]) == (3, 3, before)
+    record["plan"]["quorum"] = 3
+    Path("store/run.json").write_text(json.dumps(record))
+    assert main(["export", "store", "--out", "other"]) == 1
+    assert "is of another plan_hash than this store" in capsys.readouterr().err
+
+
 def test_an_empty_folder_may_be_there(federation):
     Path("out").mkdir()
     export()

@@ -253,6 +253,20 @@ def test_a_model_of_another_run_is_a_cross(run, tmp_path):
     assert "✗ the header of global model 2 names another version" in text
 
 
+@pytest.mark.parametrize("what", ["rounds", "quorum"])
+def test_a_plan_may_differ_from_that_of_an_earlier_start_in_its_rounds_alone(run, tmp_path, what):
+    record = json.loads((run[0] / "run.json").read_text())
+    record["plan"][what] = 7
+    (run[0] / "run.json").write_text(json.dumps(record))
+    text = words(parsed(page_of(run[0], out=tmp_path / "page.html")))
+    if what == "rounds":
+        assert "✓ each start in the event log names run.json's plan, with 3, 7 rounds, one after the other" in text
+        assert "✓ the header of global model 2 names this run" in text
+    else:
+        assert "✗ the event log names plans of other hashes than that of run.json" in text
+        assert "✗ the header of global model 2 names another plan_hash" in text
+
+
 def test_a_simulations_comparison_is_shown_if_it_belongs_to_the_plan(run, tmp_path):
     plan_hash = read_chronicle(run[0]).plan_hash
     compared = {"metric": "test_auroc", "local": {"north": 0.7}, "federated": 0.9, "pooled": 0.91, "private": True}
