@@ -7,10 +7,15 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from modules import Plain, loader
+from modules import train as fit
 
 from lightning_fed import FederatedStrategy
 from lightning_fed.cli.main import main
-from lightning_fed.plan import Compression, Masking
+from lightning_fed.plan import Compression, ExamplePrivacy, Masking, Privacy
+from lightning_fed.policy import SitePolicy
+from lightning_fed.privacy.accounting import DpSgd, epsilon
+from lightning_fed.privacy.history import read_history
+from lightning_fed.privacy.ledger_rows import ledger_rows
 
 MASKED = Masking("required", bits=32, bound=4096.0)
 
@@ -28,6 +33,10 @@ def train(strategy, folder, seed, resume=True):
     )
     fit.fit(Plain(), loader(seed, 24, 8), ckpt_path=last if resume and last.exists() else None)
     return fit.global_step, {name: tensor.clone() for name, tensor in fit.lightning_module.state_dict().items()}
+
+
+def fit_under(strategy, folder, policy, seed):
+    return fit({**strategy, "policy": policy}, folder, Plain, seed)["epochs"]
 
 
 def run(here, resume=True):
@@ -110,3 +119,31 @@ def test_a_federation_that_was_ended_early_goes_on_from_where_it_ended(federatio
     assert main(["admin", str(here.store), "extend", "3"]) == 0
     run(here)
     assert [event["round"] for event in here.events("round_finished")] == list(range(1, last + 4))
+
+
+@pytest.mark.slow
+def test_ledgers_go_on_and_a_site_whose_budget_ends_in_the_extension_leaves_the_others_to_it(federation):
+    privacy = Privacy(example=ExamplePrivacy(noise_multiplier=0.8, delta=1e-2))
+    here = federation(sites=3, rounds=1, quorum=2, masking=MASKED, privacy=privacy)
+    # Of three steps a round: enough for one round, and not for two.
+    limit = sum(epsilon([DpSgd(8 / 24, 0.8, steps)], 1e-2) for steps in (3, 6)) / 2
+    policies = [SitePolicy(max_epsilon=limit, max_delta=1e-2), SitePolicy(), SitePolicy()]
+
+    def go():
+        coordinator = here.coordinate(Plain)
+        members = zip(here.sites, policies, strict=True)
+        for site in [here.site(name, fit_under, policy, seed) for seed, (name, policy) in enumerate(members, 1)]:
+            site.result()
+        assert coordinator.result() == "finished"
+
+    go()
+    assert main(["admin", str(here.store), "extend", "2"]) == 0
+    go()
+    took_part = [set(event["participants"]) for event in here.events("round_finished")]
+    assert took_part == [set(here.sites), {"site-1", "site-2"}, {"site-1", "site-2"}]
+    rounds = [
+        [row.round for row in ledger_rows(read_history(here.folder / name / "ledger.jsonl"))] for name in here.sites
+    ]
+    assert rounds == [[1], [1, 2, 3], [1, 2, 3]]
+    assert here.events("site_left")[3]["site"] == "site-0"
+    assert here.events("site_left")[3]["reason"] == "stopped"
