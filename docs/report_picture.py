@@ -19,7 +19,7 @@ BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-c
 
 PLAN = {
     "name": "bright-spots",
-    "rounds": 16,
+    "rounds": 12,
     "quorum": 4,
     "cohort_size": 4,
     "metrics": ["val_loss", "val_auroc"],
@@ -28,7 +28,7 @@ PLAN = {
     "compression": {"method": "vote", "share": 0.05},
 }
 SITES = ["st-marys", "northfield", "riverside", "lakeview", "hill-road"]
-WIDTH, HEIGHT = 1280, 1420
+WIDTH, HEIGHT = 1280, 1388
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def train(folder: Path) -> Path:
     config = folder / "simulation.yaml"
     settings = msgspec.yaml.decode(config.read_bytes())
     settings |= {"sites": SITES, "plan": settings["plan"] | PLAN}
-    settings["model"]["init_args"] = {"width": 48}
+    settings["model"]["init_args"] = {"width": 32}
     config.write_bytes(msgspec.yaml.encode(settings))
     _call("simulate", "--config", config.name, folder=folder)
     run = Path(settings["run"])
