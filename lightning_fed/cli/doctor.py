@@ -26,8 +26,6 @@ from lightning_fed.transport.passphrase import passphrase_of
 if TYPE_CHECKING:  # what needs torch is imported where it is needed
     from lightning_fed.protocol.messages import Welcome
 
-    pass
-
 
 def run(arguments: Sequence[str]) -> int:
     """Look at a site or a coordinator, and print a table.
