@@ -54,6 +54,8 @@ class SitePolicy:
             not given. ``lightning-fed keys show`` prints the lines.
         gives_initial: whether this site's untrained model may become the federation's first one. False when not given
             and ``masking`` is required, since a model leaves without masks.
+        statistics: columns that may be counted (``lightning-fed statistics``); none when not given.
+        min_count: ``plan.statistics.minimum_count`` must be at least this.
 
     Raises:
         PlanRefusedError: a value with which no policy makes sense.
@@ -73,6 +75,8 @@ class SitePolicy:
     min_local_steps: int = 1
     members: dict[str, str] | None = None
     gives_initial: bool | None = None
+    statistics: list[str] = field(default_factory=list)
+    min_count: int = 1
 
     def __post_init__(self) -> None:
         if self.max_epsilon is not None and not (math.isfinite(self.max_epsilon) and self.max_epsilon > 0):
@@ -84,6 +88,7 @@ class SitePolicy:
             ("min_colluding", 0),
             ("min_local_steps", 1),
             ("min_cohort_change", 0),
+            ("min_count", 1),
         ):
             if getattr(self, name) < limit:
                 raise PlanRefusedError(f"policy: {name} = {getattr(self, name)} must be at least {limit}.")
@@ -176,7 +181,23 @@ class SitePolicy:
             )
         if barred := [] if self.metrics is None else [name for name in plan.metrics if name not in self.metrics]:
             violations.append(f"it asks for the metrics {barred}, and this site reports only {self.metrics} (metrics).")
+        violations += self._beyond_statistics(plan)
         _refuse(site, "the plan", violations, "Change the plan, or ask the site's privacy officer about policy.yaml.")
+
+    def _beyond_statistics(self, plan: FederationPlan) -> list[str]:
+        counted, violations = plan.statistics, []
+        if counted and (barred := counted.barred(self.statistics)):
+            allowed = f"only {self.statistics}" if self.statistics else "no column"
+            violations.append(
+                f"statistics.columns asks for {barred}, and this site lets {allowed} be counted (statistics). To allow "
+                f"them, write into the policy: statistics: [{', '.join([*self.statistics, *barred])}]."
+            )
+        if counted and counted.minimum_count < self.min_count:
+            violations.append(
+                f"statistics.minimum_count = {counted.minimum_count} is below this site's minimum of {self.min_count} "
+                "(min_count)."
+            )
+        return violations
 
     def _beyond_masking(self, plan: FederationPlan) -> list[str]:
         masked = plan.masking.mode == "required"

@@ -34,6 +34,19 @@ def run(arguments: Sequence[str]) -> int:
     """
     serve_arguments(arguments)
     config = read_config(arguments[1:])
+    serve(config)
+    return 0
+
+
+def serve(config: Namespace) -> None:
+    """Serve as a config says until the federation has finished.
+
+    Args:
+        config: see ``read_config``.
+
+    Raises:
+        FederationError: the plan, a file or the address cannot be used, or too few sites are left.
+    """
     # Before the model is made, which can take long.
     identity = load_identity(config.identity, asking(config.passphrase_file))
     roster = Roster.load(config.roster)
@@ -68,9 +81,8 @@ def run(arguments: Sequence[str]) -> int:
         beside.enter_context(Following(screen))
         beside.enter_context(Tracking(loggers, config.store))
         coordinator.run()
-    if config.show != "json":
+    if config.show != "json" and not plan.statistics:
         screen.display.say(f"the final global model is {config.store}/models/{coordinator.version:06d}.ckpt")
-    return 0
 
 
 def _warn_on(screen: Screen, show: Show | None) -> None:
@@ -84,12 +96,16 @@ def _warn_on(screen: Screen, show: Show | None) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
 
 
-def read_config(arguments: Sequence[str], *, exits: bool = True) -> Namespace:
+def read_config(
+    arguments: Sequence[str], *, exits: bool = True, program: str = "lightning-fed coordinate", counts: bool = False
+) -> Namespace:
     """Read ``--config FILE`` and what stands beside it; exits with a message that names a misspelt key.
 
     Args:
         arguments: the command line behind the command.
         exits: False raises ``jsonargparse.ArgumentError`` instead.
+        program: how the command is called.
+        counts: whether the plan is of statistics, and so has one round and a ring in which counts are exact.
 
     Returns:
         The command's options by name; ``plan`` is a :class:`FederationPlan`, ``logger`` a list.
@@ -98,7 +114,9 @@ def read_config(arguments: Sequence[str], *, exits: bool = True) -> Namespace:
         PlanError: a value of the plan that no federation can run with.
         ConfigError: a value that is none of its setting's kind.
     """
-    parser = config_parser()
+    parser = config_parser(program)
+    if counts:
+        parser.set_defaults({"plan.rounds": 1, "plan.masking.bits": 32})
     parser.exit_on_error = exits
     config = parser.parse_args(list(arguments))
     config.plan = converted({"plan": config.plan.as_dict()}, dict[str, FederationPlan])["plan"]
@@ -130,11 +148,11 @@ def initial_of(config: Namespace) -> "LightningModule | None":
     return model
 
 
-def config_parser() -> NamesNearest:
+def config_parser(program: str = "lightning-fed coordinate") -> NamesNearest:
     """Return the parser of the command's options and of its config, which have the same names."""
     from lightning_fed.lightning_api import LightningModule, Logger
 
-    parser = NamesNearest(prog="lightning-fed coordinate", description="Run the coordinator of a federation.")
+    parser = NamesNearest(prog=program, description="Run the coordinator of a federation.")
     parser.add_argument("--config", action="config", help="YAML file with the keys below")
     parser.add_argument("--address", type=str, default="tcp://127.0.0.1:5790", help="where to listen")
     parser.add_argument("--identity", type=Path, default=Path("keys/coordinator.key"), help="own secret key file")

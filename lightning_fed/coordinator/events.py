@@ -160,6 +160,7 @@ class Entry(msgspec.Struct):
     event: str
     round: int = 0
     site: str = ""
+    participants: list[str] = []
     head: str = ""
     version: int | None = None
     metrics: dict[str, float] = {}

@@ -41,6 +41,7 @@ from lightning_fed.protocol.coordinator.session import CoordinatorSession
 from lightning_fed.protocol.coordinator.steering import Drop
 from lightning_fed.transport.hub import Hub, Traffic
 from lightning_fed.transport.identity import Identity, Roster
+from lightning_fed.update.counted_model import nothing_counted
 from lightning_fed.update.global_model import GlobalModel, state_of
 from lightning_fed.update.layout import layout_of
 
@@ -119,7 +120,9 @@ class Coordinator:
         self._extend_if_asked(plan)
         plan = self._store.plan
         model, fresh = self._store.model, False
-        if model is None and initial is not None:
+        if model is None and plan.statistics:
+            model, fresh = nothing_counted(plan.statistics), True
+        elif model is None and initial is not None:
             initial.configure_model()
             if plan.privacy.example and plan.privacy.example.replace_layers:
                 replace_layers(initial)  # as the sites do

@@ -170,6 +170,9 @@ class Membership(Callback):
             raise refusal
         assert self.plan is not None
         self._policy.check_plan(self.plan, self._name)
+        if self.plan.statistics:
+            counts = "the federation counts and trains nothing (plan.statistics)"
+            raise PlanRefusedError(f"{counts}. Take part with: lightning-fed statistics site", [counts])
         refuse_data_dependent(trainer, self.plan, self.tuned)
         self._trained_later = trained_later(trainer, pl_module, self.plan)
         self._course = FitCourse(trainer, self.plan, version)

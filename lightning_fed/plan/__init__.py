@@ -5,10 +5,12 @@ from lightning_fed.plan.compression import Compression
 from lightning_fed.plan.federation import FederationPlan
 from lightning_fed.plan.masking import Masking
 from lightning_fed.plan.privacy import ExamplePrivacy, Privacy, SitePrivacy
+from lightning_fed.plan.statistics import Column, Statistics
 from lightning_fed.plan.training import LocalTraining
 
 __all__ = [
     "BestModel",
+    "Column",
     "Compression",
     "ExamplePrivacy",
     "FederationPlan",
@@ -16,4 +18,5 @@ __all__ = [
     "Masking",
     "Privacy",
     "SitePrivacy",
+    "Statistics",
 ]

@@ -19,7 +19,8 @@ from lightning_fed.plan.checks import at_least
 from lightning_fed.plan.compression import Compression
 from lightning_fed.plan.masking import Masking
 from lightning_fed.plan.privacy import Privacy
-from lightning_fed.plan.soundness import check_best, check_composition
+from lightning_fed.plan.soundness import check_best, check_composition, check_statistics
+from lightning_fed.plan.statistics import Statistics
 from lightning_fed.plan.training import LocalTraining
 from lightning_fed.wire import hash_of
 
@@ -65,6 +66,8 @@ class FederationPlan:
         metrics: names of logged metrics that each site reports on every new global model; nothing else is reported.
         best: by which of them the best global model is named, and whether the rounds end when none gets better; no
             model is named when not given.
+        statistics: what the sites count together, once, in a federation that trains nothing; one that trains when not
+            given. See ``lightning-fed statistics``.
 
     Raises:
         PlanError: a value that no federation can run with.
@@ -87,6 +90,7 @@ class FederationPlan:
     max_faults: int = 3
     metrics: list[str] = field(default_factory=list)
     best: BestModel | None = None
+    statistics: Statistics | None = None
 
     def __post_init__(self) -> None:
         if not self.name or not all(c.isalnum() or c in "-_." for c in self.name):
@@ -111,6 +115,10 @@ class FederationPlan:
         object.__setattr__(self, "algorithm", algorithm_block(algorithm))
         check_composition(algorithm, self.masking, self.privacy, self.compression, self.quorum, self.metrics)
         check_best(self.best, self.metrics, self.privacy)
+        if self.statistics is not None:
+            check_statistics(
+                self.rounds, algorithm, self.masking, self.privacy, self.compression, self.personal, self.metrics
+            )
         algorithm.check_sites(self.quorum)
 
     @property

@@ -92,6 +92,40 @@ def check_best(best: BestModel | None, metrics: list[str], privacy: Privacy) -> 
         )
 
 
+def check_statistics(
+    rounds: int,
+    algorithm: Algorithm,
+    masking: Masking,
+    privacy: Privacy,
+    compression: Compression,
+    personal: list[str],
+    metrics: list[str],
+) -> None:
+    """Refuse a plan that counts and asks for something that only training has.
+
+    Raises:
+        PlanError: says what, and what to write instead.
+    """
+    if rounds != 1:
+        raise PlanError(
+            f"plan.rounds = {rounds}, and plan.statistics are counted once: every sum costs privacy. Set 1."
+        )
+    if masking.mode == "required" and masking.bits != 32:
+        raise PlanError(
+            f"plan.masking.bits = {masking.bits} would round what plan.statistics counts. Set masking: {{bits: 32}}."
+        )
+    if algorithm.name != "fedavg" or compression.method != "none" or personal or metrics:
+        raise PlanError(
+            "plan.statistics go with algorithm: {name: fedavg} and without compression, personal and metrics, which "
+            "are about models. Leave those out."
+        )
+    if privacy.site or privacy.example:
+        raise PlanError(
+            "plan.privacy does not go with plan.statistics: its noise is made for updates of a model, and would be "
+            "added to the digits of which a count is made. Leave it out; minimum_count hides small cells of the result."
+        )
+
+
 def sums_no_data(combine: Weighting | RobustRule) -> bool:
     """Whether what is summed beside the updates depends on nothing but who takes part.
 

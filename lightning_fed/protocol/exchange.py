@@ -28,8 +28,10 @@ from lightning_fed.plan.value_codec import ValueCodec
 from lightning_fed.privacy.contribution import PrivateContribution
 from lightning_fed.protocol.terms import terms_of
 from lightning_fed.update.contribution import Contribution, Decoded
+from lightning_fed.update.fixed_point import FixedPoint
 from lightning_fed.update.index_coding import decode_indices, encode_indices, expected_code_bytes, largest_code_bytes
 from lightning_fed.update.quantisation import NumberFormat
+from lightning_fed.update.tally import MOST_SITES
 from lightning_fed.update.topk import largest, round_seed, shared_random
 from lightning_fed.update.vectors import FloatVector, IndexVector, RingVector
 from lightning_fed.update.vote import BlockVote
@@ -84,11 +86,12 @@ class Exchange:
     def aggregation(self) -> Aggregation:
         """The working parts of the plan's algorithm.
 
-        Where a privacy promise is made each site counts alike: the number of its examples is data, too.
+        Where a privacy promise is made each site counts alike: the number of its examples is data, too. So it does
+        where nothing is trained: what sites count is added up.
         """
         parts = self.plan.aggregation.build(self.size, self.statistics)
         promised = self.plan.privacy.site or self.plan.privacy.example
-        if promised and type(parts.combine) is ByExamples:
+        if (promised or self.plan.statistics) and type(parts.combine) is ByExamples:
             return Aggregation(Uniform(), parts.server)
         if promised and not (self.plan.aggregation.needs_single_updates or sums_no_data(parts.combine)):
             # The plan was checked with a model of one value; this is the one that is trained.
@@ -201,6 +204,12 @@ class Exchange:
         site = self.plan.privacy.site
         if site:
             return (site.clipping_norm,)
+        if self.plan.statistics:
+            # So the ring's step is 1, and whole numbers are not rounded.
+            cohort = terms_of(self.plan, self.members).largest_cohort
+            if cohort > MOST_SITES:
+                raise PlanError(f"a sum over {cohort} sites is not exact beyond {MOST_SITES}. Set plan.cohort_size.")
+            return (float(FixedPoint(self.plan.masking.bits, cohort, 1.0).limit),)
         by_examples = "examples" in getattr(self.aggregation.combine, "sums", ())
         # Far too large a bound rounds most of the first update to 0 and the rest to large steps.
         return self.parts * (self.plan.masking.bound or (_BOUND_BY_EXAMPLES if by_examples else _BOUND_ALIKE),)

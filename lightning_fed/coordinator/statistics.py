@@ -1,0 +1,124 @@
+"""What may be shown of the counts of all sites: a table without small cells, from the store of a coordinator."""
+
+import math
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from lightning_fed.coordinator.events import entries_of
+from lightning_fed.coordinator.recorded import read_run
+from lightning_fed.coordinator.statistics_table import FILE, Cell, ColumnTable, Quantile, Table
+from lightning_fed.errors import StoreError
+from lightning_fed.files import write_whole
+from lightning_fed.plan.statistics import Column, Statistics
+from lightning_fed.update.tally import NAME, SCALE, Counts, total_of
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+_SHOWN_DIGITS = 4
+"""Significant digits of a mean: more would give away of how many rows it is, which may be hidden."""
+
+
+def table_of(statistics: Statistics, total: Counts, sites: Sequence[str], federation: str, run: str) -> Table:
+    """The table of summed counts, see ``update.tally``.
+
+    Args:
+        statistics: the plan's.
+        total: the sum.
+        sites: whose sum it is.
+        federation: the plan's name.
+        run: the coordinator's run.
+    """
+    least, rows, at, columns = statistics.minimum_count, int(total[0]), 1, []
+    for name, column in statistics.columns.items():
+        columns.append(_column(name, column, [int(number) for number in total[at : at + column.numbers]], least))
+        at += column.numbers
+    return Table(federation, run, sorted(sites), least, rows if rows >= least else None, columns)
+
+
+def hidden_cells(cells: Sequence[int], least: int) -> set[int]:
+    """Which cells of a column are not shown.
+
+    Besides those of 1 to ``least - 1`` rows, as many of the next larger ones as it takes that what is hidden is at
+    least two cells and ``least`` rows together: else the total, which every other column shows too, would give a small
+    cell away. Empty cells are the last to be taken.
+
+    Source: complementary suppression, as in Hundepool et al. 2012, Statistical Disclosure Control, chapter 4.
+    """
+    hidden = {place for place, cell in enumerate(cells) if 0 < cell < least}
+    others = sorted(
+        (place for place in range(len(cells)) if place not in hidden), key=lambda p: (not cells[p], cells[p])
+    )
+    while hidden and others and (len(hidden) < 2 or sum(cells[place] for place in hidden) < least):
+        hidden.add(others.pop(0))
+    return hidden
+
+
+def _column(name: str, column: Column, numbers: Sequence[int], least: int) -> ColumnTable:
+    cells = numbers[: column.cells]
+    hidden = hidden_cells(cells, least)
+    shown = [Cell(what, None if p in hidden else cells[p]) for p, what in enumerate(_names(column))]
+    if column.edges is None:
+        return ColumnTable(name, shown)
+    inside = sum(cells[2:-1])
+    mean = deviation = None
+    if inside >= least:
+        first, width = column.edges[0], column.edges[-1] - column.edges[0]
+        share, square = (number / SCALE / inside for number in numbers[column.cells :])
+        mean = _rounded(first + width * share)
+        deviation = _rounded(width * math.sqrt(max(0.0, square - share * share)))
+    return ColumnTable(name, shown, mean, deviation, list(_quantiles(column.edges, cells[1:], {p - 1 for p in hidden})))
+
+
+def _quantiles(edges: Sequence[float], cells: Sequence[int], hidden: set[int]) -> Any:
+    below = list(accumulate(cells))
+    bounds = [None, *edges, None]
+    for share in QUANTILES if below[-1] else ():
+        place = next(p for p, rows in enumerate(below) if rows >= share * below[-1] and rows)
+        if place not in hidden:
+            yield Quantile(share, bounds[place], bounds[place + 1])
+
+
+def _names(column: Column) -> list[str]:
+    if column.values is not None:
+        return ["missing", *column.values, "other"]
+    edges = column.edges or []
+    bins = [f"{lower:g} to {upper:g}" for lower, upper in pairwise(edges)]
+    return ["missing", f"below {edges[0]:g}", *bins, f"above {edges[-1]:g}"]
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{_SHOWN_DIGITS}g}")
+
+
+def write_table(store: Path) -> Table:
+    """Make the table of a store whose federation has ended, and write it as ``statistics.json``.
+
+    Raises:
+        StoreError: the folder is no store of statistics, nothing was counted, or it cannot be written.
+        UpdateRefusedError: no honest sites' counts add up to what was stored.
+    """
+    run, plan = read_run(store)
+    try:
+        statistics = msgspec.convert(plan.get("statistics"), Statistics)
+        content = (store / "events.jsonl").read_bytes()
+        rounds = [event for event in entries_of(content) if event.event == "round_finished"]
+        if not rounds:
+            raise StoreError(
+                f"the event log of {store} does not say whose counts were summed: there was no sum, or the coordinator "
+                f"was killed when it came. See lightning-fed report {store}, and count again in another store."
+            )
+        with safe_open(store / "models" / "000001.safetensors", framework="np") as file:
+            mean = np.asarray(file.get_tensor(NAME))
+        sites = rounds[-1].participants
+    except (OSError, SafetensorError, msgspec.MsgspecError) as error:
+        raise StoreError(
+            f"the counts of {store} cannot be read: {error}. Restore the store, or count again."
+        ) from error
+    table = table_of(statistics, total_of(mean, len(sites), statistics), sites, str(plan["name"]), run)
+    write_whole(store / FILE, msgspec.json.format(msgspec.json.encode(table)) + b"\n")
+    return table

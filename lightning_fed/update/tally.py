@@ -1,0 +1,130 @@
+"""From a site's rows to whole numbers whose masked sum is exact, and back.
+
+The numbers of a site, in the plan's order: its rows; then of each column its cells (missing, below the first edge, each
+bin, above the last edge; or missing, each value, any other), and of a number within the edges the sums of ``f`` and of
+``f * f``, where ``f`` is how far it lies from the first to the last edge, in steps of 2^-24.
+
+A number is sent as four digits of 12 bits, each a float32. Under masks a digit is a whole number of steps of the ring,
+so nothing is rounded; and the mean of a digit over 2,048 sites still says which whole number their sum was.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_fed.errors import DataError, UpdateRefusedError
+from lightning_fed.plan.statistics import Column, Statistics
+from lightning_fed.update.vectors import FloatVector
+
+Counts = NDArray[np.int64]
+"""Whole numbers, shape ``(Statistics.numbers,)``."""
+
+NAME = "statistics"
+"""What the exchange and the store call them."""
+
+DIGITS = 4
+_BITS = 12
+LARGEST_DIGIT = (1 << _BITS) - 1
+MOST_SITES = 1 << 11
+"""So many digits add up to less than 2^23: a float32 mean of them times their number is off by less than a half."""
+
+SCALE = 1 << 24
+MOST_ROWS = 1 << 23
+"""Of one site: sums of ``SCALE`` then stay below 2^48."""
+
+
+def count(statistics: Statistics, rows: Iterable[Mapping[str, str]]) -> Counts:
+    """The numbers of one site.
+
+    Args:
+        statistics: the plan's.
+        rows: cells by column, names in whatever case. An empty cell, ``nan`` and a column that is not there are
+            missing.
+
+    Raises:
+        DataError: a number's cell holds something else, or there are too many rows. It shows the cell, and so is for
+            the site's own eyes.
+    """
+    columns = [(name.casefold(), name, _reader(column)) for name, column in statistics.columns.items()]
+    counts = np.zeros(statistics.numbers, dtype=np.int64)
+    for number, row in enumerate(rows, start=1):
+        if number > MOST_ROWS:
+            raise DataError(f"the site has more than {MOST_ROWS:,} rows, the most that are counted exactly.")
+        cells = {name.casefold(): cell.strip() for name, cell in row.items()}
+        counts[0] += 1
+        at = 1
+        for folded, name, reader in columns:
+            try:
+                for place, amount in reader.places(cells.get(folded, "")):
+                    counts[at + place] += amount
+            except ValueError as error:
+                raise DataError(
+                    f"record {number}: the column {name!r} holds {cells[folded][:80]!r}, which is no number. Mend the "
+                    "cell or leave it empty; or have the plan count the column's values instead of edges."
+                ) from error
+            at += reader.numbers
+    return counts
+
+
+class _Numbers:
+    def __init__(self, column: Column) -> None:
+        self._edges = np.asarray(column.edges)
+        self.numbers = column.numbers
+
+    def places(self, cell: str) -> list[tuple[int, int]]:
+        value = float(cell or "nan")
+        if math.isnan(value):
+            return [(0, 1)]
+        first, last = float(self._edges[0]), float(self._edges[-1])
+        bins = len(self._edges) - 1
+        if not first <= value <= last:
+            return [(1 if value < first else bins + 2, 1)]
+        place = min(int(np.searchsorted(self._edges, value, side="right")), bins)
+        share = (value - first) / (last - first)
+        return [(1 + place, 1), (bins + 3, round(share * SCALE)), (bins + 4, round(share * share * SCALE))]
+
+
+class _Words:
+    def __init__(self, column: Column) -> None:
+        self._places = {value.strip().casefold(): place for place, value in enumerate(column.values or (), start=1)}
+        self.numbers = column.numbers
+
+    def places(self, cell: str) -> list[tuple[int, int]]:
+        return [(self._places.get(cell.casefold(), self.numbers - 1) if cell else 0, 1)]
+
+
+def _reader(column: Column) -> _Numbers | _Words:
+    return _Words(column) if column.values is not None else _Numbers(column)
+
+
+def digits_of(counts: Counts) -> FloatVector:
+    """What a site sends, flat float32, shape ``(4 * numbers,)``."""
+    places = [(counts >> (_BITS * digit)) & LARGEST_DIGIT for digit in range(DIGITS)]
+    return np.ascontiguousarray(np.stack(places, axis=1).reshape(-1), dtype=np.float32)
+
+
+def total_of(mean: Sequence[float] | NDArray[np.float32], sites: int, statistics: Statistics) -> Counts:
+    """The sum over sites, from the mean that the coordinator has stored.
+
+    Args:
+        mean: of what so many sites have sent, flat float32.
+        sites: how many.
+        statistics: the plan's.
+
+    Raises:
+        UpdateRefusedError: no sites' honest numbers add up to it.
+    """
+    digits = np.rint(np.asarray(mean, dtype=np.float64).reshape(-1, DIGITS) * sites).astype(np.int64)
+    total: Counts = (digits << (_BITS * np.arange(DIGITS))).sum(axis=1)
+    at = 1
+    for name, column in statistics.columns.items():
+        cells, sums = total[at : at + column.cells], total[at + column.cells : at + column.numbers]
+        if cells.min() < 0 or cells.sum() != total[0] or (sums.size and sums.max() > SCALE * cells[2:-1].sum()):
+            raise UpdateRefusedError(
+                f"the cells of column {name!r} add up to {cells.sum()} and the rows to {total[0]}: a site has not sent "
+                "what it counted. Ask the sites, and begin again in another store."
+            )
+        at += column.numbers
+    return total

@@ -1,0 +1,92 @@
+"""Statistics before training, with real processes and sockets."""
+
+import itertools
+import random
+from statistics import fmean, pstdev
+
+import pytest
+from counting import counts, dies_in_the_round, trains
+
+from lightning_fed.coordinator.statistics import write_table
+from lightning_fed.coordinator.statistics_table import read_table
+from lightning_fed.plan import Column, Masking, Statistics
+from lightning_fed.policy import SitePolicy
+
+pytestmark = pytest.mark.chaos
+
+AGES = [0, 20, 40, 60, 80]
+STATISTICS = Statistics({"age": Column(edges=AGES), "view": Column(values=["AP", "LAT"])}, minimum_count=5)
+MASKED = {"masking": Masking(bits=32), "rounds": 1, "statistics": STATISTICS}
+ALLOWS = SitePolicy(statistics=["age", "view"], masking="required")
+
+
+def rows_of(seed, many=200):
+    draw = random.Random(seed)
+    ages = [str(round(draw.uniform(-5, 90), 2)) if draw.random() < 0.9 else "" for _ in range(many)]
+    return [{"Age": age, "view": draw.choice(["ap", "LAT", "lat", "oblique", ""])} for age in ages]
+
+
+def pooled(rows):
+    """The same counts, of all rows in one place."""
+    ages = [float(row["Age"]) for row in rows if row["Age"]]
+    bins = [sum(lower <= age < upper for age in ages) for lower, upper in itertools.pairwise(AGES)]
+    age = [len(rows) - len(ages), sum(a < 0 for a in ages), *bins, sum(a > 80 for a in ages)]
+    views = [row["view"].lower() for row in rows]
+    return [age, [views.count(""), views.count("ap"), views.count("lat"), views.count("oblique")]]
+
+
+def shown(table):
+    return [[cell.count for cell in column.cells] for column in table.columns]
+
+
+@pytest.mark.parametrize("masking", [Masking(bits=32), Masking("off")], ids=["masked", "unmasked"])
+def test_the_table_is_that_of_all_rows_in_one_place(federation, masking):
+    here = federation(3, **{**MASKED, "masking": masking})
+    coordinator = here.coordinate()
+    policy = SitePolicy(statistics=["AGE", "view"], masking="required" if masking.mode == "required" else "any")
+    sites = [here.site(name, counts, rows_of(seed), policy) for seed, name in enumerate(here.sites)]
+    assert [site.result() for site in sites] == ["counted"] * 3
+    coordinator.result()
+    table = write_table(here.store)
+    everybody = [row for seed in range(3) for row in rows_of(seed)]
+    assert table == read_table(here.store)
+    assert (table.rows, table.sites) == (600, here.sites)
+    assert shown(table) == pooled(everybody)
+    within = [float(row["Age"]) for row in everybody if row["Age"] and 0 <= float(row["Age"]) <= 80]
+    age = table.columns[0]
+    assert age.mean == float(f"{fmean(within):.4g}")
+    assert age.deviation == float(f"{pstdev(within):.4g}")
+    ages = sorted(float(row["Age"]) for row in everybody if row["Age"])
+    half = next(quantile for quantile in age.quantiles if quantile.share == 0.5)
+    assert half.lower <= ages[len(ages) // 2] <= half.upper
+    assert '"rows": 600' in (here.store / "statistics.json").read_text()
+
+
+def test_a_site_that_is_killed_in_the_round_is_left_out_and_the_others_are_counted(federation):
+    here = federation(4, **{**MASKED, "quorum": 3, "gather_s": 5.0})
+    coordinator = here.coordinate()
+    sites = [here.site(name, counts, rows_of(seed), ALLOWS) for seed, name in enumerate(here.sites[:3])]
+    dies = here.site(here.sites[3], dies_in_the_round, ALLOWS)
+    assert [site.result() for site in sites] == ["counted"] * 3
+    coordinator.result()
+    dies.process.join(60)
+    table = write_table(here.store)
+    assert table.sites == here.sites[:3]
+    assert shown(table) == pooled([row for seed in range(3) for row in rows_of(seed)])
+
+
+def test_a_site_whose_policy_names_no_columns_refuses_and_says_what_to_add(federation):
+    here = federation(3, **MASKED)
+    coordinator = here.coordinate()
+    refusal = here.site(here.sites[0], counts, rows_of(0), SitePolicy(statistics=["age"])).error()
+    assert "PlanRefusedError" in refusal and "['view']" in refusal and "statistics: [age, view]" in refusal
+    coordinator.kill()
+
+
+def test_a_site_that_would_train_is_told_that_this_federation_counts(federation):
+    here = federation(3, **MASKED)
+    coordinator = here.coordinate()
+    policy = SitePolicy(statistics=["age", "view"])
+    refusal = here.site(here.sites[0], trains, policy).error()
+    assert "lightning-fed statistics site" in refusal
+    coordinator.kill()
