@@ -17,6 +17,7 @@ NAVIGATION = {
         "docs/simulate",
     ],
     "How-to guides": [
+        "docs/statistics",
         "docs/add-privacy",
         "docs/data",
         "docs/deployment",

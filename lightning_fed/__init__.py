@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     from lightning_fed.plan import (
         BestModel,
         Compression,
+        CountedColumn,
         ExamplePrivacy,
         FederationPlan,
         LocalTraining,
         Masking,
         Privacy,
         SitePrivacy,
+        Statistics,
     )
     from lightning_fed.plan.value_codec import ValueCodec
     from lightning_fed.policy import SitePolicy
@@ -57,12 +59,14 @@ else:
             "plan": (
                 "BestModel",
                 "Compression",
+                "CountedColumn",
                 "ExamplePrivacy",
                 "FederationPlan",
                 "LocalTraining",
                 "Masking",
                 "Privacy",
                 "SitePrivacy",
+                "Statistics",
             ),
             "plan.value_codec": ("ValueCodec",),
             "policy": ("SitePolicy",),
@@ -78,6 +82,7 @@ __all__ = [
     "BestModel",
     "ByExamples",
     "Compression",
+    "CountedColumn",
     "ExamplePrivacy",
     "FederatedStrategy",
     "FederationPlan",
@@ -90,6 +95,7 @@ __all__ = [
     "SitePolicy",
     "SitePrivacy",
     "SiteReport",
+    "Statistics",
     "Uniform",
     "ValueCodec",
     "Weighting",

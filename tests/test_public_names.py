@@ -8,9 +8,9 @@ from lightning_fed.deferred import Deferred
 
 PUBLIC = {
     "lightning_fed": """
-        Aggregation Algorithm BestModel ByExamples Compression ExamplePrivacy FederatedStrategy FederationPlan
-        LocalTraining Masking PlainStep Privacy RobustRule ServerRule SitePolicy SitePrivacy SiteReport Uniform
-        ValueCodec Weighting __version__ load_global_model
+        Aggregation Algorithm BestModel ByExamples Compression CountedColumn ExamplePrivacy FederatedStrategy
+        FederationPlan LocalTraining Masking PlainStep Privacy RobustRule ServerRule SitePolicy SitePrivacy SiteReport
+        Statistics Uniform ValueCodec Weighting __version__ load_global_model
     """,
     "lightning_fed.callbacks": """
         AdaBN DifferentialPrivacy Ditto FedDyn FedProx FedRep FederatedFinetuning MomentAlignment RoundCallback Scaffold

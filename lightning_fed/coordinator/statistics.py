@@ -15,7 +15,7 @@ from lightning_fed.coordinator.recorded import read_run
 from lightning_fed.coordinator.statistics_table import FILE, Cell, ColumnTable, Quantile, Table
 from lightning_fed.errors import StoreError
 from lightning_fed.files import write_whole
-from lightning_fed.plan.statistics import Column, Statistics
+from lightning_fed.plan.statistics import CountedColumn, Statistics
 from lightning_fed.update.tally import NAME, SCALE, Counts, total_of
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -58,7 +58,7 @@ def hidden_cells(cells: Sequence[int], least: int) -> set[int]:
     return hidden
 
 
-def _column(name: str, column: Column, numbers: Sequence[int], least: int) -> ColumnTable:
+def _column(name: str, column: CountedColumn, numbers: Sequence[int], least: int) -> ColumnTable:
     cells = numbers[: column.cells]
     hidden = hidden_cells(cells, least)
     shown = [Cell(what, None if p in hidden else cells[p]) for p, what in enumerate(_names(column))]
@@ -83,7 +83,7 @@ def _quantiles(edges: Sequence[float], cells: Sequence[int], hidden: set[int]) -
             yield Quantile(share, bounds[place], bounds[place + 1])
 
 
-def _names(column: Column) -> list[str]:
+def _names(column: CountedColumn) -> list[str]:
     if column.values is not None:
         return ["missing", *column.values, "other"]
     edges = column.edges or []

@@ -5,13 +5,13 @@ from lightning_fed.plan.compression import Compression
 from lightning_fed.plan.federation import FederationPlan
 from lightning_fed.plan.masking import Masking
 from lightning_fed.plan.privacy import ExamplePrivacy, Privacy, SitePrivacy
-from lightning_fed.plan.statistics import Column, Statistics
+from lightning_fed.plan.statistics import CountedColumn, Statistics
 from lightning_fed.plan.training import LocalTraining
 
 __all__ = [
     "BestModel",
-    "Column",
     "Compression",
+    "CountedColumn",
     "ExamplePrivacy",
     "FederationPlan",
     "LocalTraining",

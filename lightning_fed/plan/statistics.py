@@ -13,7 +13,7 @@ MOST_CELLS = 1 << 16
 
 
 @dataclass(frozen=True)
-class Column:
+class CountedColumn:
     """One column of the sites' tables, or one number or word of their DICOM headers.
 
     Give exactly one of the two. The bins are part of what sites agree on: everybody's counts are of the same cells, and
@@ -67,7 +67,7 @@ class Statistics:
         minimum_count: the result shows no cell of fewer rows than this, nor what would give such a cell away.
     """
 
-    columns: dict[str, Column] = field(default_factory=dict)
+    columns: dict[str, CountedColumn] = field(default_factory=dict)
     minimum_count: int = 10
 
     def __post_init__(self) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_fed.errors import DataError, UpdateRefusedError
-from lightning_fed.plan.statistics import Column, Statistics
+from lightning_fed.plan.statistics import CountedColumn, Statistics
 from lightning_fed.update.vectors import FloatVector
 
 Counts = NDArray[np.int64]
@@ -69,7 +69,7 @@ def count(statistics: Statistics, rows: Iterable[Mapping[str, str]]) -> Counts:
 
 
 class _Numbers:
-    def __init__(self, column: Column) -> None:
+    def __init__(self, column: CountedColumn) -> None:
         self._edges = np.asarray(column.edges)
         self.numbers = column.numbers
 
@@ -87,7 +87,7 @@ class _Numbers:
 
 
 class _Words:
-    def __init__(self, column: Column) -> None:
+    def __init__(self, column: CountedColumn) -> None:
         self._places = {value.strip().casefold(): place for place, value in enumerate(column.values or (), start=1)}
         self.numbers = column.numbers
 
@@ -95,7 +95,7 @@ class _Words:
         return [(self._places.get(cell.casefold(), self.numbers - 1) if cell else 0, 1)]
 
 
-def _reader(column: Column) -> _Numbers | _Words:
+def _reader(column: CountedColumn) -> _Numbers | _Words:
     return _Words(column) if column.values is not None else _Numbers(column)
 
 

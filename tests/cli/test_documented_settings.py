@@ -53,6 +53,7 @@ max_faults: 2
 metrics: [val_loss, on, no]
 {metrics: [no], best: {metric: no, mode: max}}
 {metrics: [val_loss], best: {metric: val_loss, mode: min, patience: 5}}
+{rounds: 1, masking: {bits: 32}, statistics: {minimum_count: 5, columns: {a: {edges: [0, 1e2]}, no: {values: [A, on]}}}}
 """
 
 POLICIES = """
@@ -76,6 +77,8 @@ min_local_steps: 10
 members: {no: FINGERPRINT, coordinator: FINGERPRINT}
 gives_initial: no
 gives_initial: true
+statistics: [age, no]
+min_count: 5
 """.replace("FINGERPRINT", "0123 " * 16)
 
 
@@ -115,7 +118,7 @@ def settings_of(kind, start=""):
 def written(document, start=""):
     """What stands for each setting, as text."""
     for name, value in document.items():
-        if isinstance(value, dict) and start + name not in ("algorithm", "members"):
+        if isinstance(value, dict) and start + name not in ("algorithm", "members", "statistics.columns"):
             yield from written(value, f"{start}{name}.")
         else:
             yield start + name, value
@@ -141,6 +144,7 @@ def compare(got, text):
     if isinstance(text, list):
         return len(got) == len(text) and all(map(compare, got, text))
     if isinstance(text, dict):
+        got = vars(got) if dataclasses.is_dataclass(got) else got
         return all(name in got and compare(got[name], value) for name, value in text.items())
     if isinstance(got, bool):
         return got == (text in ("yes", "true"))
@@ -251,6 +255,9 @@ def test_a_documented_yaml_is_accepted(lightning_fed, examples, tmp_path, block)
     elif "sites" in sections:
         (tmp_path / "config.yaml").write_text(block)
         read_simulation(["--config", str(tmp_path / "config.yaml")])
+    elif "statistics" in as_written(block).get("plan", {}):
+        (tmp_path / "config.yaml").write_text(block)
+        read_coordinate(["--config", str(tmp_path / "config.yaml"), "--store", "store"], counts=True)
     elif "plan" in sections:
         coordinate(tmp_path, block)
     else:

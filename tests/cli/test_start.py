@@ -35,6 +35,8 @@ finally:
         "ledger sign --help",
         "audit verify STORE",
         "audit show SITE",
+        "statistics show RUN",
+        "statistics site --help",
         "init --role site --folder st-marys --name st-marys",
     ],
 )

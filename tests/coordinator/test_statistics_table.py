@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_fed.coordinator.statistics import hidden_cells, table_of
-from lightning_fed.plan import Column, Statistics
+from lightning_fed.plan import CountedColumn, Statistics
 from lightning_fed.update.tally import count
 
 
@@ -27,7 +27,7 @@ def test_one_small_cell_takes_the_next_larger_one_with_it():
 
 
 def test_a_table_hides_means_and_quantiles_of_few_rows():
-    statistics = Statistics({"age": Column(edges=[0, 50, 100])}, minimum_count=4)
+    statistics = Statistics({"age": CountedColumn(edges=[0, 50, 100])}, minimum_count=4)
     few = [{"age": "10"}] * 3 + [{"age": ""}] * 9
     table = table_of(statistics, count(statistics, few), ["north"], "f", "r")
     (age,) = table.columns
@@ -37,14 +37,14 @@ def test_a_table_hides_means_and_quantiles_of_few_rows():
 
 
 def test_fewer_rows_than_the_minimum_show_nothing():
-    statistics = Statistics({"sex": Column(values=["F"])}, minimum_count=4)
+    statistics = Statistics({"sex": CountedColumn(values=["F"])}, minimum_count=4)
     table = table_of(statistics, count(statistics, [{"sex": "F"}]), ["north"], "f", "r")
     assert table.rows is None
     assert [cell.count for cell in table.columns[0].cells] == [None, None, None]
 
 
 def test_quantiles_say_between_which_edges_they_lie():
-    statistics = Statistics({"age": Column(edges=[0, 10, 20])}, minimum_count=1)
+    statistics = Statistics({"age": CountedColumn(edges=[0, 10, 20])}, minimum_count=1)
     rows = [{"age": "-1"}] + [{"age": "5"}] * 10 + [{"age": "20"}] * 8 + [{"age": "21"}]
     (age,) = table_of(statistics, count(statistics, rows), ["north"], "f", "r").columns
     bounds = {quantile.share: (quantile.lower, quantile.upper) for quantile in age.quantiles}

@@ -16,9 +16,9 @@ from sybil import Sybil
 from sybil.parsers.myst import CodeBlockParser
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("tutorial", "simulate", "add-privacy")
+PAGES = ("tutorial", "simulate", "add-privacy", "statistics")
 NAMED = re.compile(r"# (\S+\.(?:py|yaml))\n")
-SIDE_BY_SIDE = re.compile(r"lightning-fed coordinate |python site\.py ")
+SIDE_BY_SIDE = re.compile(r"lightning-fed (statistics )?(coordinate|site) |python site\.py ")
 TIMEOUT_S = 240
 
 

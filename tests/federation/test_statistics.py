@@ -9,13 +9,15 @@ from counting import counts, dies_in_the_round, trains
 
 from lightning_fed.coordinator.statistics import write_table
 from lightning_fed.coordinator.statistics_table import read_table
-from lightning_fed.plan import Column, Masking, Statistics
+from lightning_fed.plan import CountedColumn, Masking, Statistics
 from lightning_fed.policy import SitePolicy
 
 pytestmark = pytest.mark.chaos
 
 AGES = [0, 20, 40, 60, 80]
-STATISTICS = Statistics({"age": Column(edges=AGES), "view": Column(values=["AP", "LAT"])}, minimum_count=5)
+STATISTICS = Statistics(
+    {"age": CountedColumn(edges=AGES), "view": CountedColumn(values=["AP", "LAT"])}, minimum_count=5
+)
 MASKED = {"masking": Masking(bits=32), "rounds": 1, "statistics": STATISTICS}
 ALLOWS = SitePolicy(statistics=["age", "view"], masking="required")
 

@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_fed.errors import DataError, PlanError, UpdateRefusedError
-from lightning_fed.plan import Column, FederationPlan, Masking, Statistics
+from lightning_fed.plan import CountedColumn, FederationPlan, Masking, Statistics
 from lightning_fed.protocol.exchange import Exchange
 from lightning_fed.update.tally import MOST_ROWS, MOST_SITES, SCALE, count, digits_of, total_of
 
-STATISTICS = Statistics({"age": Column(edges=[0, 10, 30]), "view": Column(values=["AP", "LAT"])})
-WORDS = Statistics({"view": Column(values=["AP"])})
+STATISTICS = Statistics({"age": CountedColumn(edges=[0, 10, 30]), "view": CountedColumn(values=["AP", "LAT"])})
+WORDS = Statistics({"view": CountedColumn(values=["AP"])})
 
 
 def test_each_row_is_in_one_cell_of_each_column():
@@ -47,7 +47,7 @@ def test_the_sum_of_masked_words_is_exact_for_any_number_of_rows(rows, more):
 
 
 def test_the_largest_sums_of_the_largest_cohort_are_exact():
-    statistics = Statistics({"age": Column(edges=[0, 1])})
+    statistics = Statistics({"age": CountedColumn(edges=[0, 1])})
     each = np.array([MOST_ROWS, 0, 0, MOST_ROWS, 0, MOST_ROWS * SCALE, MOST_ROWS * SCALE - 1])
     summed = digits_of(each).astype(np.float64) * MOST_SITES
     mean = (summed / MOST_SITES).astype(np.float32)
@@ -74,7 +74,7 @@ def test_a_sum_whose_cells_are_not_its_rows_is_refused():
 )
 def test_a_column_that_cannot_be_counted_is_refused(column, why):
     with pytest.raises(PlanError, match=why):
-        Column(**column)
+        CountedColumn(**column)
 
 
 @pytest.mark.parametrize(
