@@ -53,7 +53,7 @@ max_faults: 2
 metrics: [val_loss, on, no]
 {metrics: [no], best: {metric: no, mode: max}}
 {metrics: [val_loss], best: {metric: val_loss, mode: min, patience: 5}}
-{rounds: 1, masking: {bits: 32}, statistics: {minimum_count: 5, columns: {a: {edges: [0, 1e2]}, no: {values: [A, on]}}}}
+{rounds: 1, masking: {bits: 32}, statistics: {minimum_count: 5, columns: {a: {edges: [0, 1e2]}, b: {values: [A, on]}}}}
 """
 
 POLICIES = """
