@@ -19,6 +19,9 @@ from lightning_fed.yaml_words import quoted, words
 FINGERPRINT_DIGITS = 64
 """Hexadecimal digits of a fingerprint: all of a SHA-256. With fewer, keys for a given one could be searched for."""
 
+SIGNED = "signed"
+"""In the place of a fingerprint: any keys for which the consortium vouches."""
+
 _DELTA_WITH_EPSILON = 1e-5
 
 
@@ -51,7 +54,8 @@ class SitePolicy:
         min_colluding: the plan must protect this site against so many others that help the coordinator.
         min_local_steps: fewest optimiser steps of a round; the update of a single step is the easiest to invert.
         members: fingerprints of everybody whom the roster may name, the coordinator included, by name; anybody when
-            not given. ``lightning-fed keys show`` prints the lines.
+            not given. ``lightning-fed keys show`` prints the lines. The word ``signed`` in the place of a fingerprint
+            takes whatever keys the consortium has signed for that name.
         gives_initial: whether this site's untrained model may become the federation's first one. False when not given
             and ``masking`` is required, since a model leaves without masks.
         statistics: columns that may be counted (``lightning-fed statistics``); none when not given.
@@ -93,10 +97,12 @@ class SitePolicy:
             if getattr(self, name) < limit:
                 raise PlanRefusedError(f"policy: {name} = {getattr(self, name)} must be at least {limit}.")
         for member, fingerprint in (self.members or {}).items():
+            if fingerprint == SIGNED:
+                continue
             if len(_digits(fingerprint)) != FINGERPRINT_DIGITS or not set(_digits(fingerprint)) <= {*string.hexdigits}:
                 raise PlanRefusedError(
                     f"policy: the fingerprint {fingerprint!r} of member {member!r} is not one of {FINGERPRINT_DIGITS} "
-                    "hexadecimal digits. Copy it whole from: lightning-fed keys show"
+                    f"hexadecimal digits, nor the word {SIGNED!r}. Copy it whole from: lightning-fed keys show"
                 )
         if self.max_epsilon is not None and self.max_delta is None:
             object.__setattr__(self, "max_delta", _DELTA_WITH_EPSILON)
@@ -127,7 +133,7 @@ class SitePolicy:
             why = " ".join(str(error).replace("<unicode string>", name).split())
             raise PlanRefusedError(f"the site policy {name} cannot be read: {why}. Mend the file.") from error
 
-    def check_members(self, fingerprints: Mapping[str, str], site: str) -> None:
+    def check_members(self, fingerprints: Mapping[str, str], site: str, *, signed: bool = False) -> None:
         """Accept a roster or raise, before anything is sent to anybody whom it names.
 
         A quorum of five is worth nothing when four of the five are whoever made the roster.
@@ -135,6 +141,7 @@ class SitePolicy:
         Args:
             fingerprints: of everybody in the roster, the coordinator included, by name.
             site: this site's name.
+            signed: the consortium has signed the roster.
 
         Raises:
             PlanRefusedError: somebody in the roster is not one of ``members``, or has other keys. Names all of them.
@@ -143,11 +150,9 @@ class SitePolicy:
         if pinned is None:
             return
         violations = [
-            f"member {name!r} has the fingerprint {shown}, and this site's policy "
-            + (f"pins {pinned[name]}" if name in pinned else "does not know the name")
-            + " (members)."
+            f"member {name!r} has the fingerprint {shown}, and this site's policy {_pins(pinned.get(name))} (members)."
             for name, shown in fingerprints.items()
-            if _digits(pinned.get(name, "")) != _digits(shown)
+            if _digits(pinned.get(name, "")) != _digits(shown) and not (signed and pinned.get(name) == SIGNED)
         ]
         _refuse(
             site,
@@ -301,6 +306,14 @@ class SitePolicy:
             "Freeze the tensor in the model, have the plan name it under personal (untied), or ask the site's privacy "
             "officer.",
         )
+
+
+def _pins(pinned: str | None) -> str:
+    if pinned is None:
+        return "does not know the name"
+    if pinned == SIGNED:
+        return "takes keys of that name from a roster alone that a consortium has signed"
+    return f"pins {pinned}"
 
 
 def _digits(fingerprint: str) -> str:

@@ -140,7 +140,8 @@ class Membership(Callback):
         if stage != "fit":
             return
         self._begun, self._finished, self._spent, self._round = False, False, False, 0
-        self._policy.check_members(self._own.roster.fingerprints, self._name)
+        roster = self._own.roster
+        self._policy.check_members(roster.fingerprints, self._name, signed=roster.consortium is not None)
         refuse_averaged_validation(trainer)
         refuse_pruning(trainer)
         self._processes.begin(trainer)

@@ -97,9 +97,7 @@ class OwnRoster:
         Raises:
             StoreError: it cannot be written.
         """
-        if self._memory is not None:
-            self._memory.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self._memory, self.roster.to_bytes(), private=True)
+        self._keep(self.roster)
 
     def take(self, document: bytes, plan: FederationPlan) -> tuple[Members, Ed25519PrivateKey]:
         """Go by another roster from now on.
@@ -124,12 +122,17 @@ class OwnRoster:
                 own.check_successor(theirs, _THEIRS)
             except IdentityError as error:
                 raise IdentityError(f"{error}{_differences(own, theirs)}") from error
-            self._policy.check_members(theirs.fingerprints, self.identity.name)
+            self._policy.check_members(theirs.fingerprints, self.identity.name, signed=True)
             quorum_of(plan, len(theirs.sites))
             identity = self._identity_in(theirs)
+            self._keep(theirs)
             self.roster, self.identity = theirs, identity
-            self.remember()
         return self.roster.members, self.identity.signing_key
+
+    def _keep(self, roster: Roster) -> None:
+        if self._memory is not None:
+            self._memory.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(self._memory, roster.to_bytes(), private=True)
 
     def _identity_in(self, roster: Roster) -> Identity:
         name = self.identity.name

@@ -8,6 +8,7 @@ import torch
 from modules import Plain, loader, train
 from processes import Federation, Program, assert_same
 
+from lightning_fed.cli.main import main
 from lightning_fed.coordinator.service import Coordinator
 from lightning_fed.plan import FederationPlan, Masking
 from lightning_fed.transport.identity import Roster, load_identity, new_identity, write_identity
@@ -64,6 +65,8 @@ class Consortium(Federation):
     def strategy_arguments(self, name):
         folder = self.folder / name
         own = {"identity": folder / f"{name}.key", "roster": folder / "roster.yaml"}
+        if (folder / "policy.yaml").exists():
+            own["policy"] = folder / "policy.yaml"
         return {**super().strategy_arguments(name), **own}
 
     def change(self, cards):
@@ -138,6 +141,49 @@ def test_a_site_joins_one_leaves_for_good_and_one_changes_its_key_while_the_othe
     assert {name for e in here.events("site_left") for name in [e["site"]]} == {"north", "west", "east"}
     assert here.events("round_failed") == []
     here.assert_every_model_is_the_mean_of_its_participants()
+    # The log of what left the site that changed its key holds, each part by the key of its time.
+    assert main(["audit", "verify", str(here.store), str(here.folder / "west" / "ledger.jsonl.sent")]) == 0
+    keys = {e["key"] for e in here.events("log_head") if e["site"] == "west"}
+    assert keys == {west.signing_public.hex(), renewed.card.signing_public.hex()}
+
+
+def test_a_site_whose_policy_pins_the_members_takes_no_part_with_others_and_they_go_on(consortium):
+    here = consortium(rounds=40, quorum=2)
+    pinned = "".join(f"  {name}: {shown}\n" for name, shown in here.roster.fingerprints.items())
+    (here.folder / "west" / "policy.yaml").write_text(f"members:\n{pinned}")
+    coordinator = here.coordinate()
+    sites = {name: here.train(name, 0.1) for name in here.sites}
+    here.wait_for("round_finished")
+    east = new_identity("east")
+    here.change([*here.roster.sites.values(), east.card])
+    error = sites.pop("west").error()
+    assert error.startswith("PlanRefusedError: site 'west' refused the roster: member 'east' has the fingerprint")
+    here.wait_for_round_of("north", "south")
+    for site in sites.values():
+        site.result()
+    assert coordinator.result() == "finished"
+    (declined,) = here.events("roster_declined")
+    assert (declined["site"], declined["version"]) == ("west", 2)
+    assert east.card.fingerprint in declined["reason"]
+    assert [e["reason"] for e in here.events("site_left") if e["site"] == "west"] == ["refused"]
+    here.assert_every_model_is_the_mean_of_its_participants()
+
+
+def test_a_site_that_was_started_again_with_its_older_file_takes_no_older_roster_from_its_coordinator(consortium):
+    here = consortium(rounds=2, quorum=2, gather_s=3.0)
+    older = here.roster
+    here.change([*here.roster.sites.values(), new_identity("east").card])
+    coordinator = here.coordinate()
+    for site in [here.train(name) for name in here.sites]:
+        site.result()
+    assert coordinator.result() == "finished"
+    older.write(here.keys / "roster.yaml")
+    here.store = here.folder / "another store"
+    again = here.coordinate()
+    error = here.train("north").error()
+    assert "the coordinator's roster is version 1, and version 2 was accepted here before" in error
+    assert "north" in {e["site"] for e in here.events("roster_declined")}
+    again.kill()
 
 
 def test_a_site_with_an_older_roster_is_brought_up_to_date(consortium):

@@ -89,7 +89,7 @@ def check_policy(
             findings.skip("members", "there is no roster to compare the policy's members with.")
         else:
             with findings.of("members"):
-                policy.check_members(roster.fingerprints, site)
+                policy.check_members(roster.fingerprints, site, signed=roster.consortium is not None)
                 findings.ok(
                     "members", f"everybody in the roster is pinned by the policy: {', '.join(roster.fingerprints)}."
                 )

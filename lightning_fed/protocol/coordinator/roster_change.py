@@ -60,6 +60,7 @@ class RosterChange:
         self.members = members
         self._newer: Members | None = None
         self._expected: set[str] = set()
+        self._declined: set[str] = set()
 
     @property
     def newest(self) -> Members:
@@ -74,6 +75,7 @@ class RosterChange:
     def offer(self, members: Members, ready: Iterable[str]) -> list[Action]:
         """There is a newer roster; tell those who are there and in it."""
         self._newer = members
+        self._declined.clear()
         return [Send(site, m.NewRoster(members.document)) for site in ready if site in members.keys]
 
     def take(self) -> Change | None:
@@ -92,13 +94,15 @@ class RosterChange:
         )
 
     def wait_for(self, sites: Iterable[str]) -> list[Action]:
-        """Hold the next attempt back until these have answered."""
-        self._expected = set(sites)
+        """Hold the next attempt back until these have answered, but for those that have done so before."""
+        self._expected = set(sites) - self._declined
         return [Wake(ANSWERS, _ANSWERS_S)] if self._expected else []
 
-    def answered(self, site: str) -> None:
-        """A site has taken the newest roster, does not take it, or is gone."""
+    def answered(self, site: str, *, declined: bool = False) -> None:
+        """A site has taken the newest roster, has ``declined`` it, or is gone."""
         self._expected.discard(site)
+        if declined:
+            self._declined.add(site)
 
     def joined(self, site: str, members: bytes) -> list[Action]:
         """A site has joined, which knows the members of this digest; one that knows others is told."""

@@ -205,14 +205,16 @@ class CoordinatorSession:
                 return self._left(site, message.reason)
             case m.TakesRoster(members):
                 self._attendance.takes_roster(site, members)
-                return self._answered(site)
+                self._rosters.answered(site)
+                return self._go_on()
             case m.DeclinesRoster(reason):
                 data = {
                     "site": site,
                     "version": self._rosters.newest.version,
                     "reason": printable(reason[: m.MAX_REASON]),
                 }
-                return [Record("roster_declined", data), *self._answered(site)]
+                self._rosters.answered(site, declined=True)
+                return [Record("roster_declined", data), *self._go_on()]
         if not self._attendance.is_ready(site):
             raise ProtocolError(f"site {site!r} sent {type(message).__name__} before it joined.")
         match message:
@@ -408,10 +410,6 @@ class CoordinatorSession:
                 actions += self._initial.without(site, self._attendance.ready)
         actions += [AdmitMembers(), *self._rosters.wait_for([*self._attendance.outdated, *again])]
         return [*actions, *self._finish_if_all_gone()]
-
-    def _answered(self, site: str) -> list[Action]:
-        self._rosters.answered(site)
-        return self._go_on()
 
     def _go_on(self) -> list[Action]:
         begun = self._begin_if_possible()
