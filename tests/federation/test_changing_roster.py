@@ -82,13 +82,11 @@ class Consortium(Federation):
         return self.site(name, train, Plain, SEEDS[name], 24, 8, None, slow_s)
 
     def wait_for_round_of(self, *names):
-        """Wait for a round among exactly these after the newest roster came into force."""
+        """Wait for a round among exactly these that began after the newest roster came into force."""
         after = self.wait_for("roster_changed", version=self.roster.version)
-        from_round = len([e for e in self.events("round_finished") if e["time"] < after["time"]])
-        self.wait_for("round_finished", participants=sorted(names), count=1 + self._rounds_of(names, from_round))
-
-    def _rounds_of(self, names, until):
-        return len([e for e in self.events("round_finished")[:until] if e["participants"] == sorted(names)])
+        round = 1 + len([e for e in self.events("round_finished") if e["time"] <= after["time"]])
+        while self.wait_for("round_finished", round=round)["participants"] != sorted(names):
+            round += 1
 
     def assert_every_model_is_the_mean_of_its_participants(self):
         for event in self.events("round_finished"):
@@ -155,10 +153,13 @@ def test_a_site_whose_policy_pins_the_members_takes_no_part_with_others_and_they
     sites = {name: here.train(name, 0.1) for name in here.sites}
     here.wait_for("round_finished")
     east = new_identity("east")
+    write_identity(east, here.keys)
     here.change([*here.roster.sites.values(), east.card])
+    here.give("east")
+    sites["east"] = here.train("east", 0.1)
     error = sites.pop("west").error()
     assert error.startswith("PlanRefusedError: site 'west' refused the roster: member 'east' has the fingerprint")
-    here.wait_for_round_of("north", "south")
+    here.wait_for_round_of("north", "south", "east")
     for site in sites.values():
         site.result()
     assert coordinator.result() == "finished"
