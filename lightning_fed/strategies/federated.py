@@ -208,8 +208,10 @@ class FederatedStrategy(Federated, OneDevice):
     Args:
         coordinator: address like ``tcp://coordinator.example:5790``; else ``LIGHTNING_FED_COORDINATOR``.
         site: this site's name in the roster; else ``LIGHTNING_FED_SITE``.
-        identity: the site's secret key file; else ``LIGHTNING_FED_IDENTITY``; else ``keys/<site>.key``.
-        roster: the federation's roster; else ``LIGHTNING_FED_ROSTER``; else ``keys/roster.yaml``.
+        identity: the site's secret key file; else ``LIGHTNING_FED_IDENTITY``; else ``keys/<site>.key``. The keys that the
+            site will change to may lie under the same name in the folder ``next`` beside it.
+        roster: the federation's roster as the site was given it; else ``LIGHTNING_FED_ROSTER``; else
+            ``keys/roster.yaml``. If a consortium has signed it, newer ones come from the coordinator.
         policy: what this site accepts from a plan, or the YAML file that says so; without one everything is accepted,
             and a warning says so.
         patience_s: seconds without a connection to the coordinator after which ``fit`` gives up with an error.
@@ -219,7 +221,8 @@ class FederatedStrategy(Federated, OneDevice):
             keeps, with these words behind its name: ``.unsettled`` what it has not sent of its updates,
             where a plan compresses them, and the control of SCAFFOLD or FedDyn; ``.signed``, from run to run, which
             masked sums it has let be opened, so that none is opened a second time over other sites; ``.trained``, that
-            it has begun to train; ``.sent``, the log of everything that has left it (``lightning-fed audit show``).
+            it has begun to train; ``.sent``, the log of everything that has left it (``lightning-fed audit show``);
+            ``.roster-...``, the newest signed roster that it has taken.
         data_set: the site's own name for the data that it trains on, written into the ledger; a ledger of other data is
             refused then.
         passphrase_file: holds the passphrase of a locked key file; else ``LIGHTNING_FED_PASSPHRASE_FILE``, or the
