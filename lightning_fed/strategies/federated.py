@@ -208,8 +208,8 @@ class FederatedStrategy(Federated, OneDevice):
     Args:
         coordinator: address like ``tcp://coordinator.example:5790``; else ``LIGHTNING_FED_COORDINATOR``.
         site: this site's name in the roster; else ``LIGHTNING_FED_SITE``.
-        identity: the site's secret key file; else ``LIGHTNING_FED_IDENTITY``; else ``keys/<site>.key``. The keys that the
-            site will change to may lie under the same name in the folder ``next`` beside it.
+        identity: the site's secret key file; else ``LIGHTNING_FED_IDENTITY``; else ``keys/<site>.key``. The keys
+            that the site changes to may lie under the same name in the folder ``next`` beside it.
         roster: the federation's roster as the site was given it; else ``LIGHTNING_FED_ROSTER``; else
             ``keys/roster.yaml``. If a consortium has signed it, newer ones come from the coordinator.
         policy: what this site accepts from a plan, or the YAML file that says so; without one everything is accepted,
