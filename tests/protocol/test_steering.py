@@ -1,9 +1,12 @@
 """What the coordinator's operator may ask of a running federation, and what becomes of it."""
 
 import pytest
-from wire import Wire
+from hypothesis import given
+from hypothesis import strategies as st
+from wire import Wire, model_of_size
 
 from lightning_fed.errors import ConfigError, QuorumLostError, SiteDroppedError
+from lightning_fed.plan import FederationPlan, Masking
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.coordinator.round_result import DEADLINE
 from lightning_fed.protocol.coordinator.session import GATHER
@@ -266,3 +269,53 @@ def test_a_federation_that_loses_more_than_the_dropped_site_stops_and_names_it(w
     assert isinstance(w.coordinator.outcome, QuorumLostError)
     assert "site-1 (dropped)" in str(w.coordinator.outcome)
     assert "site-2 (stopped)" in str(w.coordinator.outcome)
+
+
+COMMANDS = st.one_of(
+    st.sampled_from([Pause(), Resume(), StopAfter(2), StopAfter(4)]),
+    st.sampled_from(["site-0", "site-1", "site-2", "site-3"]).flatmap(
+        lambda site: st.sampled_from([Drop(site), Admit(site)])
+    ),
+)
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), COMMANDS), max_size=8), st.sampled_from(["off", "required"]))
+def test_whatever_is_asked_for_and_when_each_round_is_completed_once_and_the_end_is_reached(asked, masking):
+    names = [f"site-{index}" for index in range(4)]
+    plan = FederationPlan(rounds=4, quorum=2, masking=Masking(masking), max_attempts=9)
+    w = Wire(plan, names, model=model_of_size(5))
+    for name in names:
+        w.connect(name)
+
+    def moves() -> bool:
+        moved = False
+        for name in list(w.sites):
+            try:
+                moved |= w.deliver_up(name) or w.deliver_down(name) or w.train(name)
+            except SiteDroppedError:
+                w.disconnect(name)
+                del w.sites[name]
+                moved = True
+        return moved and w.coordinator.outcome is None
+
+    for steps, command in asked:
+        for _ in range(steps):
+            moves()
+        try:
+            steer(w, command)
+        except ConfigError:
+            continue
+        if isinstance(command, Admit) and command.site not in w.sites:
+            w.connect(command.site)
+    while moves():
+        pass
+    if w.coordinator.outcome is None and w.remembered().paused_by and w.coordinator.phase != "closing":
+        steer(w, Resume())
+    while moves():
+        pass
+    last = w.remembered().last_round or 4
+    assert w.coordinator.phase == "closing"
+    # A site that is dropped while a masked sum is opened may cost the round, as any lost site.
+    over = [record.data["round"] for record in w.records if record.event in ("round_finished", "round_skipped")]
+    assert over == list(range(1, last + 1))
+    assert all(w.sites[name].finished == last for name in w.sites if w.sites[name].joined)
