@@ -43,6 +43,7 @@ class AuditLog:
         self._last = b""
         self._torn = False
         self.head: Head | None = None
+        self._newest: Head | None = None
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             self._fd = os.open(path, flags, 0o600 if private else 0o666)
@@ -90,6 +91,7 @@ class AuditLog:
             OSError: the disk does not take them.
         """
         os.fsync(self._fd)
+        self.head = self._newest
 
     def close(self) -> None:
         """Have all lines on the disk, and close.
@@ -119,7 +121,7 @@ class AuditLog:
             return
         os.fsync(self._fd)
         last = read_line(content[content.rfind(b"\n", 0, -1) + 1 : -1])
-        self.head = last.head if last else None
+        self.head = self._newest = last.head if last else None
 
     def _why_anew(self, checked: Checked) -> str:
         """Why a new chain has to begin; empty where the one that is there goes on."""
@@ -151,6 +153,7 @@ class AuditLog:
                 self._torn = False
             raise
         self._lines, self._end, self._last = self._lines + 1, self._end + len(line), digest
+        self._newest = head
         if sync:
             self.head = head
 

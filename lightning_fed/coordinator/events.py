@@ -142,6 +142,17 @@ class EventLog:
         """Of the last line that is on the disk: what may be handed out. None without a key."""
         return self._log.head
 
+    def sync(self) -> None:
+        """Have all lines on the disk.
+
+        Raises:
+            StoreError: the disk does not take them.
+        """
+        try:
+            self._log.sync()
+        except OSError as error:
+            raise StoreError(f"{self._name} cannot be written: {error.strerror}. {remedy(error)}.") from error
+
     def close(self) -> None:
         """Flush to the disk and close.
 

@@ -308,7 +308,10 @@ class Coordinator:
         for action in actions:
             match action:
                 case Send(site, message, chunk):
-                    if isinstance(message, m.Model | m.Finished) and self._events.head:
+                    if isinstance(message, m.Farewell) and self._session.phase == "closing":
+                        # The last that the site is told: of the last model's metrics, too.
+                        self._insist("the event log", self._events.sync)
+                    if isinstance(message, m.Model | m.Finished | m.Farewell) and self._events.head:
                         self._hub.send(site, m.LogHead(self._events.head))
                     self._hub.send(site, message, chunk)
                 case Wake(timer, after_s):

@@ -253,8 +253,8 @@ class LedgerHead(Message, frozen=True):
 class LogHead(Message, frozen=True):
     """Either side: the newest line of its audit log that is on its disk, signed, to be kept in the other's log.
 
-    With it neither side can deny what its log held by then. The coordinator's comes before a global model and before
-    ``Finished``, a site's before an ``Offer`` and before ``Leave``.
+    With it neither side can deny what its log held by then. The coordinator's comes before a global model, before
+    ``Finished`` and before ``Farewell``, a site's before an ``Offer`` and before ``Leave``.
     """
 
     head: Head
