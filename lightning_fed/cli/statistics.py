@@ -93,6 +93,8 @@ def _show(store: Path) -> int:
         markup=False,
         highlight=False,
     )
+    if table.noise:
+        console.print(f"Each count has noise of standard deviation {table.noise:g}.", markup=False, highlight=False)
     console.print(f"the same as data: {store / FILE}", markup=False, highlight=False, soft_wrap=True)
     return 0
 

@@ -15,7 +15,9 @@ from lightning_fed.coordinator.recorded import read_run
 from lightning_fed.coordinator.statistics_table import FILE, Cell, ColumnTable, Quantile, Table
 from lightning_fed.errors import StoreError
 from lightning_fed.files import write_whole
+from lightning_fed.plan.privacy import ExamplePrivacy
 from lightning_fed.plan.statistics import CountedColumn, Statistics
+from lightning_fed.privacy.counts import release_of
 from lightning_fed.update.tally import NAME, SCALE, Counts, total_of
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -23,7 +25,9 @@ _SHOWN_DIGITS = 4
 """Significant digits of a mean: more would give away of how many rows it is, which may be hidden."""
 
 
-def table_of(statistics: Statistics, total: Counts, sites: Sequence[str], federation: str, run: str) -> Table:
+def table_of(
+    statistics: Statistics, total: Counts, sites: Sequence[str], federation: str, run: str, noise: float = 0.0
+) -> Table:
     """The table of summed counts, see ``update.tally``.
 
     Args:
@@ -32,12 +36,13 @@ def table_of(statistics: Statistics, total: Counts, sites: Sequence[str], federa
         sites: whose sum it is.
         federation: the plan's name.
         run: the coordinator's run.
+        noise: standard deviation of the noise in a count.
     """
     least, rows, at, columns = statistics.minimum_count, int(total[0]), 1, []
     for name, column in statistics.columns.items():
         columns.append(_column(name, column, [int(number) for number in total[at : at + column.numbers]], least))
         at += column.numbers
-    return Table(federation, run, sorted(sites), least, rows if rows >= least else None, columns)
+    return Table(federation, run, sorted(sites), least, noise, rows if rows >= least else None, columns)
 
 
 def hidden_cells(cells: Sequence[int], least: int) -> set[int]:
@@ -68,7 +73,8 @@ def _column(name: str, column: CountedColumn, numbers: Sequence[int], least: int
     mean = deviation = None
     if inside >= least:
         first, width = column.edges[0], column.edges[-1] - column.edges[0]
-        share, square = (number / SCALE / inside for number in numbers[column.cells :])
+        # Noise can bring them beyond what numbers within the edges have.
+        share, square = (min(max(number / SCALE / inside, 0.0), 1.0) for number in numbers[column.cells :])
         mean = _rounded(first + width * share)
         deviation = _rounded(width * math.sqrt(max(0.0, square - share * share)))
     return ColumnTable(name, shown, mean, deviation, list(_quantiles(column.edges, cells[1:], {p - 1 for p in hidden})))
@@ -105,6 +111,7 @@ def write_table(store: Path) -> Table:
     run, plan = read_run(store)
     try:
         statistics = msgspec.convert(plan.get("statistics"), Statistics)
+        promise = msgspec.convert((plan.get("privacy") or {}).get("example"), ExamplePrivacy | None)
         content = (store / "events.jsonl").read_bytes()
         rounds = [event for event in entries_of(content) if event.event == "round_finished"]
         if not rounds:
@@ -119,6 +126,10 @@ def write_table(store: Path) -> Table:
         raise StoreError(
             f"the counts of {store} cannot be read: {error}. Restore the store, or count again."
         ) from error
-    table = table_of(statistics, total_of(mean, len(sites), statistics), sites, str(plan["name"]), run)
+    noise = 0.0
+    if promise:
+        noise = release_of(promise).noise_multiplier * statistics.sensitivity * math.sqrt(len(sites))
+    total = total_of(mean, len(sites), statistics, noisy=promise is not None)
+    table = table_of(statistics, total, sites, str(plan["name"]), run, round(noise, 2))
     write_whole(store / FILE, msgspec.json.format(msgspec.json.encode(table)) + b"\n")
     return table

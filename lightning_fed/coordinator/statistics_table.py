@@ -62,6 +62,7 @@ class Table(msgspec.Struct, frozen=True):
         run: the coordinator's run.
         sites: those whose counts are in it.
         minimum_count: smallest count that is shown.
+        noise: standard deviation of the noise in each count; 0 where the plan promises no privacy.
         rows: of all sites; None where they are fewer.
         columns: in the plan's order.
     """
@@ -70,6 +71,7 @@ class Table(msgspec.Struct, frozen=True):
     run: str
     sites: list[str]
     minimum_count: int
+    noise: float
     rows: int | None
     columns: list[ColumnTable]
 

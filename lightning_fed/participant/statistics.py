@@ -12,16 +12,22 @@ from lightning_fed.participant.connection import Connection
 from lightning_fed.participant.own_roster import OwnRoster
 from lightning_fed.participant.sent_log import SentLog
 from lightning_fed.participant.signed_sums_file import SignedSumsFile
+from lightning_fed.participant.site_ledger import SiteLedger
 from lightning_fed.plan import FederationPlan
 from lightning_fed.plan.statistics import Statistics
 from lightning_fed.policy import SitePolicy
+from lightning_fed.privacy.accounting import require_delta_for
+from lightning_fed.privacy.counts import release_of, with_noise
+from lightning_fed.privacy.ledger import Owner
 from lightning_fed.protocol import messages as m
+from lightning_fed.protocol.exchange import Exchange
 from lightning_fed.protocol.site.session import SiteSession
 from lightning_fed.protocol.site.signed_sums import SignedSums
 from lightning_fed.transport.site import SiteConnection
 from lightning_fed.update.counted_model import layout_of_statistics
+from lightning_fed.update.layout import Layout
 from lightning_fed.update.model_digest import layout_digest
-from lightning_fed.update.tally import count, digits_of
+from lightning_fed.update.tally import count, digits_of, finer, units_of
 
 Rows = Callable[[Statistics], Iterable[Mapping[str, str]]]
 """Gives a site's rows, cells by column, for what a plan counts."""
@@ -35,12 +41,12 @@ class StatisticsSite:
         policy: what this site accepts.
         rows: its data.
         beside: a file, beside which lie the logs of what was signed (``.signed``) and sent (``.sent``), as of a site
-            that trains: its ledger. None where nothing outlives the process.
+            that trains: its ledger, which is written when the plan promises privacy.
         notice: is told a line for whoever runs the site.
     """
 
     def __init__(
-        self, own: OwnRoster, policy: SitePolicy, rows: Rows, beside: Path | None, notice: Callable[[str], None]
+        self, own: OwnRoster, policy: SitePolicy, rows: Rows, beside: Path, notice: Callable[[str], None]
     ) -> None:
         self._own = own
         self._name = own.identity.name
@@ -48,6 +54,8 @@ class StatisticsSite:
         self._rows = rows
         self._beside = beside
         self._notice = notice
+        self._sent: SentLog | None = None
+        self._ledger: SiteLedger | None = None
 
     def session(self) -> SiteSession:
         """The state machine of this site."""
@@ -68,12 +76,11 @@ class StatisticsSite:
             coordinator: its address.
             patience_s: seconds without a connection after which the site gives up.
         """
-        own, sent = self._own, None
+        own = self._own
         self._policy.check_members(own.roster.fingerprints, self._name)
         own.remember()
-        if self._beside is not None:
-            path = self._beside.with_name(f"{self._beside.name}.sent")
-            sent = SentLog(path, own.identity, own.roster.coordinator, coordinator, lambda: own.identity)
+        path = self._beside.with_name(f"{self._beside.name}.sent")
+        self._sent = SentLog(path, own.identity, own.roster.coordinator, coordinator, lambda: own.identity)
         return SiteConnection(
             coordinator,
             own.identity,
@@ -81,7 +88,7 @@ class StatisticsSite:
             self.session(),
             patience_s,
             self._notice,
-            journal=sent,
+            journal=self._sent,
             newest_keys=lambda: (own.identity, own.roster.coordinator),
         )
 
@@ -94,6 +101,7 @@ class StatisticsSite:
         Raises:
             PlanRefusedError: the policy does not allow the plan, or it trains.
             DataError: the rows cannot be counted.
+            BudgetExhaustedError: the plan promises privacy, and the site's budget does not allow the counts.
             UpdateRefusedError: the others were counted without this site.
             FederationError: one of its other kinds, for what the message says.
         """
@@ -112,6 +120,8 @@ class StatisticsSite:
             try:
                 connection.call(lambda session: session.leave(m.Leave(reason)))
             finally:
+                if self._ledger:
+                    self._ledger.close()
                 connection.close()
 
     def _take_part(self, connection: Connection) -> FederationPlan:
@@ -130,14 +140,22 @@ class StatisticsSite:
             trains = f"the federation {plan.name!r} trains a model and counts nothing"
             raise PlanRefusedError(f"{trains}. Take part with a Trainer: lightning-fed fit", [trains])
         # Before the site joins: the others need not wait for one whose table is damaged.
-        digits = digits_of(count(statistics, self._rows(statistics)))
-        signed = self._signed(plan, run, layout_digest(layout_of_statistics(statistics)))
-        connection.call(lambda session: session.join(layout_of_statistics(statistics), signed=signed))
+        counts = count(statistics, self._rows(statistics))
+        promise = plan.privacy.example
+        if promise:
+            require_delta_for(promise.delta, max(1, int(counts[0])), "example")
+        self._join(connection, plan, run, layout_of_statistics(statistics))
         if not self._wait(connection, "the other sites", _begun):
             raise UpdateRefusedError(
                 f"site {self._name!r} is not in the sum: the federation {plan.name!r} has counted without it. It came "
                 "too late or was not drawn; ask for another run."
             )
+        if promise and self._ledger:
+            release = release_of(promise)
+            self._ledger.pay_for_training(1, release)
+            units, sensitivity = units_of(statistics), statistics.sensitivity
+            counts = with_noise(finer(counts, statistics), units, sensitivity, release)
+        digits = digits_of(counts)
         connection.call(lambda session: session.submit(1, memoryview(bytearray(digits)), SiteReport(0)))
         spent, rejected = self._wait(
             connection, "the sum", lambda s: (s.spent, s.rejected) if s.spent or (s.model and s.model[0] == 1) else None
@@ -147,6 +165,19 @@ class StatisticsSite:
         if rejected:
             self._notice(f"the counts of site {self._name!r} were not taken, at least once: {rejected}")
         return plan
+
+    def _join(self, connection: Connection, plan: FederationPlan, run: str, layout: Layout) -> None:
+        owner = Owner(self._name, self._own.identity.signing_key, "")
+        exchange = Exchange(plan, layout.size, max(1, len(self._own.roster.sites)))
+        self._ledger = ledger = SiteLedger.for_plan(self._beside, owner, plan, run, self._policy, exchange)
+        if ledger and self._sent:
+            self._sent.spent = ledger.spent
+        pay = ledger.pay_for_update if ledger else None
+        signed = self._signed(plan, run, layout_digest(layout))
+        connection.call(lambda session: session.join(layout, pay=pay, signed=signed))
+        if ledger:
+            self._wait(connection, "the coordinator", lambda session: session.joined)
+            ledger.require_newest(connection.read(lambda session: session.ledger_head))
 
     def _wait(self, connection: Connection, reason: str, until: Callable[[SiteSession], Any]) -> Any:
         def found(session: SiteSession) -> Any:
@@ -159,15 +190,13 @@ class StatisticsSite:
     def _signed(self, plan: FederationPlan, run: str, digest: bytes) -> SignedSums | None:
         if plan.masking.mode != "required":
             return None
-        file = (
-            SignedSumsFile(self._beside.with_name(f"{self._beside.name}.signed"), self._name) if self._beside else None
-        )
+        file = SignedSumsFile(self._beside.with_name(f"{self._beside.name}.signed"), self._name)
         return SignedSums(
             plan.name,
             run,
             digest,
-            file.read() if file else (),
-            file.write if file else None,
+            file.read(),
+            file.write,
             self._policy.min_cohort_change,
         )
 

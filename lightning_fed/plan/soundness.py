@@ -119,10 +119,15 @@ def check_statistics(
             "plan.statistics go with algorithm: {name: fedavg} and without compression, personal and metrics, which "
             "are about models. Leave those out."
         )
-    if privacy.site or privacy.example:
+    if privacy.site:
         raise PlanError(
-            "plan.privacy does not go with plan.statistics: its noise is made for updates of a model, and would be "
-            "added to the digits of which a count is made. Leave it out; minimum_count hides small cells of the result."
+            "plan.privacy.site does not go with plan.statistics: its noise is made for updates of a model, and would "
+            "be added to the digits of which a count is made. Choose privacy: {example: ...}, which hides each row."
+        )
+    if privacy.example and (privacy.example.clipping_norm != 1.0 or privacy.example.replace_layers):
+        raise PlanError(
+            "plan.privacy.example.clipping_norm and replace_layers are about training: of plan.statistics it is known "
+            "how far a row moves them. Leave both out."
         )
 
 

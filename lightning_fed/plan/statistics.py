@@ -88,6 +88,14 @@ class Statistics:
         """How many whole numbers a site sends: its rows, and those of each column."""
         return 1 + sum(column.numbers for column in self.columns.values())
 
+    @property
+    def sensitivity(self) -> float:
+        """How far one row more or less moves what a site sends, as an L2 norm: in rows, and in shares of the edges.
+
+        It counts in the rows, and of each column in one cell; of a number it adds at most 1 to either of its sums.
+        """
+        return math.sqrt(1 + sum(1 if column.edges is None else 3 for column in self.columns.values()))
+
     def barred(self, allowed: Mapping[str, object] | list[str]) -> list[str]:
         """The columns that are not among those which a site allows."""
         known = {name.casefold() for name in allowed}

@@ -4,6 +4,8 @@ The numbers of a site, in the plan's order: its rows; then of each column its ce
 bin, above the last edge; or missing, each value, any other), and of a number within the edges the sums of ``f`` and of
 ``f * f``, where ``f`` is how far it lies from the first to the last edge, in steps of 2^-24.
 
+Under noise, counts are in steps of 2^-11, so that the noise is drawn on a fine grid, and any number may be negative.
+
 A number is sent as four digits of 12 bits, each a float32. Under masks a digit is a whole number of steps of the ring,
 so nothing is rounded; and the mean of a digit over 2,048 sites still says which whole number their sum was.
 """
@@ -31,6 +33,7 @@ MOST_SITES = 1 << 11
 """So many digits add up to less than 2^23: a float32 mean of them times their number is off by less than a half."""
 
 SCALE = 1 << 24
+NOISE_UNIT = 1 << 11
 MOST_ROWS = 1 << 23
 """Of one site: sums of ``SCALE`` then stay below 2^48."""
 
@@ -99,25 +102,48 @@ def _reader(column: CountedColumn) -> _Numbers | _Words:
     return _Words(column) if column.values is not None else _Numbers(column)
 
 
+def units_of(statistics: Statistics) -> Counts:
+    """In how many steps a number counts one row under noise, or a sum of ``f`` one whole width of the edges."""
+    units = np.full(statistics.numbers, NOISE_UNIT, dtype=np.int64)
+    at = 1
+    for column in statistics.columns.values():
+        units[at + column.cells : at + column.numbers] = SCALE
+        at += column.numbers
+    return units
+
+
+def finer(counts: Counts, statistics: Statistics) -> Counts:
+    """What ``count`` gives, in the steps that it is in under noise."""
+    return np.where(units_of(statistics) == SCALE, counts, counts * NOISE_UNIT)
+
+
 def digits_of(counts: Counts) -> FloatVector:
-    """What a site sends, flat float32, shape ``(4 * numbers,)``."""
-    places = [(counts >> (_BITS * digit)) & LARGEST_DIGIT for digit in range(DIGITS)]
+    """What a site sends, flat float32, shape ``(4 * numbers,)``; of a negative number all digits are negative."""
+    most = (1 << (_BITS * DIGITS)) - 1
+    sizes = np.minimum(np.abs(counts), most)
+    places = [np.sign(counts) * ((sizes >> (_BITS * digit)) & LARGEST_DIGIT) for digit in range(DIGITS)]
     return np.ascontiguousarray(np.stack(places, axis=1).reshape(-1), dtype=np.float32)
 
 
-def total_of(mean: Sequence[float] | NDArray[np.float32], sites: int, statistics: Statistics) -> Counts:
+def total_of(
+    mean: Sequence[float] | NDArray[np.float32], sites: int, statistics: Statistics, *, noisy: bool = False
+) -> Counts:
     """The sum over sites, from the mean that the coordinator has stored.
 
     Args:
         mean: of what so many sites have sent, flat float32.
         sites: how many.
         statistics: the plan's.
+        noisy: whether the sites have added noise; counts are then rounded, and none is below 0.
 
     Raises:
         UpdateRefusedError: no sites' honest numbers add up to it.
     """
     digits = np.rint(np.asarray(mean, dtype=np.float64).reshape(-1, DIGITS) * sites).astype(np.int64)
     total: Counts = (digits << (_BITS * np.arange(DIGITS))).sum(axis=1)
+    if noisy:
+        rounded = np.rint(np.maximum(total, 0) / NOISE_UNIT).astype(np.int64)
+        return np.where(units_of(statistics) == SCALE, total, rounded)
     at = 1
     for name, column in statistics.columns.items():
         cells, sums = total[at : at + column.cells], total[at + column.cells : at + column.numbers]

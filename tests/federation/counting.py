@@ -20,7 +20,7 @@ def counts(arguments, folder, rows, policy):
 
 def dies_in_the_round(arguments, folder, policy):
     """Join, and be killed when the round begins."""
-    site = StatisticsSite(_own(arguments, policy), policy, lambda statistics: [], None, print)
+    site = StatisticsSite(_own(arguments, policy), policy, lambda statistics: [], folder / "ledger.jsonl", print)
     connection = site.connected(arguments["coordinator"], 60.0)
     submit = connection.call
 

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from itertools import chain
 from statistics import fmean, pstdev
 
 import pytest
@@ -9,8 +10,9 @@ from counting import counts, dies_in_the_round, trains
 
 from lightning_fed.coordinator.statistics import write_table
 from lightning_fed.coordinator.statistics_table import read_table
-from lightning_fed.plan import CountedColumn, Masking, Statistics
+from lightning_fed.plan import CountedColumn, ExamplePrivacy, Masking, Privacy, Statistics
 from lightning_fed.policy import SitePolicy
+from lightning_fed.privacy.history import read_history
 
 pytestmark = pytest.mark.chaos
 
@@ -75,6 +77,36 @@ def test_a_site_that_is_killed_in_the_round_is_left_out_and_the_others_are_count
     table = write_table(here.store)
     assert table.sites == here.sites[:3]
     assert shown(table) == pooled([row for seed in range(3) for row in rows_of(seed)])
+
+
+def test_noise_is_paid_for_hides_each_row_and_is_as_large_as_the_table_says(federation):
+    here = federation(3, **{**MASKED, "privacy": Privacy(example=ExamplePrivacy(epsilon=1.0, delta=1e-4))})
+    coordinator = here.coordinate()
+    allows = SitePolicy(statistics=["age", "view"], masking="required", max_epsilon=1.0, max_delta=1e-4)
+    sites = [here.site(name, counts, rows_of(seed, 2000), allows) for seed, name in enumerate(here.sites)]
+    assert [site.result() for site in sites] == ["counted"] * 3
+    coordinator.result()
+    table = write_table(here.store)
+    # The analytic Gaussian mechanism needs 3.1 for epsilon 1 at delta 1e-4; a row moves the numbers by sqrt(1 + 3 + 1).
+    assert table.noise == pytest.approx(3.1 * 5**0.5 * 3**0.5, rel=0.05)
+    everybody = [row for seed in range(3) for row in rows_of(seed, 2000)]
+    for got, exact in zip(chain(*shown(table)), chain(*pooled(everybody)), strict=True):
+        assert abs(got - exact) < 7 * table.noise
+    assert shown(table) != pooled(everybody)
+    within = [float(row["Age"]) for row in everybody if row["Age"] and 0 <= float(row["Age"]) <= 80]
+    assert table.columns[0].mean == pytest.approx(fmean(within), abs=2.0)
+    for name in here.sites:
+        (paid,) = read_history(here.folder / name / "ledger.jsonl").entries
+        assert 0.9 < paid.epsilon <= 1.0
+        assert paid.release.mechanism.sample_rate == 1.0
+
+
+def test_a_site_whose_policy_wants_more_privacy_than_the_plan_has_refuses(federation):
+    here = federation(3, **MASKED)
+    coordinator = here.coordinate()
+    policy = SitePolicy(statistics=["age", "view"], max_epsilon=1.0)
+    assert "wants differential privacy" in here.site(here.sites[0], counts, rows_of(0), policy).error()
+    coordinator.kill()
 
 
 def test_a_site_whose_policy_names_no_columns_refuses_and_says_what_to_add(federation):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lightning_fed.errors import DataError, PlanError, UpdateRefusedError
 from lightning_fed.plan import CountedColumn, FederationPlan, Masking, Statistics
 from lightning_fed.protocol.exchange import Exchange
-from lightning_fed.update.tally import MOST_ROWS, MOST_SITES, SCALE, count, digits_of, total_of
+from lightning_fed.update.tally import MOST_ROWS, MOST_SITES, SCALE, count, digits_of, finer, total_of, units_of
 
 STATISTICS = Statistics({"age": CountedColumn(edges=[0, 10, 30]), "view": CountedColumn(values=["AP", "LAT"])})
 WORDS = Statistics({"view": CountedColumn(values=["AP"])})
@@ -89,3 +89,15 @@ def test_a_column_that_cannot_be_counted_is_refused(column, why):
 def test_a_plan_of_statistics_asks_for_nothing_that_only_training_has(settings, why):
     with pytest.raises(PlanError, match=why):
         FederationPlan(**{"rounds": 1, "masking": Masking(bits=32), "statistics": WORDS, **settings})
+
+
+@given(st.lists(st.integers(-(1 << 47), 1 << 47), min_size=4, max_size=4))
+def test_negative_numbers_come_through(numbers):
+    one = np.array(numbers)
+    assert total_of(digits_of(one), 1, WORDS, noisy=True).tolist() == np.rint(np.maximum(one, 0) / 2048).tolist()
+
+
+def test_finer_steps_are_the_same_counts():
+    counts = count(STATISTICS, [{"age": "5", "view": "AP"}] * 9)
+    assert total_of(digits_of(finer(counts, STATISTICS)), 1, STATISTICS, noisy=True).tolist() == counts.tolist()
+    assert sorted(set(units_of(STATISTICS).tolist())) == [2048, SCALE]
