@@ -32,12 +32,12 @@ class InitialState:
 
     Args:
         record: file that says that this site has trained; written before its first round, in whatever federation, and
-            never removed. Readable by its owner alone.
+            never removed. Readable by its owner alone. None where nothing outlives the process.
         site: the site's name.
         policy: what the site accepts.
     """
 
-    def __init__(self, record: Path, site: str, policy: SitePolicy) -> None:
+    def __init__(self, record: Path | None, site: str, policy: SitePolicy) -> None:
         self._record = record
         self._site = site
         self._policy = policy
@@ -49,7 +49,7 @@ class InitialState:
         Raises:
             StoreError: it could not be written; the round must not begin.
         """
-        if self._written:
+        if self._written or self._record is None:
             return
         try:
             self._record.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ class InitialState:
                 f"site {self._site!r} refused to give the initial model, which leaves without masks: its policy says "
                 f"gives_initial = false, as it does by default where masking is required. {_CURE}"
             )
-        if (reason := _trained(trainer, module)) or self._record.exists():
+        if (reason := _trained(trainer, module)) or (self._record and self._record.exists()):
             reason = reason or f"it has trained before ({self._record})"
             raise PlanRefusedError(
                 f"site {self._site!r} refused to give the initial model, which leaves without masks: {reason}, and "

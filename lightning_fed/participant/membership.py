@@ -1,6 +1,7 @@
 """A site's part in a federation, from the plan to the goodbye."""
 
 import uuid
+from functools import cache
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,7 @@ class Membership(Callback):
             session = SiteSession(
                 self._name,
                 uuid.uuid4().hex,
-                version_of("lightning_fed"),
+                _package_version(),
                 self._own.identity.signing_key,
                 self._own.roster.members,
                 self._policy.foreign_classes,
@@ -313,3 +314,9 @@ class Membership(Callback):
     def _leave(self, reason: m.LeaveReason) -> None:
         # Checkpoints are written after this, too, also those of an error.
         self._link.leave(reason, self._state.note)
+
+
+@cache
+def _package_version() -> str:
+    """Looked up once: a simulation has many sites, and each look-up reads files."""
+    return version_of("lightning_fed")

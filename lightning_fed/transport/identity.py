@@ -10,8 +10,10 @@ it has a version, and a newer one of the same consortium may take its place whil
 
 import hashlib
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -159,8 +161,9 @@ class Roster:
             ("signing key", [card.signing_public for card in everybody]),
         )
         for what, values in identifiers:
+            counts = Counter(values)
             doubled = next(
-                (card.name for card, value in zip(everybody, values, strict=True) if values.count(value) > 1), None
+                (card.name for card, value in zip(everybody, values, strict=True) if counts[value] > 1), None
             )
             if doubled is not None:
                 raise IdentityError(
@@ -297,7 +300,7 @@ class Roster:
             "rotated": sorted(name for name in before.keys() & after.keys() if before[name] != after[name]),
         }
 
-    @property
+    @cached_property
     def members(self) -> Members:
         """The sites, as masked sums need them."""
         keys = {name: card.signing_public for name, card in self.sites.items()}
@@ -322,8 +325,8 @@ class Roster:
                 f"than its key file, {own.fingerprint}. {cure}"
             )
 
-    @property
-    def fingerprints(self) -> dict[str, str]:
+    @cached_property
+    def fingerprints(self) -> Mapping[str, str]:
         """Fingerprints of everybody, the coordinator first, by name."""
         return {card.name: card.fingerprint for card in (self.coordinator, *self.sites.values())}
 

@@ -38,9 +38,13 @@ REMEMBERED_ROUNDS = 10
 
 @dataclass
 class _Site:
-    """What is known of a site; ``ready`` once its model was found to be the federation's."""
+    """What is known of a site.
+
+    It is ``ready`` once its model was found to be the federation's; ``standing_by`` where it joins when it is drawn.
+    """
 
     ready: bool = False
+    standing_by: bool = False
     member: bool = False
     left: m.LeaveReason | None = None
     metrics: dict[str, int] = field(default_factory=dict)
@@ -114,7 +118,16 @@ class Attendance:
         """A site's model is the federation's; ``metrics`` and ``members``: see ``messages.Join``."""
         state = self._sites[site]
         state.ready, state.member, state.left, state.metrics = True, True, None, dict(metrics)
-        state.members = members
+        state.members, state.standing_by = members, False
+
+    def stand_by(self, sites: Iterable[str], members: bytes) -> None:
+        """Sites can be drawn, and join only then; they go by the roster whose members have this digest."""
+        for site in sites:
+            self._sites[site].standing_by, self._sites[site].members = True, members
+
+    def stands_by(self, site: str) -> bool:
+        """Whether a site is yet to join, and need not be there to be drawn."""
+        return self._sites[site].standing_by
 
     def lost(self, site: str) -> bool:
         """A site's connection is gone; whether that is news: nobody misses one that has said hello and not joined."""
@@ -127,7 +140,8 @@ class Attendance:
     def left(self, site: str, reason: m.LeaveReason) -> None:
         """A site has gone, or was sent away."""
         state = self._sites[site]
-        state.ready, state.member, state.left = False, False, reason
+        state.ready = state.standing_by = state.member = False
+        state.left = reason
 
     def dropped(self, site: str) -> None:
         """The operator does not want a site to take part."""
@@ -167,7 +181,7 @@ class Attendance:
         return [
             site
             for site, state in self._sites.items()
-            if state.ready and not state.rounds_out and self.roster in (None, state.members)
+            if (state.ready or state.standing_by) and not state.rounds_out and self.roster in (None, state.members)
         ]
 
     @property
@@ -178,7 +192,11 @@ class Attendance:
     @property
     def missing(self) -> list[str]:
         """Sites that may still come, and would be drawn."""
-        return [s for s, state in self._sites.items() if not (state.ready or state.left or state.rounds_out)]
+        return [
+            site
+            for site, state in self._sites.items()
+            if not (state.ready or state.standing_by or state.left or state.rounds_out)
+        ]
 
     def gone(self, reasons: Set[str]) -> dict[str, m.LeaveReason]:
         """Sites that have left for one of these reasons."""

@@ -245,6 +245,15 @@ class CoordinatorSession:
                 expected = {*self._attendance.ready, *done}
                 return [*self._metrics.report(site, message, expected), *self._end_early()]
 
+    def stand_by(self, sites: Iterable[str]) -> list[Action]:
+        """Sites that a simulation starts only when they are drawn: until then they hear nothing, and cost nothing.
+
+        The first they are sent is the ``Begin`` of a round. It is kept for them until they have joined, and not sent
+        again then.
+        """
+        self._attendance.stand_by(sites, self._rosters.members.digest)
+        return self._begin_if_possible()
+
     def lost(self, site: str) -> list[Action]:
         """A site's connection is gone, for longer than a reconnection takes."""
         if site not in self._attendance or not self._attendance.lost(site):
@@ -327,6 +336,7 @@ class CoordinatorSession:
             check_same_layout(self._initial.layout, layout, site)
         if not set(self.plan.metrics).issuperset(join.metrics) or not _sound_sizes(join.metrics):
             raise ProtocolError(f"site {site!r} announced metrics that the plan does not name, or too large ones.")
+        knows_of_round = self._attendance.stands_by(site)
         self._attendance.joined(site, join.metrics, join.members)
         actions: list[Action] = [Record("site_joined", {"site": site}), *self._rosters.joined(site, join.members)]
         if self.model is None:
@@ -338,7 +348,7 @@ class CoordinatorSession:
             self._awaited.add(site)
             return [*actions, Send(site, m.Finished(self.model.version))]
         collection = self._collection
-        if collection and site in collection.cohort:
+        if collection and site in collection.cohort and not knows_of_round:
             actions += self._after_collection(collection.rejoin(site))
         return [*actions, *self._begin_if_possible()]
 
