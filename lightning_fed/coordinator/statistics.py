@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from lightning_fed.coordinator.events import entries_of
@@ -43,6 +44,34 @@ def table_of(
         columns.append(_column(name, column, [int(number) for number in total[at : at + column.numbers]], least))
         at += column.numbers
     return Table(federation, run, sorted(sites), least, noise, rows if rows >= least else None, columns)
+
+
+def table_of_mean(
+    statistics: Statistics,
+    promise: ExamplePrivacy | None,
+    mean: NDArray[np.float32],
+    sites: Sequence[str],
+    federation: str,
+    run: str,
+) -> Table:
+    """The table of a federation's global model.
+
+    Args:
+        statistics: the plan's.
+        promise: what the plan promises of each row.
+        mean: the model's values, flat float32.
+        sites: those in it.
+        federation: the plan's name.
+        run: the coordinator's run.
+
+    Raises:
+        UpdateRefusedError: no honest sites' counts add up to it.
+    """
+    noise = 0.0
+    if promise:
+        noise = release_of(promise).noise_multiplier * statistics.sensitivity * math.sqrt(len(sites))
+    total = total_of(mean, len(sites), statistics, noisy=promise is not None)
+    return table_of(statistics, total, sites, federation, run, round(noise, 2))
 
 
 def hidden_cells(cells: Sequence[int], least: int) -> set[int]:
@@ -126,10 +155,6 @@ def write_table(store: Path) -> Table:
         raise StoreError(
             f"the counts of {store} cannot be read: {error}. Restore the store, or count again."
         ) from error
-    noise = 0.0
-    if promise:
-        noise = release_of(promise).noise_multiplier * statistics.sensitivity * math.sqrt(len(sites))
-    total = total_of(mean, len(sites), statistics, noisy=promise is not None)
-    table = table_of(statistics, total, sites, str(plan["name"]), run, round(noise, 2))
+    table = table_of_mean(statistics, promise, mean, sites, str(plan["name"]), run)
     write_whole(store / FILE, msgspec.json.format(msgspec.json.encode(table)) + b"\n")
     return table

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_fed.aggregation.contracts import SiteReport
-from lightning_fed.errors import PlanRefusedError, UpdateRefusedError
+from lightning_fed.errors import FederationError, PlanRefusedError, UpdateRefusedError
 from lightning_fed.participant.connection import Connection
 from lightning_fed.participant.own_roster import OwnRoster
 from lightning_fed.participant.sent_log import SentLog
@@ -119,6 +119,8 @@ class StatisticsSite:
         finally:
             try:
                 connection.call(lambda session: session.leave(m.Leave(reason)))
+            except FederationError as error:
+                self._notice(f"the coordinator was not told that this site leaves: {error}")
             finally:
                 if self._ledger:
                     self._ledger.close()

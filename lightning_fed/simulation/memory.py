@@ -15,6 +15,7 @@ from lightning_fed.protocol.coordinator.session import CoordinatorSession
 from lightning_fed.protocol.members import Members
 from lightning_fed.protocol.site.session import Outgoing, SiteSession
 from lightning_fed.simulation.stage import Stage
+from lightning_fed.update.counted_model import nothing_counted
 
 _T = TypeVar("_T")
 
@@ -54,7 +55,8 @@ class Switchboard:
         watch: Callable[[Record], None] | None = None,
     ) -> None:
         self._watch = watch
-        self.coordinator = CoordinatorSession(plan, uuid.uuid4().hex, members, None, draw=random.Random(seed))  # noqa: S311 - a simulation draws cohorts again as before
+        model = nothing_counted(plan.statistics) if plan.statistics else None
+        self.coordinator = CoordinatorSession(plan, uuid.uuid4().hex, members, model, draw=random.Random(seed))  # noqa: S311 - a simulation draws cohorts again as before
         self.records: list[Record] = []
         self.bytes_up = self.bytes_down = 0
         self._stage = stage
