@@ -87,7 +87,8 @@ dist: $(INSTALLED)
 # What a deployment installs: the versions that the tests ran with here, and the hash of every file of each.
 requirements: $(INSTALLED)
 	$(BIN)/python -m pip freeze --exclude-editable | grep == > requirements/.tested.txt
-	$(BIN)/uv pip compile pyproject.toml --extra tables --constraint requirements/.tested.txt --universal \
+	$(BIN)/uv pip compile pyproject.toml --extra tables --extra metrics --extra report \
+		--constraint requirements/.tested.txt --universal \
 		--python-version 3.11 --generate-hashes --prerelease disallow --no-annotate --upgrade --quiet \
 		--custom-compile-command "make requirements" --output-file requirements/deploy.txt
 	rm requirements/.tested.txt
