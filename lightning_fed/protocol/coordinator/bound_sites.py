@@ -59,6 +59,8 @@ class BoundSites:
             that has more. A pool with less than ``fewest`` is to be waited with: a set would do once all its sites are
             there. If none would ever do, all that are there, whose rounds fail until the coordinator gives up.
         """
+        if not self._sets:
+            return Pool(sorted(drawable))
         there = frozenset(drawable)
         bound = {site: sets for site, sets in self._sets.items() if site in there}
         free = there - bound.keys()

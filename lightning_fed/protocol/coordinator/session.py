@@ -580,12 +580,12 @@ class CoordinatorSession:
         return actions + [Send(site, self._handout.announcement(site)) for site in self._attendance.ready]
 
     def _pause_if_needed(self) -> list[Action]:
-        if self._steering.paused_by:
+        held_back = self._steering.paused_by or self._paused or self._rosters.waiting
+        if self.phase != "gathering" or held_back:
             return []
         pool = self._pool()
         ready = len(pool.sites)
-        waits = self.phase == "gathering" and not self._paused and not self._rosters.waiting
-        if not waits or ready >= self._fewest or self._too_few_left(_FOR_GOOD):
+        if ready >= self._fewest or self._too_few_left(_FOR_GOOD):
             return []
         self._paused, self._gathered = True, False
         reason = (
@@ -619,9 +619,11 @@ class CoordinatorSession:
         return [*actions, *self._pause_if_needed()] if self._attendance.has_left(site) else actions
 
     def _too_few_left(self, reasons: Set[str], left_out: Mapping[str, str] | None = None) -> bool:
+        if self.phase != "gathering" or self.outcome:
+            return False
         dropped = {site: "dropped" for site in self._steering.dropped if site in self._attendance}
         gone: dict[str, str] = {**(left_out or {}), **self._attendance.gone(reasons), **dropped}
-        if self.phase != "gathering" or self.outcome or len(self._attendance) - len(gone) >= self._fewest:
+        if len(self._attendance) - len(gone) >= self._fewest:
             return False
         stored = (
             f" Global model {self.model.version} is stored."
