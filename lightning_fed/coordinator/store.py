@@ -305,7 +305,8 @@ class Store:
             raise StoreError(
                 f"{path.name} in the store {self.folder} cannot be read: {error}. Restore it, or choose a new folder."
             ) from error
-        but_for_rounds = dataclasses.replace(record.plan, rounds=self._plan.rounds)
+        counts = record.plan.statistics or self._plan.statistics  # which has one round, and cannot be given others
+        but_for_rounds = record.plan if counts else dataclasses.replace(record.plan, rounds=self._plan.rounds)
         if but_for_rounds != self._plan:
             raise StoreError(
                 f"the store {self.folder} belongs to another plan ({_first_difference(but_for_rounds, self._plan)}). "
