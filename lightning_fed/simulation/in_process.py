@@ -130,7 +130,11 @@ def federate_in_process(
     model, outcome = switchboard.coordinator.model, switchboard.coordinator.outcome
     if isinstance(outcome, FederationError):
         raise outcome
-    assert model is not None
+    if model is None or outcome != "finished":
+        raise FederationError(
+            f"the federation stands still after global model {model.version if model else 0} of {plan.rounds} rounds: "
+            "every site that has joined has left, and no other can be drawn. See what ends their fits."
+        )
     return InProcessRun(model, switchboard.records, switchboard.bytes_up, switchboard.bytes_down)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_fed.errors import ConfigError
+from lightning_fed.errors import ConfigError, FederationError, QuorumLostError
 from lightning_fed.plan import Compression, FederationPlan, LocalTraining, Masking
 from lightning_fed.simulation.in_process import VirtualSite, federate_in_process, site_name
 
@@ -145,6 +145,24 @@ def test_what_a_site_raises_that_was_made_when_drawn_reaches_the_caller():
 
     with pytest.raises(FileNotFoundError, match="no folder of site"):
         federate_in_process(plan(), SITES, site=unmade)
+
+
+class Leaves(L.Callback):
+    def on_train_epoch_end(self, trainer, pl_module):
+        trainer.should_stop = True
+
+
+def test_a_run_whose_sites_leave_before_its_last_round_is_an_error():
+    with pytest.raises(FederationError, match="stands still after global model 0 of 8 rounds"):
+        federate_in_process(plan(), SITES, site=site, max_steps=0)
+
+    def leaving(index: int) -> VirtualSite:
+        made = site(index)
+        made.callbacks = [Leaves()]
+        return made
+
+    with pytest.raises(QuorumLostError, match="site-11"):
+        federate_in_process(plan(), SITES, site=leaving)
 
 
 def test_a_site_of_another_name_and_a_number_without_a_factory_are_refused():
