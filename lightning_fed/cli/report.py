@@ -99,7 +99,7 @@ def _report_run(folder: Path, console: Console) -> None:
     for event in events:
         progress.take(event)
     metrics = [str(metric) for metric in plan.get("metrics", [])]
-    console.print(rounds_table(progress.rounds.values(), metrics, len(progress.sites)), soft_wrap=True)
+    console.print(rounds_table(progress.rounds.values(), metrics), soft_wrap=True)
     if plan.get("best") and (named := [event for event in events if event.get("event") == "best"]):
         _say(console, line_of(named[-1]) or "")
     _say(console, f"status: {progress.status}")

@@ -95,6 +95,30 @@ def read_extension(store: Path) -> Extension | None:
     return Extension(written.rounds, Operator(user_name(about.st_uid), about.st_uid))
 
 
+def wanted_extension(
+    store: Path, recorded: int, before: int | None, configured: int, epsilon: float | None
+) -> Extension | None:
+    """The rounds that a run shall have from its coordinator's next start on, if somebody has asked for others.
+
+    Args:
+        store: the coordinator's folder.
+        recorded: the rounds of the run's plan.
+        before: what the config said last, if that is known.
+        configured: what it says now.
+        epsilon: the plan's target for each example, if it has one.
+
+    Raises:
+        ConfigError: the run cannot have so many.
+        StoreError: what was asked for cannot be read.
+    """
+    asked = read_extension(store)
+    if asked is None and configured not in (before or recorded, recorded):
+        asked = Extension(configured, Operator(user_name(os.geteuid()), os.geteuid()))
+    if asked:
+        check_rounds(recorded, asked.rounds, max(stored_versions(store), default=0), epsilon)
+    return asked
+
+
 def forget_extension(store: Path) -> None:
     """It was done.
 

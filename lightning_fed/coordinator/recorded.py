@@ -22,6 +22,7 @@ class _NamesBest(msgspec.Struct, frozen=True):
 class _Recorded(msgspec.Struct, frozen=True):
     run: str
     plan: dict[str, Any]
+    configured: int | None = None
 
 
 def read_run(folder: Path) -> tuple[str, dict[str, Any]]:
@@ -32,11 +33,24 @@ def read_run(folder: Path) -> tuple[str, dict[str, Any]]:
     Raises:
         StoreError: the folder is no store.
     """
+    record = _recorded(folder)
+    return record.run, record.plan
+
+
+def rounds_configured(folder: Path) -> int | None:
+    """The rounds of the coordinator's config as it was recorded last; None before anybody has.
+
+    Raises:
+        StoreError: the folder is no store.
+    """
+    return _recorded(folder).configured
+
+
+def _recorded(folder: Path) -> _Recorded:
     try:
-        record = msgspec.json.decode((folder / "run.json").read_bytes(), type=_Recorded)
+        return msgspec.json.decode((folder / "run.json").read_bytes(), type=_Recorded)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise StoreError(f"{folder} is not a coordinator's store: {error}. Name the folder of a run.") from error
-    return record.run, record.plan
 
 
 def read_best(folder: Path) -> tuple[str, Best]:

@@ -26,15 +26,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from lightning_fed.coordinator.disk import Shortage, bytes_free, bytes_taken, shortage
-from lightning_fed.coordinator.extension import Extension, check_rounds, forget_extension, read_extension
+from lightning_fed.coordinator.extension import Extension, forget_extension, wanted_extension
 from lightning_fed.coordinator.insist import insist
 from lightning_fed.coordinator.recorded import stored_versions
 from lightning_fed.coordinator.retention import Keep, remove, versions_in
-from lightning_fed.coordinator.steering import user_name
 from lightning_fed.errors import FederationError, StoreError
 from lightning_fed.files import remedy, remove_torn, write_whole
 from lightning_fed.plan import FederationPlan
-from lightning_fed.protocol.coordinator.steering import Operator
 from lightning_fed.update.global_model import GlobalModel
 from lightning_fed.update.layout import Layout
 
@@ -316,15 +314,9 @@ class Store:
 
     def _wanted(self) -> Extension | None:
         """The rounds that the run shall have, if somebody has said so since the last start, here or in the plan."""
-        record, asked = self._record, read_extension(self.folder)
-        before = record.configured or record.plan.rounds
-        if asked is None and self._configured not in (before, record.plan.rounds):
-            asked = Extension(self._configured, Operator(user_name(os.geteuid()), os.geteuid()))
-        if asked:
-            example = record.plan.privacy.example
-            version = max(stored_versions(self.folder), default=0)
-            check_rounds(record.plan.rounds, asked.rounds, version, example.epsilon if example else None)
-        return asked
+        plan, before = self._record.plan, self._record.configured
+        epsilon = plan.privacy.example.epsilon if plan.privacy.example else None
+        return wanted_extension(self.folder, plan.rounds, before, self._configured, epsilon)
 
     def _write_record(self, record: _Run) -> None:
         write_whole(self.folder / "run.json", msgspec.json.format(msgspec.json.encode(record)))

@@ -43,6 +43,7 @@ class Round:
     Attributes:
         number: from 1.
         participants: names of the sites whose updates are in its global model.
+        members: how many sites the roster had then.
         seconds: wall-clock time from its beginning to its global model.
         bytes_up: bytes that the sites sent.
         bytes_down: bytes that the coordinator sent.
@@ -51,6 +52,7 @@ class Round:
 
     number: int
     participants: list[str] = field(default_factory=list)
+    members: int = 0
     seconds: float | None = None
     bytes_up: int | None = None
     bytes_down: int | None = None
@@ -107,7 +109,7 @@ class Progress:
                 self._set(cohort, f"trains round {number}")
             case {"event": "round_finished", "round": number, "participants": participants}:
                 row = self._round(number)
-                row.participants = participants
+                row.participants, row.members = participants, len(self.sites)
                 row.seconds, row.bytes_up, row.bytes_down = (
                     event.get(key) for key in ("seconds", "bytes_up", "bytes_down")
                 )

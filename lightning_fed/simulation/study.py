@@ -52,7 +52,7 @@ def simulate(simulation: Simulation, display: Display | None = None) -> int:
             succeeded &= None not in (*comparison.local.values(), comparison.federated, comparison.pooled)
         rounds = list(progress.rounds.values())
         write_results(folder.results, simulation, rounds, comparison)
-    display.console.print(rounds_table(rounds, simulation.plan.metrics, len(simulation.sites)))
+    display.console.print(rounds_table(rounds, simulation.plan.metrics))
     if comparison is not None:
         display.console.print(comparison_table(comparison))
     display.say(f"Results: {folder.results}; global models: {folder.store / 'models'}; logs: {folder.path / 'logs'}")

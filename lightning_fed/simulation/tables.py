@@ -13,21 +13,21 @@ from lightning_fed.simulation.results import Comparison
 _LATEST = 10
 
 
-def rounds_table(rounds: Iterable[Round], metrics: Sequence[str], sites: int) -> Table:
+def rounds_table(rounds: Iterable[Round], metrics: Sequence[str]) -> Table:
     """One row a round: participants, seconds, bytes up and down, and each of the plan's metrics."""
     table = Table(title="rounds", title_justify="left")
     for column in ("round", "sites", "seconds", "up", "down", *map(printable, metrics)):
         table.add_column(column, justify="right", no_wrap=True)
     for round in rounds:
-        table.add_row(*row_of(round, metrics, sites))
+        table.add_row(*row_of(round, metrics))
     return table
 
 
-def row_of(round: Round, metrics: Sequence[str], sites: int) -> list[str]:
+def row_of(round: Round, metrics: Sequence[str]) -> list[str]:
     """The cells of a round's row; what is not known yet is a dash."""
     return [
         str(round.number),
-        f"{len(round.participants)}/{sites}" if round.participants else "-",
+        f"{len(round.participants)}/{round.members}" if round.participants else "-",
         "-" if round.seconds is None else f"{round.seconds:.1f}",
         "-" if round.bytes_up is None else decimal(round.bytes_up),
         "-" if round.bytes_down is None else decimal(round.bytes_down),
@@ -59,7 +59,7 @@ def live_view(progress: Progress, metrics: Sequence[str]) -> RenderableType:
     for site, state in progress.sites.items():
         sites.add_row(site, state, progress.heard.get(site, ""))
     latest = list(progress.rounds.values())[-_LATEST:]
-    return Group(rounds_table(latest, metrics, len(progress.sites)), sites) if latest else sites
+    return Group(rounds_table(latest, metrics), sites) if latest else sites
 
 
 def _number(value: float | None) -> str:

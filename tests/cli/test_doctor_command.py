@@ -288,7 +288,31 @@ def test_a_store_of_another_plan_is_told(doctor):
     Store(Path("store"), FederationPlan(rounds=4), {}).close()
     _, found = doctor("coordinator")
     assert found["store"]["state"] == "failed"
-    assert "rounds" in found["store"]["found"]
+    assert "metrics" in found["store"]["found"]
+
+
+def test_a_store_is_no_other_plans_because_its_run_was_or_will_be_extended(doctor):
+    from lightning_fed.coordinator.extension import extend
+    from lightning_fed.coordinator.store import Store
+    from lightning_fed.plan import FederationPlan
+
+    store = Path("store")
+    plan = FederationPlan(**with_plan(doctor)["plan"])
+    Store(store, plan, {}).close()
+    _, found = doctor("coordinator", federation=with_plan(doctor, rounds=4))
+    assert (found["store"]["state"], "4 rounds to come" in found["store"]["found"]) == ("ok", True)
+
+    extend(store, 6)
+    _, found = doctor("coordinator")
+    assert (found["store"]["state"], "9 rounds to come" in found["store"]["found"]) == ("ok", True)
+    assert "the config says 3" in found["store"]["found"]
+    assert "the 9 rounds to come" in found["disk"]["found"]
+
+    taking_it_up = Store(store, plan, {})
+    taking_it_up.extend()
+    taking_it_up.close()
+    _, found = doctor("coordinator")
+    assert (found["store"]["state"], "9 rounds to come" in found["store"]["found"]) == ("ok", True)
 
 
 def test_a_clock_that_is_behind_its_own_files_is_told(tmp_path):

@@ -50,8 +50,13 @@ def text_of(renderable) -> str:
 def test_events_become_a_row_of_the_rounds_table():
     progress = progress_after(EVENTS)
     assert list(progress.rounds) == [1]
-    row = row_of(progress.rounds[1], ["val_loss", "val_auroc"], 2)
+    row = row_of(progress.rounds[1], ["val_loss", "val_auroc"])
     assert row == ["1", "2/2", "1.2", "2.0 MB", "500 bytes", "0.5123", "-"]
+
+
+def test_a_round_is_of_the_sites_that_the_roster_had_then():
+    progress = progress_after([*EVENTS, {"event": "roster_changed", "version": 2, "sites": ["north"]}])
+    assert row_of(progress.rounds[1], [])[1] == "2/2"
 
 
 def test_the_line_of_metrics_says_how_many_sites_had_one_that_some_had_not():
@@ -151,7 +156,7 @@ def test_tables_show_rounds_sites_and_the_comparison():
     comparison = text_of(comparison_table(Comparison("test_auroc", {"north": 0.7, "south": 0.8}, 0.9, 0.91)))
     for value in ("0.7000", "0.8000", "0.7500", "0.9000", "0.9100"):
         assert value in comparison
-    assert "-" in text_of(rounds_table([Round(1)], [], 2))
+    assert "-" in text_of(rounds_table([Round(1)], []))
 
 
 def test_under_a_plan_with_privacy_every_row_of_the_comparison_says_which_training_kept_it():

@@ -1,5 +1,6 @@
 """What of a coordinator's config needs its plan and its model."""
 
+import dataclasses
 from pathlib import Path
 
 import msgspec
@@ -10,7 +11,8 @@ from lightning_fed.cli.diagnosis.findings import Findings
 from lightning_fed.cli.diagnosis.terms import check_quorum
 from lightning_fed.cli.diagnosis.volume import check_coordinator_line, check_coordinator_memory
 from lightning_fed.coordinator.disk import bytes_free, bytes_taken, shortage
-from lightning_fed.coordinator.recorded import read_run, stored_versions
+from lightning_fed.coordinator.extension import wanted_extension
+from lightning_fed.coordinator.recorded import read_run, rounds_configured, stored_versions
 from lightning_fed.coordinator.retention import versions_in
 from lightning_fed.errors import FederationError
 from lightning_fed.participant.plan_callbacks import check_model
@@ -33,37 +35,48 @@ def check_training(findings: Findings, config_path: Path, roster: Roster | None,
     findings.ok("plan", f"{plan.name!r}, {plan.rounds} rounds ({plan.hash[:12]}). Its parts go together.")
     if roster is not None:
         check_quorum(findings, plan, roster)
-    newest = _check_store(findings, config.store, plan)
+    plan, newest = _check_store(findings, config.store, plan)
     layout = _check_initial(findings, config)
     if layout is None:
         return
-    _check_disk(findings, config, layout, newest)
+    _check_disk(findings, config, plan, layout, newest)
     if roster is not None:
         check_coordinator_memory(findings, plan, layout, roster)
         check_coordinator_line(findings, plan, layout, roster, line_mbit)
 
 
-def _check_store(findings: Findings, store: Path, plan: FederationPlan) -> int | None:
-    """Version of the newest global model; None if there is none, or the store cannot be used."""
+def _check_store(findings: Findings, store: Path, plan: FederationPlan) -> tuple[FederationPlan, int | None]:
+    """The plan with the rounds that the run will have, and the version of the newest global model.
+
+    No version if there is no model, or the store cannot be used.
+    """
     if not (store / "run.json").exists():
         findings.ok("store", f"{store} is new.")
-        return None
+        return plan, None
     with findings.of("store"):
         run, settings = read_run(store)
-        if settings != _as_stored(plan):
+        recorded = int(settings["rounds"])
+        # A run goes on under a plan that differs in its rounds alone.
+        if settings != _as_stored(dataclasses.replace(plan, rounds=recorded)):
             differing = sorted(name for name, value in _as_stored(plan).items() if settings.get(name) != value)
             findings.fail(
                 "store",
                 f"{store} belongs to another plan (differing: {', '.join(differing)}).",
                 "Choose a new folder; to go on from this store's model, name its newest .ckpt as the checkpoint.",
             )
-            return None
+            return plan, None
+        epsilon = plan.privacy.example.epsilon if plan.privacy.example else None
+        extension = wanted_extension(store, recorded, rounds_configured(store), plan.rounds, epsilon)
+        rounds = extension.rounds if extension else recorded
         versions = stored_versions(store)
         newest = versions[-1] if versions else None
-        left = plan.rounds - (newest or 0)
-        findings.ok("store", f"{store} is that of run {run}; newest global model: {newest}, {left} rounds to come.")
-        return newest
-    return None
+        left = rounds - (newest or 0)
+        extended = f" It has {rounds} rounds by now; the config says {plan.rounds}." if rounds != plan.rounds else ""
+        findings.ok(
+            "store", f"{store} is that of run {run}; newest global model: {newest}, {left} rounds to come.{extended}"
+        )
+        return dataclasses.replace(plan, rounds=rounds), newest
+    return plan, None
 
 
 def _as_stored(plan: FederationPlan) -> dict[str, object]:
@@ -101,8 +114,9 @@ def _check_initial(findings: Findings, config: Namespace) -> Layout | None:
     return layout
 
 
-def _check_disk(findings: Findings, config: Namespace, layout: Layout, newest: int | None) -> None:
-    plan: FederationPlan = config.plan
+def _check_disk(
+    findings: Findings, config: Namespace, plan: FederationPlan, layout: Layout, newest: int | None
+) -> None:
     folder: Path = config.store.absolute() / "models"
     # Both formats hold the exchanged values; a stored model says how much else there is.
     each, there = 2 * 4 * layout.size, 0
