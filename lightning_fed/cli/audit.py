@@ -59,7 +59,7 @@ def run(arguments: Sequence[str]) -> int:
     if config.subcommand == "show":
         return max(_show(log) for log in _logs(options.folder, (_SENT,)))
     logs = [log for path in options.logs for log in _logs(path, (_EVENTS, _SENT))]
-    return _verify(logs, Roster.load(options.roster) if options.roster else None)
+    return _verify(logs, [Roster.load(Path(path)) for path in options.roster])
 
 
 def _parser() -> NamesNearest:
@@ -71,7 +71,12 @@ def _parser() -> NamesNearest:
         "log was cut off, or that its own writer has written it anew."
     )
     verify.add_argument("logs", type=Path, nargs="+", help="the coordinator's store, a site's folder, or a log's file")
-    verify.add_argument("--roster", type=Path, help="the roster, to see that the logs are signed by its members")
+    verify.add_argument(
+        "--roster",
+        action="append",  # of text: jsonargparse would make one Path of the whole list
+        default=[],
+        help="a roster, to see that the logs are signed by its members; an older one, too, for a site that has left",
+    )
     commands.add_subcommand("verify", verify, help="name the first line of a log that does not hold")
     show = NamesNearest(description="Show all that has left a site, line by line, and check that the log holds.")
     show.add_argument("folder", type=Path, help="the site's folder, or the log's file (ledgers/NAME.jsonl.sent)")
@@ -100,8 +105,8 @@ def _log(path: Path) -> Log:
     return Log(path, content, check(content))
 
 
-def _verify(logs: Sequence[Log], roster: Roster | None) -> int:
-    faults = [_verify_alone(log, roster) for log in logs]
+def _verify(logs: Sequence[Log], rosters: Sequence[Roster]) -> int:
+    faults = [_verify_alone(log, rosters) for log in logs]
     if any(faults):
         return 1
     disagreeing = [_disagree(log, other) for log, other in combinations(logs, 2)]
@@ -121,10 +126,10 @@ def _kinds(log: Log) -> set[str]:
     return {name.kind for name in log.names}
 
 
-def _verify_alone(log: Log, roster: Roster | None) -> bool:
+def _verify_alone(log: Log, rosters: Sequence[Roster]) -> bool:
     """Say what there is to say of a log in itself; whether something does not hold."""
     checked = log.checked
-    fault = checked.fault or (_stranger(log, roster) if roster else None) or check_held(heads_in(log.content))
+    fault = checked.fault or (_stranger(log, rosters) if rosters else None) or check_held(heads_in(log.content))
     if fault:
         return _say(log, fault)
     if not checked.chains:
@@ -152,12 +157,18 @@ def _words(chain: Chain) -> str:
     return f"of {whose}, {signed} (begun as {printable(start.reason)})"
 
 
-def _stranger(log: Log, roster: Roster) -> Fault | None:
+def _stranger(log: Log, rosters: Sequence[Roster]) -> Fault | None:
     if not log.checked.chains:
-        return None
+        return Fault(1, "is signed by nobody, and no line is")
     last = log.checked.chains[-1]
-    card = roster.coordinator if last.start.log == "coordinator" else roster.sites.get(last.start.of)
-    if card is None or card.signing_public.hex() != last.start.key:
+    if last.start.log == "coordinator":
+        cards = [roster.coordinator for roster in rosters]
+    else:
+        cards = [roster.sites[last.start.of] for roster in rosters if last.start.of in roster.sites]
+    if not cards:
+        why = f"begins a chain of site {last.start.of!r}, which the roster does not name. If it has left since, name"
+        return Fault(last.first, f"{why} an older roster that does, too (--roster)")
+    if last.start.key not in [card.signing_public.hex() for card in cards]:
         return Fault(last.first, f"begins a chain with the key {last.start.key or 'of nobody'}, not the roster's")
     return None
 
@@ -250,7 +261,7 @@ def _show(log: Log) -> int:
         print(_row(number, shown))
     parts = [f"; {kind} {decimal(total)}" for kind, total in sent.most_common()]
     print(printable(f"left the site: {decimal(sum(sent.values()))}{''.join(parts)}"))
-    return int(_verify_alone(log, None))
+    return int(_verify_alone(log, ()))
 
 
 def _row(number: int, shown: _Shown) -> str:

@@ -5,7 +5,7 @@ import pytest
 from lightning_fed.audit.lines import Name, Writer
 from lightning_fed.audit.log import AuditLog
 from lightning_fed.coordinator.events import EventLog
-from lightning_fed.transport.identity import Roster, new_identity
+from lightning_fed.transport.identity import PublicCard, Roster, new_identity
 
 HUB, NORTH, SOUTH = new_identity("hub"), new_identity("north"), new_identity("south")
 OLD = b'{"time":"2026-01-01T00:00:00.000+00:00","event":"started","run":"ab12","version":0}\n{"event":"round_fin\n'
@@ -77,7 +77,32 @@ def test_a_roster_tells_whose_key_it_is(lightning_fed, tmp_path):
     assert lightning_fed("audit", "verify", "north", "--roster", "roster.yaml")[0] == 0
     code, out, _ = lightning_fed("audit", "verify", "south", "--roster", "roster.yaml")
     assert code == 1
+    assert "line 1 does not hold: it begins a chain of site 'south', which the roster does not name" in out
+    Roster.of(HUB.card, [PublicCard("south", NORTH.card.curve_public, NORTH.card.signing_public)]).write(
+        tmp_path / "other.yaml"
+    )
+    code, out, _ = lightning_fed("audit", "verify", "south", "--roster", "other.yaml")
+    assert code == 1
     assert f"line 1 does not hold: it begins a chain with the key {public(SOUTH)}, not the roster's" in out
+
+
+def test_a_site_that_has_left_is_known_by_an_older_roster(lightning_fed, tmp_path):
+    Roster.of(HUB.card, [NORTH.card, SOUTH.card]).write(tmp_path / "before.yaml")
+    Roster.of(HUB.card, [NORTH.card]).write(tmp_path / "roster.yaml")
+    for site in (NORTH, SOUTH):
+        holder_of(tmp_path / site.name, site)
+    for site in ("north", "south"):
+        arguments = ("audit", "verify", site, "--roster", "roster.yaml", "--roster", "before.yaml")
+        assert lightning_fed(*arguments)[0] == 0
+
+
+def test_a_log_without_any_chain_is_not_that_of_a_rosters_member(lightning_fed, tmp_path):
+    Roster.of(HUB.card, [NORTH.card]).write(tmp_path / "roster.yaml")
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "events.jsonl").write_bytes(OLD)
+    code, out, _ = lightning_fed("audit", "verify", "store", "--roster", "roster.yaml")
+    assert code == 1
+    assert "line 1 does not hold: it is signed by nobody" in out
 
 
 def test_a_coordinator_that_shows_two_sites_two_logs_is_found_by_theirs_alone(lightning_fed, tmp_path):
