@@ -1,6 +1,8 @@
 """``lightning-fed report``: what happened in a run, and what was spent of a privacy budget."""
 
+import os
 import sys
+import webbrowser
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +57,9 @@ def run(arguments: Sequence[str]) -> int:
     """
     config = _parser().parse_args(list(arguments[1:]))
     if config.html:
-        return _page(config.html, config.paths)
+        return _page(config.html, config.paths, show=config.open)
+    if config.open:
+        raise ConfigError("--open shows the page that --html writes. Add --html FILE, or leave --open out.")
     if config.best:
         for path in config.paths:
             print(_best_of(path))
@@ -69,7 +73,7 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _page(path: Path, paths: Sequence[Path]) -> int:
+def _page(path: Path, paths: Sequence[Path], *, show: bool) -> int:
     from lightning_fed.cli.page import write_page
 
     stores, of_sites = [each for each in paths if each.is_dir()], [each for each in paths if not each.is_dir()]
@@ -80,7 +84,15 @@ def _page(path: Path, paths: Sequence[Path]) -> int:
         )
     write_page(path, stores[0], of_sites)
     print(path)
+    if show and _has_screen():
+        webbrowser.open(path.resolve().as_uri())
     return 0
+
+
+def _has_screen() -> bool:
+    """Whether somebody sees what a browser shows; on a server a browser for terminals would open in its place."""
+    windows = sys.platform in ("darwin", "win32") or any(os.environ.get(one) for one in ("DISPLAY", "WAYLAND_DISPLAY"))
+    return windows and sys.stdout.isatty()
 
 
 def _best_of(folder: Path) -> str:
@@ -225,5 +237,8 @@ def _parser() -> NamesNearest:
         metavar="FILE",
         help="write the run of one store, with the ledgers and audit logs of sites that are named, as one page that "
         "needs no network",
+    )
+    parser.add_argument(
+        "--open", action="store_true", help="open that page in a browser, from a terminal on a machine with a screen"
     )
     return parser

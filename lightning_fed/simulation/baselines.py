@@ -37,26 +37,15 @@ def compare(simulation: Simulation, folder: RunFolder, display: Display, lock: i
     private = bool(simulation.plan.privacy.example or simulation.plan.privacy.site)
     if private:
         display.say(WITHOUT_PRIVACY)
-    # The federated model, which needs no training, first: it shows whether the metric is there.
-    tested = {_FEDERATED: jobs.pop(_FEDERATED)}
-    values: dict[str, float | None] = {}
-    for part in (tested, jobs):
-        results = run_jobs(part, folder, display, lock)
-        for name in part:
-            if name in results and metric not in results[name]:
-                raise ConfigError(
-                    f"baselines.metric = {metric!r} is not among the test metrics that the model logs: "
-                    f"{sorted(results[name])}. Name one of them.{did_you_mean(metric, results[name])}"
-                )
-            values[name] = results.get(name, {}).get(metric)
+    values = run_jobs(jobs, metric, folder, display, lock)
     local = {site: values[f"site-{site}"] for site in simulation.sites}
     return Comparison(metric, local, values[_FEDERATED], values[_POOLED], private)
 
 
 def jobs_of(simulation: Simulation, folder: RunFolder) -> dict[str, Job]:
-    """The jobs by name, the longest first."""
+    """The jobs by name: first the federated model, which needs no training, then the longest."""
     assert simulation.baselines is not None
-    trainings = {_POOLED: None, **{f"site-{site}": site for site in simulation.sites}, _FEDERATED: None}
+    trainings = {_FEDERATED: None, _POOLED: None, **{f"site-{site}": site for site in simulation.sites}}
     jobs = {}
     for name, site in trainings.items():
         place = folder.baseline(name)
@@ -69,9 +58,17 @@ def jobs_of(simulation: Simulation, folder: RunFolder) -> dict[str, Job]:
     return jobs
 
 
-def run_jobs(jobs: Mapping[str, Job], folder: RunFolder, display: Display, lock: int) -> dict[str, dict[str, float]]:
-    """Run jobs, as many at a time as there are cores, and give the test metrics of those that succeeded."""
-    waiting = [name for name, job in jobs.items() if not _done(folder.baseline(name), job)]
+def run_jobs(
+    jobs: Mapping[str, Job], metric: str, folder: RunFolder, display: Display, lock: int
+) -> dict[str, float | None]:
+    """Run jobs, as many at a time as there are cores, and give the test metric of each; None if the job failed.
+
+    Raises:
+        ConfigError: a model does not log the metric; found by the first test that ends, before the rest has trained.
+    """
+    done = {name: _done(folder.baseline(name), job) for name, job in jobs.items()}
+    values = {name: _value(job, metric) if done[name] else None for name, job in jobs.items()}
+    waiting = [name for name in jobs if not done[name]]
     at_a_time = min(cores(), max(1, len(waiting)))
     running: list[Child] = []
     try:
@@ -81,16 +78,24 @@ def run_jobs(jobs: Mapping[str, Job], folder: RunFolder, display: Display, lock:
                 display.say(f"{running[-1].name}: {'tests' if jobs[running[-1].name].checkpoint else 'trains'}")
             for child in [child for child in running if child.exit_code is not None]:
                 running.remove(child)
-                if child.exit_code != 0:
+                if child.exit_code == 0:
+                    values[child.name] = _value(jobs[child.name], metric)
+                else:
                     display.failed(child)
             time.sleep(_LOOK_S)
     finally:
         stop(running)
-    return {
-        name: msgspec.json.decode(Path(job.result).read_bytes(), type=dict[str, float])
-        for name, job in jobs.items()
-        if Path(job.result).exists()
-    }
+    return values
+
+
+def _value(job: Job, metric: str) -> float:
+    results = msgspec.json.decode(Path(job.result).read_bytes(), type=dict[str, float])
+    if metric not in results:
+        raise ConfigError(
+            f"baselines.metric = {metric!r} is not among the test metrics that the model logs: {sorted(results)}. "
+            f"Name one of them.{did_you_mean(metric, results)}"
+        )
+    return results[metric]
 
 
 def _start(name: str, jobs: Mapping[str, Job], folder: RunFolder, threads: int, lock: int) -> Child:

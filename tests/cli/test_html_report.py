@@ -132,6 +132,31 @@ def test_the_page_says_what_happened(run, tmp_path):
     assert "✗" not in text
 
 
+@pytest.mark.parametrize(("screen", "terminal"), [(True, True), (False, True), (True, False)])
+def test_the_page_is_opened_from_a_terminal_on_a_machine_with_a_screen_and_only_there(run, tmp_path, screen, terminal):
+    page, opened, browser = tmp_path / "page.html", tmp_path / "opened", tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\nprintf %s "$1" > {opened}\n')
+    browser.chmod(0o700)
+    here = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    master, slave = os.openpty()
+    done = subprocess.run(
+        [sys.executable, "-m", "lightning_fed.cli.main", "report", str(run[0]), "--html", str(page), "--open"],
+        env={**here, "BROWSER": f"{browser} %s", **({"DISPLAY": ":0"} if screen else {})},
+        stdout=slave if terminal else subprocess.PIPE,
+        check=False,
+    )
+    os.close(slave)
+    os.close(master)
+    assert done.returncode == 0
+    assert page.exists()
+    assert (opened.read_text() if opened.exists() else None) == (page.as_uri() if screen and terminal else None)
+
+
+def test_open_without_a_page_is_refused(run, capsys):
+    assert main(["report", str(run[0]), "--open"]) == 1
+    assert "Add --html FILE" in capsys.readouterr().err
+
+
 def test_the_page_is_one_valid_file_that_refers_to_no_other(run, tmp_path):
     document = parsed(page_of(*run[:2], out=tmp_path / "page.html"))
     for element in document.iter():

@@ -79,6 +79,12 @@ def test_a_site_keeps_its_images_when_others_are_added(tmp_path):
     assert digests(tmp_path / "two" / "east") == digests(tmp_path / "three" / "east")
 
 
+def test_several_processes_write_the_same_bytes_as_one(tmp_path):
+    for name, processes in (("one", 1), ("three", 3)):
+        write_study(tmp_path / name, default_sites(3), images_per_site=3, processes=processes)
+    assert digests(tmp_path / "one") == digests(tmp_path / "three")
+
+
 def test_labels_agree_with_each_other_and_with_the_files(study):
     for style in default_sites(8):
         for row, radiograph in zip(table(study / style.name), read_labels(study / style.name), strict=True):

@@ -1,6 +1,7 @@
 """``python -m lightning_fed.radiology.synthetic ROOT`` writes a study of synthetic radiographs."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -26,7 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         written = write_study(
-            options.root, default_sites(options.sites), images_per_site=options.images_per_site, seed=options.seed
+            options.root,
+            default_sites(options.sites),
+            images_per_site=options.images_per_site,
+            seed=options.seed,
+            processes=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         )
     except DataError as error:
         print(error, file=sys.stderr)  # noqa: T201

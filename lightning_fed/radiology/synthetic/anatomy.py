@@ -211,9 +211,10 @@ def _long_bone(wrist: Wrist, bone: _LongBone, x: Plane, y: Plane, fracture: Frac
 def _epiphysis(wrist: Wrist, bone: _LongBone, x: Plane, level: Plane, depth: Plane) -> Plane:
     across = x / bone.cap_half
     # Two rounded sides and a joint surface that rises towards the styloid process.
-    top = bone.cap_height * (1.0 - bone.incline * across) * (1.0 - 0.45 * np.abs(across) ** 3)
+    cubed = np.abs(across) ** 3
+    top = bone.cap_height * (1.0 - bone.incline * across) * (1.0 - 0.45 * cubed)
     height = level - wrist.plate_mm
-    width = np.sqrt(np.clip(1.0 - np.abs(across) ** 3, 0.0, None))
+    width = np.sqrt(np.clip(1.0 - cubed, 0.0, None))
     body = _step(height, 0.35) * _step(top - height, 0.4) * width
     rim = np.exp(-(((height - 0.7) / 0.6) ** 2)) + 0.8 * np.exp(-(((top - height - 0.5) / 0.6) ** 2))
     cap = body * (0.3 + 0.14 * rim)
@@ -227,21 +228,27 @@ def _add_carpal(
 ) -> None:
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     dx, dy = x - centre[0], y - centre[1]
-    along, across = (cos * dx + sin * dy) / axes[0], (cos * dy - sin * dx) / axes[1]
-    radius = np.asarray((np.abs(along) ** 2.6 + np.abs(across) ** 2.6) ** (1 / 2.6), dtype=np.float32)
+    along, across = np.abs(cos * dx + sin * dy) / axes[0], np.abs(cos * dy - sin * dx) / axes[1]
+    softness = 0.04
+    # The bone covers a small part of the picture, and powers are slow.
+    here = np.maximum(along, across) < 1.0 + softness
+    radius = np.asarray((along[here] ** 2.6 + across[here] ** 2.6) ** (1 / 2.6), dtype=np.float32)
     rim = np.exp(-(((radius - 0.92) / 0.07) ** 2))
-    total += _step(1.0 - radius, 0.04) * (0.26 * np.sqrt(np.clip(1.0 - 0.6 * radius**2, 0.0, None)) + 0.1 * rim)
+    bone = 0.26 * np.sqrt(np.clip(1.0 - 0.6 * radius**2, 0.0, None)) + 0.1 * rim
+    total[here] += _step(1.0 - radius, softness) * bone
 
 
 def _add_metacarpal(total: Plane, x: Plane, y: Plane, base: tuple[float, float], direction: float) -> None:
     cos, sin = math.cos(math.radians(direction)), math.sin(math.radians(direction))
     dx, dy = x - base[0], y - base[1]
     along, across = cos * dy - sin * dx, cos * dx + sin * dy
+    here = (along > -0.5) & (np.abs(across) < 6.0)
+    along, across = along[here], across[here]
     half = 3.6 + 2.4 * np.exp(-np.maximum(along, 0.0) / 5.0)
     depth = np.sqrt(np.clip(1.0 - (across / half) ** 2, 0.0, None))
     hollow = half - 1.4
     marrow = np.sqrt(np.clip(1.0 - (across / hollow) ** 2, 0.0, None)) * (hollow / half)
-    total += _step(along, 0.5) * (0.45 * (depth - marrow) + 0.17 * marrow)
+    total[here] += _step(along, 0.5) * (0.45 * (depth - marrow) + 0.17 * marrow)
 
 
 def _step(distance: Plane, softness: float) -> Plane:

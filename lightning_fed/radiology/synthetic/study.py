@@ -8,7 +8,9 @@ import math
 import shutil
 import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +66,11 @@ class Patient:
 
 
 def write_study(
-    root: str | Path, sites: Sequence[SiteStyle] | None = None, images_per_site: int = 300, seed: int = 0
+    root: str | Path,
+    sites: Sequence[SiteStyle] | None = None,
+    images_per_site: int = 300,
+    seed: int = 0,
+    processes: int = 1,
 ) -> bool:
     """Write a study, unless it is there already.
 
@@ -77,6 +83,8 @@ def write_study(
         sites: the hospitals, by default the four of :func:`default_sites`.
         images_per_site: images in each, at least 1; a patient has one to three.
         seed: another seed gives other patients.
+        processes: how many sites are written at a time; above 1 in processes of their own, which import the calling
+            program's main module.
 
     Returns:
         True if the study was written, False if ``root`` held exactly this study already.
@@ -99,8 +107,15 @@ def write_study(
     if unfinished.exists():
         shutil.rmtree(unfinished)
     unfinished.mkdir(parents=True)
-    for style in styles:
-        _write_site(unfinished / style.name, style, images_per_site, seed)
+    if processes > 1:
+        # Fresh processes: numpy's threads do not survive a fork.
+        with ProcessPoolExecutor(min(processes, len(styles)), get_context("spawn")) as pool:
+            written = [pool.submit(_write_site, unfinished / one.name, one, images_per_site, seed) for one in styles]
+            for each in written:
+                each.result()
+    else:
+        for style in styles:
+            _write_site(unfinished / style.name, style, images_per_site, seed)
     (unfinished / MARKER).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     if root.exists():
         root.rmdir()
