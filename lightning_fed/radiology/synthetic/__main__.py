@@ -25,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sites", type=int, default=4, help="number of sites, 1 to 8")
     options = parser.parse_args(arguments)
+    # Of the processes that write: one a core, and numpy's threads would only wait for each other.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         written = write_study(
             options.root,
