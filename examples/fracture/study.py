@@ -1,6 +1,6 @@
 """Alone, together, or all in one place: the comparison on several synthetic studies.
 
-    python -m examples.fracture.study [--seeds 3] [--config configs/fracture.yaml]
+    python -m examples.fracture.study [--seeds 3] [--config configs/fracture-study.yaml]
     python -m examples.fracture.study --scanners strong [--sites 4] [--methods FedAvg FedBN] [--figure FILE]
     python -m examples.fracture.study --scanners strong --leave-one-out
 
@@ -45,7 +45,7 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scanners", choices=("usual", "strong"), default="usual", help="how much they differ")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--config", help="with usual scanners; configs/fracture.yaml unless given")
+    parser.add_argument("--config", help="with usual scanners; configs/fracture-study.yaml unless given")
     parser.add_argument(
         "--sites", type=int, choices=(4, 8), help="with strong differences, like the rest; 4 unless given"
     )
@@ -63,7 +63,7 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         if name not in known:
             where = " with --leave-one-out" if options.leave_one_out else ""
             parser.error(f"--methods: there is no {name!r}{where}; choose from {', '.join(map(repr, known))}")
-    options.config, options.sites = options.config or "configs/fracture.yaml", options.sites or 4
+    options.config, options.sites = options.config or "configs/fracture-study.yaml", options.sites or 4
     options.methods = options.methods or known
     return options
 

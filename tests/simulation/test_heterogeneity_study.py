@@ -63,7 +63,7 @@ def test_gains_are_paired_by_seed(capsys):
     [
         ("--leave-one-out", "--leave-one-out does not go with --scanners usual"),
         ("--methods FedBN", "--methods does not go with --scanners usual"),
-        ("--scanners strong --config configs/fracture.yaml", "--config does not go with --scanners strong"),
+        ("--scanners strong --config configs/fracture-study.yaml", "--config does not go with --scanners strong"),
         ("--scanners strong --methods FedNB", "there is no 'FedNB'; choose from 'alone', 'centralised', 'FedAvg'"),
         ("--scanners strong --leave-one-out --methods Ditto", "there is no 'Ditto' with --leave-one-out"),
         ("--scanners strong --sites 5", "--sites"),
