@@ -122,7 +122,8 @@ def check_statistics(
     if privacy.site:
         raise PlanError(
             "plan.privacy.site does not go with plan.statistics: its noise is made for updates of a model, and would "
-            "be added to the digits of which a count is made. Choose privacy: {example: ...}, which hides each row."
+            "be added to the digits of which a count is made. Choose privacy: {example: {epsilon: 1, delta: 1.0e-5}}, "
+            "which hides each row."
         )
     if privacy.example and (privacy.example.clipping_norm != 1.0 or privacy.example.replace_layers):
         raise PlanError(
