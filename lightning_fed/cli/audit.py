@@ -132,9 +132,12 @@ def _verify_alone(log: Log, rosters: Sequence[Roster]) -> bool:
     fault = checked.fault or (_stranger(log, rosters) if rosters else None) or check_held(heads_in(log.content))
     if fault:
         return _say(log, fault)
+    if not checked.lines:
+        print(f"{log.path} holds no line of a log.")
+        return True
     if not checked.chains:
         print(f"{log.path}: none of its {checked.lines} lines is chained. An older version has written it.")
-        return not checked.lines
+        return False
     print(f"{log.path}: all {checked.lines} lines hold.")
     if checked.chains[0].first > 1:
         last = checked.chains[0].first - 1

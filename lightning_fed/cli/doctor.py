@@ -191,7 +191,7 @@ def _try_site(
     if not check_config(findings, settings.config):
         return
     check_radiographs(findings, settings.config)
-    check_step(findings, settings, plan)
+    check_step(findings, settings, plan, policy)
     if plan is None or welcome is None or policy is None or identity is None or roster is None:
         findings.skip("joining", "that needs keys, the roster, a policy and the plan.")
         findings.skip("model", "what of it is exchanged depends on the plan.")

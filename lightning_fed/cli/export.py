@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 from jsonargparse import Namespace
 
+from lightning_fed.audit.checks import check
 from lightning_fed.cli.chronicle import read_chronicle
 from lightning_fed.cli.model_card import card_of
 from lightning_fed.cli.parser import NamesNearest
@@ -102,6 +103,12 @@ def write_export(
         FederationError: see ``run``.
     """
     chronicle = read_chronicle(store)
+    log = store / "events.jsonl"
+    if fault := check(log.read_bytes()).fault:
+        raise StoreError(
+            f"line {fault.line} of {log} does not hold: it {printable(fault.why)}. Papers of a model are not made, and "
+            f"not signed, from a log that was changed. Look closer: lightning-fed audit verify {store}"
+        )
     model = chosen(chronicle, version)
     provenance = provenance_of(
         chronicle, model, identity.card, ledgers, license=printable(license), name_sites=name_sites

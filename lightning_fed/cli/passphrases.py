@@ -25,13 +25,16 @@ def asking(file: Path | None) -> Callable[[Path], bytes]:
 
 
 def new_passphrase(file: Path | None) -> bytes:
-    """A passphrase to lock a key file with, from a file or asked for twice.
+    """A passphrase to lock a key file with: from a file, from the environment, or asked for twice.
 
     Raises:
         IdentityError: there is no terminal to ask at, the two differ, or the passphrase is empty.
     """
-    if file:
-        return read_passphrase(file)
+    named = file or (Path(os.environ[FILE_VARIABLE]) if os.environ.get(FILE_VARIABLE) else None)
+    if named:
+        return read_passphrase(named)
+    if given := os.environ.get(VARIABLE):
+        return given.encode()
     if not sys.stdin.isatty():
         raise IdentityError("there is no terminal to ask for a passphrase at. Name its file: --passphrase-file FILE")
     first = getpass.getpass("new passphrase: ")

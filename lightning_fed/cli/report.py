@@ -39,6 +39,7 @@ _WORTH_A_LINE = frozenset(
         "roster_refused",
         "roster_declined",
         "roster_unanswered",
+        "steered",
         "left_behind",
         "paused",
         "disk_short",

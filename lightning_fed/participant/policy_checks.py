@@ -39,9 +39,11 @@ def steps_of_a_round(trainer: Trainer, local: LocalTraining) -> float:
 
     Infinite where a data set does not know its size.
     """
+    return steps_of(local, float(trainer.num_training_batches), trainer.accumulate_grad_batches)
+
+
+def steps_of(local: LocalTraining, batches: float, accumulated: int) -> float:
+    """As ``steps_of_a_round``, with so many batches an epoch, of which so many are accumulated for a step."""
     if local.steps:
         return local.steps
-    batches = float(trainer.num_training_batches)
-    if math.isinf(batches):
-        return batches
-    return (local.epochs or 1) * math.ceil(batches / trainer.accumulate_grad_batches)
+    return batches if math.isinf(batches) else (local.epochs or 1) * math.ceil(batches / accumulated)

@@ -66,7 +66,13 @@ class _AllowList:
 
     def __init__(self, roster: Roster) -> None:
         self.roster = roster
+        self._former: dict[bytes, str] = {}
         self._strangers: set[bytes] = set()
+
+    def replace(self, roster: Roster) -> None:
+        """Go by another roster from now on, and remember whose keys have gone."""
+        self._former |= {card.curve_public: name for name, card in self.roster.sites.items()}
+        self.roster = roster
 
     def callback(self, domain: str, key: bytes) -> bool:
         if self.roster.site_of(key) is not None:
@@ -74,6 +80,13 @@ class _AllowList:
         # Once for each key, and not for as many as somebody makes up.
         if key not in self._strangers and len(self._strangers) < _MOST_STRANGERS:
             self._strangers.add(key)
+            if former := self._former.get(key):
+                _log.warning(
+                    "site %r knocked with a key that a newer roster has removed or replaced, and was turned away. If "
+                    "that is a mistake, the consortium has to put the site, or its key, into the next roster.",
+                    former,
+                )
+                return False
             _log.warning(
                 "somebody knocked whose key %s is not in the roster, and was turned away. If it is a site's, put the "
                 "site's .pub file into the roster: lightning-fed roster add; or, where nobody has signed it, "
@@ -147,7 +160,8 @@ class Hub:
 
         Who is not in it was told so by what was sent last, and has a moment to read that.
         """
-        before, self._roster, self._allowed.roster = self._roster, roster, roster
+        before, self._roster = self._roster, roster
+        self._allowed.replace(roster)
         self._inflow.admit(len(roster.sites))
         for site, card in before.sites.items():
             now = roster.sites.get(site)

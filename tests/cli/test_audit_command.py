@@ -55,6 +55,14 @@ def test_a_log_that_no_key_signs_is_said_to_be_so(lightning_fed, tmp_path):
     assert "not signed by anybody" in out
 
 
+def test_an_empty_log_shows_nothing_and_does_not_hold(lightning_fed, tmp_path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "events.jsonl").touch()
+    code, out, _ = lightning_fed("audit", "verify", "store")
+    assert code == 1
+    assert "holds no line of a log" in out
+
+
 def test_a_line_that_is_being_written_is_no_fault(lightning_fed, tmp_path):
     log = events_of(tmp_path / "store")
     with (tmp_path / "store" / "events.jsonl").open("ab") as file:

@@ -137,6 +137,14 @@ def test_a_metric_that_the_module_does_not_log_is_named_with_the_nearest(doctor)
     assert "Did you mean 'val_loss'?" in found["metrics"]["found"]
 
 
+@pytest.mark.parametrize(("fewest", "state"), [(1, "ok"), (1000, "failed")])
+def test_a_round_that_is_shorter_than_the_policy_wants_is_a_cross(doctor, tmp_path, fewest, state):
+    (tmp_path / "policy.yaml").write_text(f"min_local_steps: {fewest}\n")
+    code, found = doctor("site", "--plan", "federation.yaml", site=of_strategy(doctor, policy="policy.yaml"))
+    assert found["round"]["state"] == state
+    assert (code == 1) or state == "ok"
+
+
 def test_a_tensor_that_never_leaves_is_found_before_anybody_is_joined(doctor, tmp_path):
     (tmp_path / "policy.yaml").write_text("never_leaves: ['layer.b*']\n")
     _, found = doctor("site", "--plan", "federation.yaml", site=of_strategy(doctor, policy="policy.yaml"))

@@ -247,6 +247,11 @@ def _edited_ledger(folder):
     path.write_text(path.read_text().replace('"steps":30', '"steps":3'))
 
 
+def _edited_log(folder):
+    path = folder / "store/events.jsonl"
+    path.write_text(path.read_text().replace('"rounds":3', '"rounds":4', 1))
+
+
 def _not_empty(folder):
     (folder / "out").mkdir()
     (folder / "out" / "mine").touch()
@@ -260,6 +265,7 @@ REFUSED = [
     ([], _truncated, "global model store/models/000002.safetensors cannot be read"),
     ([], _of_another_run, "is of another version than this store"),
     (["--ledgers", "north.jsonl"], _edited_ledger, "was edited"),
+    ([], _edited_log, "store/events.jsonl does not hold"),
     ([], _not_empty, "is there and not an empty folder"),
     ([], _a_file, "is there and not an empty folder"),
     (["--version", "9"], lambda _: None, "global model 9 is not in store"),

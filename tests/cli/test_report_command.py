@@ -105,6 +105,17 @@ def test_what_a_site_said_reaches_the_terminal_as_text(tmp_path, capsys):
     assert not any(line.startswith("status: finished") for line in out.split("\n"))
 
 
+def test_what_the_operator_did_is_in_the_report(tmp_path, capsys):
+    Store(tmp_path, FederationPlan(), {}).close()
+    events = EventLog(tmp_path)
+    events.write("steered", {"action": "drop", "site": "north", "user": "ana", "uid": 1000})
+    events.close()
+    assert main(["report", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "north" in out
+    assert "ana" in out
+
+
 def test_a_ledger_of_another_site_reaches_the_terminal_as_text(tmp_path, capsys):
     ledger = tmp_path / "north.jsonl"
     with Ledger.open(ledger, Owner("\x1b[2Jnorth", KEY), "[/nope]", {"example": Budget(1e-5)}) as open_ledger:

@@ -3,6 +3,7 @@
 import pytest
 
 from lightning_fed.transport.identity import Roster, load_card, load_identity
+from lightning_fed.transport.passphrase import FILE_VARIABLE, VARIABLE
 
 
 @pytest.fixture
@@ -112,3 +113,12 @@ def test_keys_lock_and_unlock_change_the_file_and_not_the_keys(lightning_fed, tm
     assert lightning_fed("keys", "unlock", "keys/north.key", "--passphrase-file", "one")[0] == 1
     assert lightning_fed("keys", "unlock", "keys/north.key", "--passphrase-file", "two")[0] == 0
     assert load_identity(key).card == card
+
+
+def test_a_script_locks_a_key_with_the_passphrase_of_its_environment(lightning_fed, tmp_path, monkeypatch):
+    (tmp_path / "words").write_text("words")
+    for name, variable, value in (("north", FILE_VARIABLE, str(tmp_path / "words")), ("south", VARIABLE, "words")):
+        monkeypatch.setenv(variable, value)
+        assert lightning_fed("keys", "new", name, "--lock")[0] == 0
+        monkeypatch.delenv(variable)
+        assert load_identity(tmp_path / "keys" / f"{name}.key", lambda _: b"words").name == name

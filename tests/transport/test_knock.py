@@ -39,6 +39,19 @@ def test_a_key_that_is_not_in_the_coordinators_roster_is_told(hub):
     assert outcome(hub.address, identity=new_identity("north")) == "unknown key"
 
 
+def test_a_key_that_a_newer_roster_removed_is_told_by_the_name_that_it_had(caplog):
+    south = new_identity("south")
+    hub = Hub("tcp://127.0.0.1:0", COORDINATOR, Roster.of(COORDINATOR.card, [NORTH.card, south.card]))
+    try:
+        assert outcome(hub.address, identity=south) == "open"
+        hub.admit(Roster.of(COORDINATOR.card, [NORTH.card]))
+        assert outcome(hub.address, identity=south) == "unknown key"
+    finally:
+        hub.close()
+    (said,) = [record.getMessage() for record in caplog.records if "knocked" in record.getMessage()]
+    assert "site 'south' knocked with a key that a newer roster has removed or replaced" in said
+
+
 def test_a_coordinator_with_other_keys_than_the_roster_says_is_told(hub):
     assert outcome(hub.address, coordinator=new_identity("coordinator")) == "another"
 

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 import shutil
 import tempfile
 import warnings
@@ -17,9 +18,10 @@ from lightning_fed.cli.diagnosis.findings import Findings
 from lightning_fed.cli.diagnosis.site_settings import SiteSettings
 from lightning_fed.cli.diagnosis.volume import check_checkpoints, check_site_line, check_site_memory, upload_of
 from lightning_fed.cli.lightning_cli import Modules
-from lightning_fed.errors import FederationError, did_you_mean
+from lightning_fed.errors import FederationError, PlanRefusedError, did_you_mean
 from lightning_fed.lightning_api import Callback, Checkpoint, CombinedLoader, LightningModule, Trainer
 from lightning_fed.participant.own_roster import OwnRoster
+from lightning_fed.participant.policy_checks import steps_of
 from lightning_fed.participant.rehearsal import RehearsalLoop, Rehearsed
 from lightning_fed.plan import FederationPlan
 from lightning_fed.policy import SitePolicy
@@ -45,7 +47,9 @@ def check_config(findings: Findings, config: Mapping[str, Any]) -> bool:
     return True
 
 
-def check_step(findings: Findings, settings: SiteSettings, plan: FederationPlan | None) -> None:
+def check_step(
+    findings: Findings, settings: SiteSettings, plan: FederationPlan | None, policy: SitePolicy | None
+) -> None:
     """Train and validate one batch without a federation: what data there are, and which metrics the module logs."""
     with tempfile.TemporaryDirectory(prefix="doctor-") as folder:
         look = _Look(Path(folder) / "one.ckpt")
@@ -66,6 +70,25 @@ def check_step(findings: Findings, settings: SiteSettings, plan: FederationPlan 
         root = Path((settings.config.get("trainer") or {}).get("default_root_dir") or ".")
         check_checkpoints(findings, root.absolute(), look.checkpoint_bytes)
     _compare_metrics(findings, plan, logged)
+    if plan and policy:
+        _check_length(findings, settings, plan, policy, look.batches)
+
+
+def _check_length(
+    findings: Findings, settings: SiteSettings, plan: FederationPlan, policy: SitePolicy, batches: float
+) -> None:
+    """See that a round is as long as the policy wants, as a fit does once it has its data; on one device."""
+    trainer = settings.config.get("trainer") or {}
+    limit = trainer.get("limit_train_batches")
+    if limit is not None:
+        batches = min(batches, limit) if isinstance(limit, int) else float(int(batches * limit))
+    steps = steps_of(plan.local, batches, trainer.get("accumulate_grad_batches") or 1)
+    try:
+        policy.check_steps(steps, settings.site)
+    except PlanRefusedError as error:
+        findings.fail("round", str(error))
+    else:
+        findings.ok("round", f"a round has {steps:g} optimiser steps here; the policy wants {policy.min_local_steps}.")
 
 
 def rehearse(
@@ -194,11 +217,17 @@ class _Look(Callback):
         self._target = target
         self.sizes: dict[str, str] = {}
         self.checkpoint_bytes = 0
+        self.batches = math.inf
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.sizes["train"] = _size(trainer.train_dataloader)
+        loaders = trainer.fit_loop._combined_loader
+        sizes = [len(each) for each in loaders.flattened if isinstance(each, Sized)] if loaders else []
+        if loaders and len(sizes) == len(loaders.flattened):
+            # fast_dev_run ends after one batch, whatever the loaders have.
+            self.batches = min(sizes) if loaders._mode == "min_size" else max(sizes)
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         self.sizes["validation"] = _size(trainer.val_dataloaders)
