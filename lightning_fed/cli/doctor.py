@@ -11,7 +11,7 @@ from jsonargparse import Namespace
 from rich.console import Console
 
 from lightning_fed.cli.diagnosis.findings import Findings, show, show_json
-from lightning_fed.cli.diagnosis.keys import check_key, check_roster
+from lightning_fed.cli.diagnosis.keys import check_key, check_own_roster, check_roster
 from lightning_fed.cli.diagnosis.machine import check_clock, check_versions
 from lightning_fed.cli.diagnosis.network import check_listening, report_knock
 from lightning_fed.cli.diagnosis.site_settings import SiteSettings, read_site
@@ -117,7 +117,9 @@ def _look_at_site(findings: Findings, options: Namespace) -> None:
     # As the strategy does: a fit asks nobody.
     passphrase = partial(passphrase_of, file=settings.passphrase_file)
     identity = check_key(findings, settings.identity, passphrase, settings.site)
-    roster = check_roster(findings, settings.roster, identity)
+    roster, identity = check_own_roster(
+        findings, settings.roster, settings.ledger, settings.identity, passphrase, identity
+    )
     policy_file = [settings.policy] if isinstance(settings.policy, Path) else []
     check_clock(findings, [settings.identity, settings.roster, options.config, settings.ledger, *policy_file])
     with ExitStack() as connection:

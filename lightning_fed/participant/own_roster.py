@@ -1,6 +1,7 @@
 """The roster that a site goes by, and the keys by which that roster knows the site."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -11,7 +12,8 @@ from lightning_fed.plan import FederationPlan
 from lightning_fed.policy import SitePolicy
 from lightning_fed.protocol.members import Members
 from lightning_fed.protocol.terms import quorum_of
-from lightning_fed.transport.identity import Identity, Roster, load_identity
+from lightning_fed.transport.identity import Identity, Roster
+from lightning_fed.transport.taken_roster import identity_in, memory_of, newest_roster
 
 _THEIRS = "the coordinator's roster"
 
@@ -68,28 +70,11 @@ class OwnRoster:
         Raises:
             IdentityError: a file is missing, is damaged, or does not fit the others.
         """
-        roster, memory = Roster.load(path), None
-        if roster.consortium:
-            # A ledger belongs to data, and these may serve federations of several consortia.
-            memory = ledger.with_name(f"{ledger.name}.roster-{roster.consortium.signing_public.hex()[:16]}")
-            if memory.exists():
-                taken = Roster.load(memory)
-                if taken.version >= roster.version:
-                    roster.check_successor(taken, f"the roster {memory}, which this site has taken,")
-                    roster, path = taken, memory
-
-        def identity_in(roster: Roster) -> Identity:
-            identity = load_identity(key_file, passphrase)
-            following = key_file.parent / "next" / key_file.name
-            if roster.sites.get(identity.name) != identity.card and following.exists():
-                other = load_identity(following, passphrase)
-                if roster.sites.get(other.name) == other.card:
-                    return other
-            return identity
-
-        identity = identity_in(roster)
+        roster, path = newest_roster(path, ledger)
+        identity = identity_in(roster, key_file, passphrase)
         roster.check_own(identity.card, path)
-        return cls(roster, identity, policy, memory, identity_in)
+        other = partial(identity_in, key_file=key_file, passphrase=passphrase)
+        return cls(roster, identity, policy, memory_of(roster, ledger), other)
 
     def remember(self) -> None:
         """Keep the roster, so that no older one is taken when the site is started again.

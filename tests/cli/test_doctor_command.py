@@ -16,7 +16,8 @@ from lightning_fed.cli.diagnosis.findings import Findings
 from lightning_fed.cli.diagnosis.machine import check_clock, check_versions
 from lightning_fed.cli.diagnosis.site_settings import read_site
 from lightning_fed.cli.diagnosis.terms import plan_of
-from lightning_fed.transport.identity import Roster, new_identity
+from lightning_fed.transport.identity import Roster, new_identity, write_identity
+from lightning_fed.transport.taken_roster import memory_of
 
 ADDRESS = "tcp://127.0.0.1:1"
 """Nobody listens there: the port is the administrator's."""
@@ -259,6 +260,24 @@ def test_a_signed_roster_is_told_with_its_version_and_a_changed_one_is_a_cross(d
     _, found = doctor("site", "--quick")
     assert found["roster"]["state"] == "failed"
     assert "signature" in found["roster"]["found"]
+
+
+def test_a_site_whose_key_was_changed_is_looked_at_by_the_roster_that_it_has_taken(doctor, tmp_path):
+    keys, consortium = tmp_path / "keys", new_identity("consortium")
+    first = Roster.load(keys / "roster.yaml").signed_by(consortium, 1)
+    first.write(keys / "roster.yaml")
+    rotated = new_identity("north")
+    write_identity(rotated, keys / "next")
+    sites = [rotated.card if name == "north" else card for name, card in first.sites.items()]
+    taken = Roster.of(first.coordinator, sites).signed_by(consortium, 2)
+    taken.write(memory_of(taken, tmp_path / "ledgers" / "north.jsonl"))
+    _, found = doctor("site", "--quick")
+    assert found["roster"]["state"] == "ok"
+    assert "version 2" in found["signature"]["found"]
+    # The new keys are put in the place of the old ones, as they are to be at some time.
+    (keys / "next" / "north.key").replace(keys / "north.key")
+    _, found = doctor("site", "--quick")
+    assert found["roster"]["state"] == "ok"
 
 
 def test_a_locked_key_is_opened_as_a_fit_would_or_it_is_a_cross(doctor, lightning_fed, tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 from lightning_fed.cli.diagnosis.findings import Findings
 from lightning_fed.errors import IdentityError
 from lightning_fed.transport.identity import Identity, Roster, load_identity
+from lightning_fed.transport.taken_roster import identity_in, newest_roster
 
 
 def check_key(
@@ -48,12 +49,38 @@ def check_key(
 def check_roster(findings: Findings, path: Path, identity: Identity | None) -> Roster | None:
     """Look at the roster, and for whom the keys are in it."""
     try:
-        roster = Roster.load(path)
-        if identity is not None:
-            roster.check_own(identity.card, path)
+        return _tell_roster(findings, Roster.load(path), path, identity)
     except IdentityError as error:
         findings.fail("roster", str(error))
         return None
+
+
+def check_own_roster(
+    findings: Findings,
+    path: Path,
+    ledger: Path,
+    key_file: Path,
+    passphrase: Callable[[Path], bytes],
+    identity: Identity | None,
+) -> tuple[Roster | None, Identity | None]:
+    """Look at the roster that a site goes by: a newer one, if it has taken one, and its next keys, if those are in it.
+
+    Returns:
+        The roster, if it can be used, and the keys that it knows the site by.
+    """
+    try:
+        roster, path = newest_roster(path, ledger)
+        if identity is not None:
+            identity = identity_in(roster, key_file, passphrase)
+        return _tell_roster(findings, roster, path, identity), identity
+    except IdentityError as error:
+        findings.fail("roster", str(error))
+        return None, identity
+
+
+def _tell_roster(findings: Findings, roster: Roster, path: Path, identity: Identity | None) -> Roster:
+    if identity is not None:
+        roster.check_own(identity.card, path)
     own = "" if identity is None else f", and has the keys of {identity.name!r} as they are here"
     findings.ok(
         "roster", f"{path} names the coordinator {roster.coordinator.name!r} and {len(roster.sites)} sites{own}."
