@@ -1,10 +1,12 @@
-"""Makes the picture of docs/reports.md: trains a federation on this machine and opens its page in a browser.
+"""Makes the pictures of a run's page and of the coordinator's terminal: trains a federation on this machine for them.
 
-``make report-picture``, or ``python docs/report_picture.py [--out docs/pictures/report.png] [--folder FOLDER]``; with a
-folder, the run and the page stay there.
+``make report-picture``, or ``python docs/report_picture.py [--out docs/pictures/report.png]
+[--screen docs/pictures/coordinator.svg] [--folder FOLDER]``; with a folder, the run and the page stay there.
 """
 
 import argparse
+import io
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +15,10 @@ from pathlib import Path
 
 import msgspec
 from PIL import Image
+from rich.console import Console
+
+from lightning_fed.simulation.progress import EventTail, Progress
+from lightning_fed.simulation.tables import live_view
 
 HERE = Path(__file__).parent
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
@@ -35,11 +41,27 @@ def main() -> None:
     """Train, report, and take the picture."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=HERE / "pictures" / "report.png")
+    parser.add_argument("--screen", type=Path, default=HERE / "pictures" / "coordinator.svg")
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         page = train(options.folder or Path(temporary) / "run")
+        draw(page.parent / "runs/first/store", options.screen)
         take(page, options.out)
+
+
+def draw(store: Path, picture: Path) -> None:
+    """Draw the coordinator's table as it was when half of the rounds were finished and the next had begun."""
+    console = Console(record=True, width=WIDTH // 12, file=io.StringIO())
+    progress = Progress([])
+    for event in EventTail(store / "events.jsonl").new():
+        progress.take(event)
+        if event["event"] == "update_accepted" and event["round"] > PLAN["rounds"] / 2:
+            break
+    console.print(live_view(progress, PLAN["metrics"]))
+    drawn = console.export_svg(title="lightning-fed coordinate --config coordinator.yaml")
+    # A reader's own font of fixed width: rich names one that lies in the network.
+    picture.write_text(re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL))
 
 
 def train(folder: Path) -> Path:
