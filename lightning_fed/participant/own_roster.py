@@ -12,7 +12,7 @@ from lightning_fed.plan import FederationPlan
 from lightning_fed.policy import SitePolicy
 from lightning_fed.protocol.members import Members
 from lightning_fed.protocol.terms import quorum_of
-from lightning_fed.transport.identity import Identity, Roster
+from lightning_fed.transport.identity import Identity, Roster, load_identity
 from lightning_fed.transport.taken_roster import identity_in, memory_of, newest_roster
 
 _THEIRS = "the coordinator's roster"
@@ -70,7 +70,11 @@ class OwnRoster:
         Raises:
             IdentityError: a file is missing, is damaged, or does not fit the others.
         """
-        roster, path = newest_roster(path, ledger)
+        try:
+            roster, path = newest_roster(path, ledger)
+        except IdentityError:
+            load_identity(key_file, passphrase)  # where both are missing, the keys are made first
+            raise
         identity = identity_in(roster, key_file, passphrase)
         roster.check_own(identity.card, path)
         other = partial(identity_in, key_file=key_file, passphrase=passphrase)
