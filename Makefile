@@ -19,19 +19,19 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 demo: $(INSTALLED)
-	$(BIN)/python -m lightning_fed.radiology.synthetic data/wrists --images-per-site 200
+	$(BIN)/python -m lightning_fed.radiology.synthetic data/wrists --images-per-site 400
 	$(BIN)/lightning-fed simulate --config configs/fracture.yaml
 	@echo
 	@echo "This run as a page, with every round and what the coordinator learned of it:"
 	@$(BIN)/lightning-fed report runs/fracture/store --html runs/fracture/report.html --open
 	@echo "What to look at next:"
-	@echo "  make study             the same hospitals with more patients and whole images; takes longer"
+	@echo "  make study             the same hospitals, whole images, more rounds"
 	@echo "  docs/tutorial.md       your own LightningModule on two sites, in ten minutes"
 	@echo "  $(BIN)/lightning-fed init      a folder to start your own simulation, coordinator or site from"
 
 # The demo at its full length.
 study: $(INSTALLED)
-	$(BIN)/python -m lightning_fed.radiology.synthetic data/wrists-400 --images-per-site 400
+	$(BIN)/python -m lightning_fed.radiology.synthetic data/wrists --images-per-site 400
 	$(BIN)/lightning-fed simulate --config configs/fracture-study.yaml
 	@$(BIN)/lightning-fed report runs/fracture-study/store --html runs/fracture-study/report.html --open
 
