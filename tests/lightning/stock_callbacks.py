@@ -81,7 +81,9 @@ class Counting(stock.ProgressBar):
         pass
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.ends.append((self.total_train_batches, bar(trainer, pl_module, Path())))
+        # The round, which a federation adds, is looked at in test_round_in_bar.
+        shown = {name: value for name, value in bar(trainer, pl_module, Path()).items() if name != "round"}
+        self.ends.append((self.total_train_batches, shown))
 
 
 def ends(trainer: L.Trainer, module: L.LightningModule, folder: Path) -> Any:
@@ -236,7 +238,7 @@ TRIALS = [
         lambda folder: Counting(),
         {"enable_progress_bar": True},
         after=ends,
-        note="A subclass.",
+        note="A subclass. Each bar shows the round as well.",
     ),
     added("RichModelSummary", "", lambda folder: stock.RichModelSummary(), {"enable_model_summary": True}),
     added("RichProgressBar", "", lambda folder: stock.RichProgressBar(), {"enable_progress_bar": True}, after=bar),
