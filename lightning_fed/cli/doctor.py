@@ -1,12 +1,11 @@
 """``lightning-fed doctor``: what would go wrong, before anything runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import yaml
 from jsonargparse import Namespace
 from rich.console import Console
 
@@ -14,7 +13,7 @@ from lightning_fed.cli.diagnosis.findings import Findings, show, show_json
 from lightning_fed.cli.diagnosis.keys import check_key, check_own_roster, check_roster
 from lightning_fed.cli.diagnosis.machine import check_clock, check_versions
 from lightning_fed.cli.diagnosis.network import check_listening, report_knock
-from lightning_fed.cli.diagnosis.site_settings import SiteSettings, read_site
+from lightning_fed.cli.diagnosis.site_settings import SiteSettings, mapping_in, read_site
 from lightning_fed.cli.package import serve_arguments
 from lightning_fed.cli.parser import NamesNearest
 from lightning_fed.cli.passphrases import asking
@@ -78,7 +77,7 @@ def _parser() -> NamesNearest:
 
 def _look_at_coordinator(findings: Findings, options: Namespace) -> None:
     try:
-        config = _mapping(options.config)
+        config = mapping_in(options.config)
     except ConfigError as error:
         findings.fail("config", str(error))
         return
@@ -207,15 +206,3 @@ def _try_site(
     join = rehearse(findings, settings, plan, welcome, policy, identity, roster)
     if join is not None:
         check_model(findings, join, plan, settings, roster, options.fingerprint, options.line_mbit)
-
-
-def _mapping(path: Path) -> Mapping[str, Any]:
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"the config {path} cannot be read: {' '.join(str(error).split())}. Mend the file."
-        ) from error
-    if not isinstance(config, dict):
-        raise ConfigError(f"{path} is no config: it has no keys. Mend the file.")
-    return config

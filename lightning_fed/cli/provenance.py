@@ -11,7 +11,7 @@ import msgspec
 
 from lightning_fed.cli.checks import StoredModel, model_at, wrong_in
 from lightning_fed.cli.chronicle import Chronicle
-from lightning_fed.cli.spent import read_ledgers
+from lightning_fed.cli.spent import LedgerAccount, read_ledgers
 from lightning_fed.coordinator.recorded import read_best
 from lightning_fed.errors import StoreError
 from lightning_fed.transport.identity import PublicCard
@@ -171,6 +171,10 @@ def provenance_of(
     for further, first in names.tied:
         tied.setdefault(first, []).append(further)
     example = run.plan.privacy.example
+
+    def named(sites: list[str]) -> list[str] | None:
+        return sites if name_sites else None
+
     return Provenance(
         federation=run.plan.name,
         run=run.run,
@@ -180,36 +184,17 @@ def provenance_of(
         plan={**run.settings, "rounds": rounds_planned},
         plan_hash=plan_hash,
         sites=len(participants),
-        participants=participants if name_sites else None,
+        participants=named(participants),
         metrics=own.metrics if own else run.initial,
         measured_at=own.measured_at if own else 0,
         best={"metric": run.plan.best.metric, "version": run.best.version, "value": run.best.value}
         if run.best and run.plan.best
         else None,
         rounds=[
-            Round(
-                each.number,
-                each.outcome,
-                len(each.participants),
-                each.participants if name_sites else None,
-                each.metrics,
-            )
+            Round(each.number, each.outcome, len(each.participants), named(each.participants), each.metrics)
             for each in behind
         ],
-        privacy=[
-            Spent(
-                spending.owner if name_sites else None,
-                spending.unit,
-                spending.epsilon,
-                spending.rows[-1].member_epsilon,
-                spending.rows[-1].delta,
-                len(spending.rows),
-                spending.target,
-                account.head,
-            )
-            for account in read_ledgers(run, ledgers)
-            for spending in account.spendings
-        ],
+        privacy=_spent(read_ledgers(run, ledgers), name_sites=name_sites),
         first_event=_utc(run.times[0]) if run.times else "",
         last_event=_utc(run.times[1]) if run.times else "",
         coordinator={"name": card.name, "fingerprint": card.fingerprint, "signing_key": card.signing_public.hex()},
@@ -222,6 +207,23 @@ def provenance_of(
         personal=names.personal,
         tied=tied,
     )
+
+
+def _spent(accounts: Iterable[LedgerAccount], *, name_sites: bool) -> list[Spent]:
+    return [
+        Spent(
+            spending.owner if name_sites else None,
+            spending.unit,
+            spending.epsilon,
+            spending.rows[-1].member_epsilon,
+            spending.rows[-1].delta,
+            len(spending.rows),
+            spending.target,
+            account.head,
+        )
+        for account in accounts
+        for spending in account.spendings
+    ]
 
 
 def _names(folder: Path) -> _Names:

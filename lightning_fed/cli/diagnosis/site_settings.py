@@ -38,11 +38,11 @@ class SiteSettings:
     passphrase_file: Path | None
 
 
-def read_site(path: Path) -> SiteSettings:
-    """Read the config that ``lightning-fed fit --config`` takes; what it leaves out is filled in as the strategy does.
+def mapping_in(path: Path) -> dict[str, Any]:
+    """What a config file holds, with none of its classes imported.
 
     Raises:
-        ConfigError: it cannot be read, or its strategy is not ``FederatedStrategy``.
+        ConfigError: it cannot be read, or has no keys.
     """
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -50,6 +50,18 @@ def read_site(path: Path) -> SiteSettings:
         raise ConfigError(
             f"the config {path} cannot be read: {' '.join(str(error).split())}. Mend the file."
         ) from error
+    if not isinstance(config, dict):
+        raise ConfigError(f"{path} is no config: it has no keys. Mend the file.")
+    return config
+
+
+def read_site(path: Path) -> SiteSettings:
+    """Read the config that ``lightning-fed fit --config`` takes; what it leaves out is filled in as the strategy does.
+
+    Raises:
+        ConfigError: it cannot be read, or its strategy is not ``FederatedStrategy``.
+    """
+    config = mapping_in(path)
     strategy = _section(_section(config, path).get("trainer") or {}, path).get("strategy")
     if isinstance(strategy, str):
         strategy = {"class_path": strategy}
