@@ -1,5 +1,6 @@
 """LightningModules and data of many kinds, and the programs that train them at a site."""
 
+import copy
 import time
 from pathlib import Path
 from typing import Any
@@ -277,3 +278,15 @@ def train_with_early_stopping(strategy: dict[str, Any], folder: Path) -> int:
     )
     fit.fit(Plain(), loader(1, 24, 8), loader(99, 16, 16))
     return fit.current_epoch
+
+
+def trained_alone(seed: int, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What one epoch of plain training makes of a state at the site with this seed."""
+    model = Plain()
+    model.load_state_dict(copy.deepcopy(state))
+    optimizer = torch.optim.SGD(model.parameters(), model.hparams.lr)
+    for x, y in loader(seed, 24, 8):
+        optimizer.zero_grad()
+        torch.nn.functional.mse_loss(model.net(x), y).backward()
+        optimizer.step()
+    return model.state_dict()

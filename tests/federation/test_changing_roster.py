@@ -1,11 +1,9 @@
 """Members come, go and change their keys while a federation of real processes trains under masks."""
 
-import copy
 import shutil
 
 import pytest
-import torch
-from modules import Plain, loader, train
+from modules import Plain, train, trained_alone
 from processes import Federation, Program, assert_same
 
 from lightning_fed.cli.main import main
@@ -14,18 +12,6 @@ from lightning_fed.plan import FederationPlan, Masking
 from lightning_fed.transport.identity import Roster, load_identity, new_identity, write_identity
 
 SEEDS = {"north": 0, "south": 1, "west": 2, "east": 3}
-
-
-def trained_alone(seed, state):
-    """What one epoch of plain training makes of a state at the site with this seed."""
-    model = Plain()
-    model.load_state_dict(copy.deepcopy(state))
-    optimizer = torch.optim.SGD(model.parameters(), model.hparams.lr)
-    for x, y in loader(seed, 24, 8):
-        optimizer.zero_grad()
-        torch.nn.functional.mse_loss(model.net(x), y).backward()
-        optimizer.step()
-    return model.state_dict()
 
 
 def coordinate(plan, address, keys, store):

@@ -1,27 +1,13 @@
 """Masked rounds with real Trainers, processes and sockets."""
 
-import copy
-
 import pytest
 import torch
-from modules import Graded, Plain, examples, loader, train, train_graded
+from modules import Graded, Plain, examples, train, train_graded, trained_alone
 from processes import Program
 from torchmetrics.classification import BinaryAUROC
 
 from lightning_fed import SitePolicy
 from lightning_fed.plan import Masking
-
-
-def trained_alone(seed: int, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What one epoch of plain training makes of a state at the site with this seed."""
-    model = Plain()
-    model.load_state_dict(copy.deepcopy(state))
-    optimizer = torch.optim.SGD(model.parameters(), model.hparams.lr)
-    for x, y in loader(seed, 24, 8):
-        optimizer.zero_grad()
-        torch.nn.functional.mse_loss(model.net(x), y).backward()
-        optimizer.step()
-    return model.state_dict()
 
 
 def test_masked_training_ends_where_plain_training_does(federation):
