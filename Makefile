@@ -6,7 +6,7 @@ INSTALLED = $(VENV)/.installed-for-development
 DROP_IN ?= $(VENV)-drop-in
 INSTALLED_FOR_DOCS = $(VENV)/.installed-for-docs
 
-.PHONY: setup demo study test drop-in fuzz chaos soak lint docs report-picture dist requirements bench
+.PHONY: setup demo study test drop-in fuzz chaos soak lint docs diagrams report-picture dist requirements bench
 
 setup: $(INSTALLED)
 
@@ -82,6 +82,10 @@ docs: $(INSTALLED_FOR_DOCS)
 $(INSTALLED_FOR_DOCS): pyproject.toml | $(INSTALLED)
 	$(BIN)/python -m pip install -e ".[docs]"
 	touch $@
+
+# The drawings of docs/pictures: a round, masked sums, the vote, roles and keys.
+diagrams: $(INSTALLED)
+	$(BIN)/python docs/diagrams.py
 
 # docs/pictures/report.png: trains a small federation and photographs its page, with the system's Chromium.
 report-picture: $(INSTALLED)
