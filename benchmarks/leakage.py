@@ -2,9 +2,9 @@
 
     python benchmarks/leakage.py --out runs/leakage
 
-Writes `inversion.png`, `membership.png`, `results.json` and `tables.md` (also printed). The attacks and what they are
-tried on are in `gradient_inversion.py`, `membership_inference.py` and `leakage_victim.py`; `docs/leakage.md` reads the
-results.
+Writes `leakage-inversion.png`, `leakage-membership.png`, `results.json` and `tables.md` (also printed). The attacks and
+what they are tried on are in `gradient_inversion.py`, `membership_inference.py` and `leakage_victim.py`;
+`docs/leakage.md` reads the results.
 """
 
 import argparse
@@ -201,7 +201,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # models this small only lose by more
     images, found = inversions(arguments.targets)
-    draw_inversions(arguments.out / "inversion.png", images, found)
+    draw_inversions(arguments.out / "leakage-inversion.png", images, found)
     tables = [inversion_table(found)]
     print(tables[-1], flush=True)
     right = {
@@ -211,7 +211,7 @@ def main() -> None:
     tables.append(list_table(right, arguments.trials))
     print(tables[-1], flush=True)
     by_ratio, by_loss, accuracy = memberships(arguments.models)
-    draw_memberships(arguments.out / "membership.png", by_ratio)
+    draw_memberships(arguments.out / "leakage-membership.png", by_ratio)
     tables.append(membership_table(by_ratio, by_loss, accuracy))
     print(tables[-1])
     (arguments.out / "tables.md").write_text("\n\n".join(tables) + "\n")

@@ -5,10 +5,10 @@ import re
 import types
 import typing
 from itertools import chain
-from pathlib import Path
 
 import pytest
 import yaml
+from documents import PAGES, ROOT, blocks_of, runnable
 
 from lightning_fed.cli.coordinate import read_config as read_coordinate
 from lightning_fed.errors import ConfigError, PlanError, PlanRefusedError
@@ -16,8 +16,6 @@ from lightning_fed.plan import FederationPlan
 from lightning_fed.policy import SitePolicy
 from lightning_fed.simulation.config import read_config as read_simulation
 
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEMPLATES = ROOT / "lightning_fed" / "cli" / "templates"
 CONFIGS = [*sorted((ROOT / "configs").glob("*.yaml")), *sorted(TEMPLATES.glob("*.yaml"))]
 
@@ -218,12 +216,11 @@ def test_a_site_takes_each_word_as_its_settings_type_says(lightning_fed, tmp_pat
 
 
 def blocks():
-    run = (ROOT / "tests" / "docs" / "test_pages.py").read_text()
     for page in PAGES:
-        for number, block in enumerate(re.findall(r"```yaml\n(.*?)```", page.read_text(), flags=re.DOTALL)):
-            if f'"{page.stem}"' in run and re.match(r"# \S+\.yaml\n", block):
-                continue  # a file of a page that is run whole, with the modules that it names
-            yield pytest.param(block, id=f"{page.name}-{number}")
+        run = [block for block in runnable(page) if block.file]  # whole, with the modules that they name
+        for block in blocks_of(page):
+            if block.language == "yaml" and block.reason is None and block not in run:
+                yield pytest.param(block.text, id=block.place)
     for path in CONFIGS:
         yield pytest.param(path.read_text(), id=f"{path.parent.name}-{path.name}")
         for number, variant in enumerate(variants(path.read_text())):
