@@ -44,10 +44,11 @@ def test_a_page_shows_the_picture_and_names_what_makes_it(picture):
         makes = [
             command
             for command in _commands(page)
-            if picture.name in command or (re.match(r"make |python ", command) and picture.name in _source(command))
+            if picture.name in command or (re.match(r"make |python ", command) and _names(_source(command), picture))
         ]
         assert makes, (
-            f"{page.name} shows {picture.name} and names no command whose script has that name (<!-- made by: ... -->)"
+            f"{page.name} shows {picture.name} and names no command whose script has that name, in its sentences or in "
+            "a comment before it: <!-- made by: make ... -->"
         )
         assert not any(wrong_with(command, {}, whole=True) for command in makes)
 
