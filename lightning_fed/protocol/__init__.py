@@ -18,7 +18,8 @@ A round, as the messages see it (a site's own in the left column)::
     Leave ->            <- Farewell
 
 Without masks the ``Masking`` lines are not there. Where the plan has a vote, ballots go the same way first, and
-``Support`` says which coordinates won. A model may come as ``delta`` to the one before.
+``Support`` says which coordinates won. A model may come as ``delta`` to the one before. Who is not in the cohort hears
+nothing of a round; ``Model`` comes before its next ``Begin``, or before ``Finished``.
 
 ``coordinator/`` and ``site/`` are a wing each, with the machine in ``session.py``; this room holds what both share.
 What the plan makes of an update is ``Exchange``, the same on both sides; a site's ``Outbox`` goes through it one way,

@@ -9,7 +9,7 @@ from lightning_fed.audit.lines import Head
 from lightning_fed.update.layout import Layout
 from lightning_fed.wire import decoded, encoded
 
-VERSION = 7
+VERSION = 8
 """Version of the protocol; the two sides must agree."""
 
 CHUNK_BYTES = 1 << 20
@@ -102,6 +102,9 @@ class SendInitial(Message, frozen=True):
 
 class Model(Message, frozen=True):
     """Coordinator: the global model after round ``version`` (0: the initial one) can be fetched.
+
+    A site is told when it joins, before it is to train, when it has been asked to train for it, and of the last one. It
+    fetches what it needs: one that it was told of when it came back it may never need.
 
     ``delta`` is the size of its difference from the model before, 0 where there is none to be had; ``control`` says
     that a control variate goes with it; ``counted`` is the last round whose sum holds this site's update, 0 if there is

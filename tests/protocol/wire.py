@@ -149,12 +149,16 @@ class Wire:
 
     def settle(self) -> None:
         """Deliver and train until nothing moves."""
-        moved = True
-        while moved and self.coordinator.outcome is None:
-            moved = False
-            for name in self.sites:
-                while self.deliver_up(name) or self.deliver_down(name) or self.train(name):
-                    moved = True
+        while self.settle_once() and self.coordinator.outcome is None:
+            pass
+
+    def settle_once(self) -> bool:
+        """Each site's turn, in which it goes on as far as it can; whether any of them could."""
+        moved = False
+        for name in self.sites:
+            while self.deliver_up(name) or self.deliver_down(name) or self.train(name):
+                moved = True
+        return moved
 
     def events(self, kind: str) -> list[dict]:
         return [record.data for record in self.records if record.event == kind]

@@ -106,6 +106,8 @@ class Attempts:
 
     def given_up(self, version: int, reason: str) -> QuorumLostError | None:
         """The error to stop with, if it has come to that; ``version`` is the newest stored model's."""
+        if max(self._skips, self._failures) < self._plan.max_attempts:
+            return None
         absences = self._attendance.absences
         if self._skips >= self._plan.max_attempts:
             return QuorumLostError(
@@ -114,12 +116,10 @@ class Attempts:
                 "by them. See to the sites (docs/masking.md says what can be done where masks hide which one spoils "
                 "sums), then start the coordinator again with the same command."
             )
-        if self._failures >= self._plan.max_attempts:
-            return QuorumLostError(
-                f"round {version + 1} failed {self._failures} times; the last time {reason}{absences}. Global model "
-                f"{version} is stored. See to the sites, then start the coordinator again with the same command."
-            )
-        return None
+        return QuorumLostError(
+            f"round {version + 1} failed {self._failures} times; the last time {reason}{absences}. Global model "
+            f"{version} is stored. See to the sites, then start the coordinator again with the same command."
+        )
 
     def _settle(
         self,

@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.coordinator.actions import Action, Record
+from lightning_fed.protocol.coordinator.groups import Groups
 
 ROUNDS_OUT = 5
 """Completed rounds that a site is left out of, the first time: long enough that failing again and again costs the
@@ -67,19 +68,19 @@ class Attendance:
         members: those that had joined this run before the coordinator was started again, and had not left.
         dropped: those that the operator had dropped before.
 
-    Attributes:
-        roster: digest of the members whom a site must know to be drawn; None if that does not matter.
     """
 
     def __init__(
         self, sites: Iterable[str], max_faults: int, members: Iterable[str] = (), dropped: Iterable[str] = ()
     ) -> None:
         self._sites = {site: _Site() for site in sorted(sites)}
+        self._groups = Groups()
+        self._roster: bytes | None = None
         for site in self._sites.keys() & set(members):
             self._sites[site].member = True
-        self.roster: bytes | None = None
         for site in self._sites.keys() & set(dropped):
             self.dropped(site)
+        self._file(*self._sites)
         self._max_faults = max_faults
         self._complaints: dict[tuple[str, str], None] = {}
         self._completed = 0
@@ -95,35 +96,52 @@ class Attendance:
 
     # Other members
 
+    @property
+    def roster(self) -> bytes | None:
+        """Digest of the members whom a site must know to be drawn; None if that does not matter."""
+        return self._roster
+
+    @roster.setter
+    def roster(self, members: bytes | None) -> None:
+        self._roster = members
+        self._file(*self._sites)
+
     def admit(self, sites: Iterable[str]) -> None:
         """Sites are in the roster that were not before."""
+        sites = list(sites)
         self._sites = dict(sorted({**{site: _Site() for site in sites}, **self._sites}.items()))
+        self._file(*sites)
 
     def remove(self, site: str) -> None:
         """A site is not in the roster any more."""
         del self._sites[site]
+        self._groups.file(site, frozenset())
         self._complaints = {pair: None for pair in self._complaints if site not in pair}
 
     def takes_roster(self, site: str, members: bytes) -> None:
         """A site goes by the roster whose members have this digest."""
         self._sites[site].members = members
+        self._file(site)
 
     # Coming and going
 
     def greeted(self, site: str) -> None:
         """A site's process has said hello; it has to join, also again."""
         self._sites[site].ready = False
+        self._file(site)
 
     def joined(self, site: str, metrics: Mapping[str, int], members: bytes = b"") -> None:
         """A site's model is the federation's; ``metrics`` and ``members``: see ``messages.Join``."""
         state = self._sites[site]
         state.ready, state.member, state.left, state.metrics = True, True, None, dict(metrics)
         state.members, state.standing_by = members, False
+        self._file(site)
 
     def stand_by(self, sites: Iterable[str], members: bytes) -> None:
         """Sites can be drawn, and join only then; they go by the roster whose members have this digest."""
         for site in sites:
             self._sites[site].standing_by, self._sites[site].members = True, members
+            self._file(site)
 
     def stands_by(self, site: str) -> bool:
         """Whether a site is yet to join, and need not be there to be drawn."""
@@ -135,6 +153,7 @@ class Attendance:
         if not state.member:
             return False
         state.ready = False
+        self._file(site)
         return True
 
     def left(self, site: str, reason: m.LeaveReason) -> None:
@@ -142,6 +161,7 @@ class Attendance:
         state = self._sites[site]
         state.ready = state.standing_by = state.member = False
         state.left = reason
+        self._file(site)
 
     def dropped(self, site: str) -> None:
         """The operator does not want a site to take part."""
@@ -152,6 +172,7 @@ class Attendance:
         """A site that was dropped may come again."""
         state = self._sites[site]
         state.dropped, state.left = False, None
+        self._file(site)
 
     def is_ready(self, site: str) -> bool:
         """Whether a site has joined and is there."""
@@ -168,54 +189,62 @@ class Attendance:
     @property
     def ready(self) -> list[str]:
         """Sites that have joined and are there."""
-        return [site for site, state in self._sites.items() if state.ready]
+        return sorted(self._groups.ready)
 
     @property
     def members(self) -> list[str]:
         """Sites that have joined this run and have not left: they are there, or may come back."""
-        return [site for site, state in self._sites.items() if state.member]
+        return sorted(self._groups.members)
 
     @property
-    def drawable(self) -> list[str]:
-        """Sites that a cohort can be drawn from."""
-        return [
-            site
-            for site, state in self._sites.items()
-            if (state.ready or state.standing_by) and not state.rounds_out and self.roster in (None, state.members)
-        ]
+    def drawable(self) -> Set[str]:
+        """Sites that a cohort can be drawn from, as long as nothing changes."""
+        return self._groups.drawable
 
     @property
     def outdated(self) -> list[str]:
         """Sites that are there and go by another roster."""
-        return [s for s, state in self._sites.items() if state.ready and self.roster not in (None, state.members)]
+        return sorted(self._groups.outdated)
 
     @property
-    def missing(self) -> list[str]:
-        """Sites that may still come, and would be drawn."""
-        return [
-            site
-            for site, state in self._sites.items()
-            if not (state.ready or state.standing_by or state.left or state.rounds_out)
-        ]
+    def missing(self) -> Set[str]:
+        """Sites that may still come, and would be drawn, as long as nothing changes."""
+        return self._groups.missing
 
     def gone(self, reasons: Set[str]) -> dict[str, m.LeaveReason]:
         """Sites that have left for one of these reasons."""
-        return {site: state.left for site, state in self._sites.items() if state.left and state.left in reasons}
+        left = ((site, self._sites[site].left) for site in sorted(self._groups.left))
+        return {site: reason for site, reason in left if reason and reason in reasons}
+
+    def _file(self, *sites: str) -> None:
+        """Something has changed about these sites."""
+        for site in sites:
+            state = self._sites[site]
+            there, knows = state.ready or state.standing_by, self._roster in (None, state.members)
+            holds = {
+                "ready": state.ready,
+                "members": state.member,
+                "drawable": there and not state.rounds_out and knows,
+                "outdated": state.ready and not knows,
+                "missing": not (there or state.left or state.rounds_out),
+                "left": state.left is not None,
+                "out": state.rounds_out > 0,
+            }
+            self._groups.file(site, {group for group, belongs in holds.items() if belongs})
 
     # Conduct
 
     @property
     def left_out(self) -> dict[str, str]:
         """Sites that are left out for now, and why."""
-        return {site: state.why_out for site, state in self._sites.items() if state.rounds_out}
+        return {site: self._sites[site].why_out for site in sorted(self._groups.out)}
 
     @property
     def absences(self) -> str:
         """Who is not drawn for what reason, to be added to a message; empty where all are."""
         gone = [
             f"; {site} was dropped by the operator" if state.dropped else f"; {site} left ({state.left})"
-            for site, state in self._sites.items()
-            if state.left
+            for site, state in ((site, self._sites[site]) for site in sorted(self._groups.left))
         ]
         out = [
             f"; {site} is left out of the next {self._sites[site].rounds_out} rounds ({why})"
@@ -274,7 +303,9 @@ class Attendance:
         for site in others:
             known = self._sites[site].faults
             known[:] = [when for when in known if self._completed - when < REMEMBERED_ROUNDS] + [self._completed]
-        innocent = set(self.drawable) - blamed.keys()
+        if not blamed and not others:
+            return []
+        innocent = self.drawable - blamed.keys()
         # Where everybody is at fault it is not their fault: the coordinator's line was down, say.
         spare = len(innocent) - fewest if innocent - others.keys() else -1
         for site in sorted(others, key=lambda one: -max(len(self._sites[one].faults), self._sites[one].late_in_a_row)):
@@ -302,7 +333,7 @@ class Attendance:
         Returns:
             A record for each site that is left out from now on.
         """
-        if not summed <= cohort & set(self.drawable) or len(summed) < fewest:
+        if not summed <= cohort & self.drawable or len(summed) < fewest:
             return []
         why = "the last sum was without it, and the others have refused every one with it (update_refused says why)"
         return [self._leave_out(site, why, round) for site in sorted(cohort - summed) if self._sites[site].ready]
@@ -311,11 +342,12 @@ class Attendance:
         """A round is completed: who has been left out of enough of them may be drawn again."""
         self._completed += 1
         actions: list[Action] = []
-        for site, state in self._sites.items():
-            if state.rounds_out:
-                state.rounds_out -= 1
-                if not state.rounds_out:
-                    actions.append(Record("site_readmitted", {"site": site}))
+        for site in sorted(self._groups.out):
+            state = self._sites[site]
+            state.rounds_out -= 1
+            if not state.rounds_out:
+                actions.append(Record("site_readmitted", {"site": site}))
+                self._file(site)
         return actions
 
     def _disputes(self) -> dict[str, str]:
@@ -335,4 +367,5 @@ class Attendance:
         state.times_out += 1
         state.why_out = why
         state.faults, state.disputed_with = [], set()
+        self._file(site)
         return Record("site_excluded", {"site": site, "reason": why, "until": round + state.rounds_out})

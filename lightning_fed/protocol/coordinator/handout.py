@@ -1,4 +1,11 @@
-"""The global model as sites fetch it: whole, or as its difference from the one before."""
+"""The global model as sites fetch it: whole, or as its difference from the one before.
+
+A site hears of a model when it needs one: when it joins, when it is to train from it, when it has been asked to train
+towards it, and when no other follows. All others have no use for it, and would fetch it in vain. Only where the
+differences of all the rounds until a site is drawn again are less than one whole model is everybody told of each.
+"""
+
+from collections.abc import Iterable, Set
 
 from lightning_fed.errors import ProtocolError
 from lightning_fed.protocol import messages as m
@@ -26,6 +33,8 @@ class Handout:
         self._delta = b""
         self._digest = b""
         self._next: dict[str, dict[m.Stream, int]] = {}
+        self._told: set[str] = set()
+        self._asked: set[str] = set()
         self.frozen = model.frozen_bytes()
         self._fixed = fixed_digest(model.layout, self.frozen)
 
@@ -40,6 +49,7 @@ class Handout:
         delta = encode_delta(before.vector.numpy(), model.vector.numpy()) if self._sparse else None
         self._delta = delta or b""
         self._digest = b""
+        self._told.clear()
 
     @property
     def digest(self) -> bytes:
@@ -49,8 +59,33 @@ class Handout:
         )
         return self._digest
 
+    @property
+    def told(self) -> Set[str]:
+        """Sites that have heard of the model, as long as it is the newest."""
+        return self._told
+
+    def asked(self, sites: Iterable[str]) -> None:
+        """These are asked to train from the model, and wait for the next one from then on."""
+        self._asked.update(sites)
+
+    def waiting(self, ready: Set[str], cohort: int) -> list[str]:
+        """Sites to be told of a model that has just taken the place of another; to be asked once.
+
+        Args:
+            ready: sites that are there.
+            cohort: how many of them train in a round.
+        """
+        asked, self._asked = self._asked, set()
+        follow = self._delta and len(ready) * len(self._delta) < cohort * 4 * self._model.layout.size
+        return sorted(ready if follow else ready & asked)
+
+    def news(self, site: str) -> list[Action]:
+        """Tell a site of the model, unless it has heard of it."""
+        return [] if site in self._told else [Send(site, self.announcement(site))]
+
     def announcement(self, site: str) -> m.Model:
         """The message that tells a site of the model."""
+        self._told.add(site)
         model = self._model
         sent = self._next.setdefault(site, {})
         self._next[site] = {"frozen": sent["frozen"]} if "frozen" in sent else {}
@@ -58,7 +93,7 @@ class Handout:
         return m.Model(model.version, 4 * model.layout.size, len(self._delta), model.control is not None, counted)
 
     def chunks(self, site: str, fetch: m.Fetch) -> list[Action]:
-        """The pieces that a site asked for; none of a model that was replaced meanwhile.
+        """The pieces that a site asked for; of a model that was replaced meanwhile none, but word of the newest.
 
         Raises:
             ProtocolError: too many at once, beyond the end, or not the next ones: each is sent once, in order.
@@ -67,7 +102,7 @@ class Handout:
             raise ProtocolError(f"site {site!r} asked for {fetch.count} chunks at once; the limit is {m.WINDOW}.")
         data = self._stream(fetch)
         if data is None:
-            return []
+            return self.news(site)
         if not 0 <= fetch.first <= fetch.first + fetch.count <= chunk_count(len(data)):
             raise ProtocolError(f"site {site!r} asked for chunks beyond the end of {fetch.stream}.")
         sent = self._next.setdefault(site, {})

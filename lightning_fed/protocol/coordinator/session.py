@@ -241,9 +241,7 @@ class CoordinatorSession:
             case m.Computed():
                 return [*self._metrics.computed(site, message), *self._end_early()]
             case m.Report():
-                done = self._attendance.gone({"done"}) if self.phase == "closing" else {}
-                expected = {*self._attendance.ready, *done}
-                return [*self._metrics.report(site, message, expected), *self._end_early()]
+                return [*self._metrics.report(site, message, self._expected()), *self._end_early()]
 
     def stand_by(self, sites: Iterable[str]) -> list[Action]:
         """Sites that a simulation starts only when they are drawn: until then they hear nothing, and cost nothing.
@@ -440,6 +438,7 @@ class CoordinatorSession:
         size = most if pool.whole else min(self.plan.cohort_size or most, most)
         cohort = frozenset(self._draw.sample(pool.sites, size))
         self._collection = self._new_collection(self.model, cohort)
+        self._handout.asked(cohort)
         self._withdrew.clear()
         started = {"round": self._collection.round, "attempt": self._attempts.tries + 1, "cohort": sorted(cohort)}
         if pool.apart:
@@ -448,13 +447,14 @@ class CoordinatorSession:
             *self._charge(self._collection, "distributed"),
             Record("round_started", started),
             Wake(DEADLINE, self.plan.round_deadline_s),
+            *(news for site in sorted(cohort) if self._attendance.is_ready(site) for news in self._handout.news(site)),
             *self._collection.begin(),
         ]
 
     def _pool(self) -> Pool:
         # Once it was waited in vain for those who may still come, only those who are there count.
         waited = self._paused and self._gathered
-        return self._attempts.pool(set() if waited else set(self._attendance.missing), self._fewest)
+        return self._attempts.pool(frozenset() if waited else self._attendance.missing, self._fewest)
 
     def _charge(self, collection: Collection | MaskedCollection, mechanism: str) -> list[Action]:
         """Charge what is about to be released, if this is the plan's mechanism.
@@ -529,10 +529,10 @@ class CoordinatorSession:
         ]
         self.phase = "gathering"
         actions += self._admit()
-        actions += [Send(site, self._handout.announcement(site)) for site in self._attendance.ready]
+        actions += self._tell_who_waits()
         if isinstance(collection, MaskedCollection):
             # Those who trained validate the model next.
-            cohort = frozenset(collection.participants) & set(self._attendance.drawable)
+            cohort = frozenset(collection.participants) & self._attendance.drawable
             told = [self._attendance.metrics_of(site) for site in sorted(cohort)]
             enough = len(cohort) >= self._fewest
             cohort = cohort if enough else frozenset()
@@ -577,7 +577,17 @@ class CoordinatorSession:
         self.model = model.next(model.vector)
         self._handout.replace(self.model)
         actions: list[Action] = [Save(self.model), Record("round_skipped", {"round": self.model.version})]
-        return actions + [Send(site, self._handout.announcement(site)) for site in self._attendance.ready]
+        return actions + self._tell_who_waits()
+
+    def _tell_who_waits(self) -> list[Action]:
+        ready = frozenset(self._attendance.ready)
+        waiting = self._handout.waiting(ready, self.plan.cohort_size or len(ready))
+        return [news for site in waiting for news in self._handout.news(site)]
+
+    def _expected(self) -> set[str]:
+        """Sites whose metrics of the newest model may still come, or have come."""
+        done = self._attendance.gone({"done"}) if self.phase == "closing" else {}
+        return {site for site in self._handout.told if self._attendance.is_ready(site) or site in done}
 
     def _pause_if_needed(self) -> list[Action]:
         held_back = self._steering.paused_by or self._paused or self._rosters.waiting
@@ -663,7 +673,11 @@ class CoordinatorSession:
             finished["reason"] = self._early
         return [
             Record("finished", finished),
-            *(Send(site, m.Finished(self.model.version)) for site in ready),
+            *(
+                action
+                for site in ready
+                for action in [*self._handout.news(site), Send(site, m.Finished(self.model.version))]
+            ),
             Wake(GATHER, self.plan.gather_s),
             *self._finish_if_all_gone(),
         ]

@@ -139,6 +139,7 @@ class SiteSession:
         self._upload: Upload | None = None
         self._withdrawn: m.Withdraw | None = None
         self._goodbye: m.Leave | None = None
+        self._announcement: m.Model | None = None
         self._downloads = Downloads()
         self._newest = ModelDownload(self._downloads)
         self._fixed: bytes | None = None
@@ -152,6 +153,7 @@ class SiteSession:
         self._open = True
         self.joined = self.paused = False
         self.leaving = self._goodbye is not None
+        self._announcement = None
         self._downloads.clear()
         return [(m.Hello(m.VERSION, self._package, self._process), None)]
 
@@ -209,7 +211,7 @@ class SiteSession:
                 if self._masked is None:
                     raise ProtocolError("the coordinator began masked metrics, and the plan does not mask anything.")
                 self._go_by_newest_roster()
-                return _alone(self._masked.begin_report(message))
+                return [*self._fetch_if_needed(message.version), *_alone(self._masked.begin_report(message))]
             case m.MetricCounts():
                 if self._report:
                     self._report.counted(message)
@@ -227,7 +229,7 @@ class SiteSession:
                 return []
             case m.Finished(version):
                 self.finished = version
-                return []
+                return self._fetch_if_needed()
             case m.Refused(kind, reason):
                 error: type[FederationError] = getattr(errors, kind)
                 raise error(printable(reason[: m.MAX_REASON]))
@@ -441,7 +443,24 @@ class SiteSession:
                 f"the coordinator went back from global model {self.model[0]} to {version}: its store lost a round. "
                 "Restore the store, or start the site again to train from there."
             )
-        return _alone(self._newest.start(message, self.model))
+        self._announcement = message
+        return self._fetch_if_needed()
+
+    def _fetch_if_needed(self, measured: int = 0) -> list[Outgoing]:
+        """Fetch the newest model if this site has a use for it: to train, after it has trained, or at the end.
+
+        One that is a small difference away is fetched as well: a later one would have to be fetched whole. So is that
+        of the version ``measured``, which the coordinator asks for metrics of.
+        """
+        announced, held = self._announcement, self.model
+        if announced is None:
+            return []
+        follows = held is not None and announced.delta and announced.version == held[0] + 1
+        needs = held is None or self.begun > held[0] or self.finished is not None or announced.version == measured
+        if not (needs or follows):
+            return []
+        self._announcement = None
+        return _alone(self._newest.start(announced, held))
 
     def _chunk(self, chunk: m.Chunk, payload: memoryview | None) -> list[Outgoing]:
         fetches, data = self._downloads.chunk(chunk, payload)
@@ -468,9 +487,12 @@ class SiteSession:
             return []
         self._go_by_newest_roster()
         self.begun = max(self.begun, begin.round)
+        return [*self._fetch_if_needed(), *self._answer(begin, self._outbox)]
+
+    def _answer(self, begin: m.Begin, outbox: Outbox) -> list[Outgoing]:
         if self._withdrawn and self._withdrawn.round == begin.round:
             return [(self._withdrawn, None)]
-        self._outbox.begin(begin)
+        outbox.begin(begin)
         if self._masked:
             return [(message, None) for message in self._masked.begin_round(begin)]
         return self._send_next()
