@@ -80,7 +80,9 @@ class Federation:
     def __init__(self, mode: Literal["required", "off"], broken: bool = False) -> None:
         plan = FederationPlan(rounds=1, metrics=["val_accuracy", "val_loss"], masking=Masking(mode))
         keys = {name: Ed25519PrivateKey.generate() for name in EXAMPLES}
-        members = Members({name: key.public_key().public_bytes_raw() for name, key in keys.items()})
+        members = Members(
+            {name: key.public_key().public_bytes_raw() for name, key in keys.items()}, document=b"the roster's file"
+        )
         self.sent: list[Sent] = []
         self.records: list[Record] = []
         self.model = GlobalModel(0, LAYOUT, torch.zeros(LAYOUT.size), {})

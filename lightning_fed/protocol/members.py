@@ -28,3 +28,8 @@ class Members:
         """SHA-256 of names and keys: sites that name the same one know each other alike, whoever has signed it."""
         lines = (f"{len(name)} {name} {key.hex()}\n" for name, key in sorted(self.keys.items()))
         return hashlib.sha256("".join(lines).encode()).digest()
+
+    @cached_property
+    def document_hash(self) -> bytes:
+        """SHA-256 of the roster's file; empty where there is none."""
+        return hashlib.sha256(self.document).digest() if self.document else b""

@@ -38,17 +38,21 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True)
 
 
 class Hello(Message, frozen=True):
-    """Site: first message on a connection. ``process`` tells a reconnection from a second process of the same name."""
+    """Site: first message on a connection. ``process`` tells a reconnection from a second process of the same name.
+
+    ``roster`` is the SHA-256 hash of the roster's file that the site has, empty without one.
+    """
 
     protocol: int
     package: str
     process: str
+    roster: bytes = b""
 
 
 class Welcome(Message, frozen=True):
     """Coordinator: the run, the plan's canonical bytes, and the version of the newest global model (0 before any).
 
-    ``roster`` is the file of the newest roster.
+    ``roster`` is the file of the newest roster, empty where the site has it: of ten thousand sites it takes megabytes.
     """
 
     run: str

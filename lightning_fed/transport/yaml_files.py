@@ -9,8 +9,11 @@ import yaml
 
 from lightning_fed.errors import IdentityError
 
-_LONGEST_FILE, _DEEPEST_FILE = 1 << 20, 4
-"""Bytes of a file, a roster of 4,096 sites; and its levels, of which a roster has three."""
+_LONGEST_FILE, _DEEPEST_FILE = 3 << 20, 4
+"""Bytes of a file, a roster of 12,288 sites, which fits a message; and its levels, of which a roster has three."""
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""Twenty times as fast where PyYAML comes with libyaml, as its wheels do."""
 
 _T = TypeVar("_T")
 
@@ -65,7 +68,7 @@ def _check_yaml(data: bytes) -> None:
     if len(data) > _LONGEST_FILE:
         raise ValueError("too long")
     depth = 0
-    for event in yaml.parse(data, Loader=yaml.SafeLoader):
+    for event in yaml.parse(data, Loader=_LOADER):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _DEEPEST_FILE or isinstance(event, yaml.AliasEvent):
             raise ValueError("nested")

@@ -435,7 +435,7 @@ def ask_for_metrics(w, version, digest, cohort):
     coordinator = w.coordinator
     coordinator._attempts.number += 1
     told = [{"confusion": 4} for _ in cohort]
-    w.reported.clear()
+    w.reported.difference_update([each for each in w.reported if each[1] == version])
     w.perform(coordinator._metrics.begin(version, digest, coordinator._attempts.number, frozenset(cohort), told))
     w.settle()
 

@@ -166,6 +166,17 @@ def test_a_site_that_was_away_gets_the_newest_roster_when_it_connects(w):
     assert w.sites["site-3"]._members.version == 2
 
 
+def test_a_site_that_has_the_roster_is_not_sent_it_again(w):
+    ours = w.sites["site-0"]._members
+    hello = w.sites["site-0"].connected()[0][0]
+    (answer,) = w.coordinator.receive("site-0", hello)
+    assert hello.roster == ours.document_hash
+    assert answer.message.roster == b""
+    w.change(w.names)
+    (answer,) = w.coordinator.receive("site-0", hello)
+    assert answer.message.roster == w.members_of_roster.document != ours.document
+
+
 def test_two_changes_within_a_round_come_into_force_as_one(w):
     w.come("site-4")
     w.change(w.names)

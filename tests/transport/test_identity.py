@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from zmq.utils import z85
 
 from lightning_fed.errors import IdentityError
+from lightning_fed.protocol import messages as m
 from lightning_fed.transport.identity import (
+    PublicCard,
     Roster,
     _SecretFile,
     load_card,
@@ -218,3 +220,17 @@ def test_a_card_that_is_nested_long_or_refers_to_itself_is_refused(tmp_path, con
     with pytest.raises(IdentityError, match="no public card"):
         load_card(card)
     assert time.process_time() - began < 2.0
+
+
+def test_a_roster_of_ten_thousand_sites_is_read_and_fits_a_message(tmp_path):
+    coordinator = new_identity("coordinator")
+    keys = hashlib.shake_256(b"keys").digest(64 * 10_000)
+    sites = [
+        PublicCard(f"site-{index:05d}", z85.encode(keys[64 * index :][:32]), keys[64 * index + 32 :][:32])
+        for index in range(10_000)
+    ]
+    roster = Roster.of(coordinator.card, sites)
+    roster.write(tmp_path / "roster.yaml")
+    assert Roster.load(tmp_path / "roster.yaml") == roster
+    welcome = m.Welcome("run", bytes(1 << 20), 1, roster.members.document)
+    assert m.decode_from_coordinator(m.encode(welcome)) == welcome

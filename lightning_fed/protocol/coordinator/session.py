@@ -188,14 +188,15 @@ class CoordinatorSession:
                 return [*self._metrics.step(site, message), *self._end_early()]
             case m.Masking():
                 return self._after_collection(self._collection.step(site, message) if self._collection else [])
-            case m.Hello(protocol, package, _):
+            case m.Hello(protocol, package, _, has):
                 if protocol != m.VERSION:
                     raise ProtocolError(
                         f"site {site!r} speaks protocol {protocol} (lightning_fed {package[:32]}) and the coordinator "
                         f"protocol {m.VERSION}. Install the same version of lightning_fed on both sides."
                     )
                 self._attendance.greeted(site)
-                version, roster = self.model.version if self.model else 0, self._rosters.newest.document
+                version, newest = self.model.version if self.model else 0, self._rosters.newest
+                roster = b"" if has == newest.document_hash else newest.document
                 return [Send(site, m.Welcome(self.run, self.plan.to_bytes(), version, roster))]
             case m.Join():
                 return self._joining(site, message)

@@ -155,7 +155,7 @@ class SiteSession:
         self.leaving = self._goodbye is not None
         self._announcement = None
         self._downloads.clear()
-        return [(m.Hello(m.VERSION, self._package, self._process), None)]
+        return [(m.Hello(m.VERSION, self._package, self._process, self._members.document_hash), None)]
 
     def disconnected(self) -> None:
         """The connection was lost."""
