@@ -4,9 +4,10 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed-for-development
 DROP_IN ?= $(VENV)-drop-in
+PEERS ?= $(VENV)-peers
 INSTALLED_FOR_DOCS = $(VENV)/.installed-for-docs
 
-.PHONY: setup demo study test drop-in fuzz chaos soak lint docs diagrams report-picture dist requirements bench
+.PHONY: setup demo study test drop-in fuzz chaos soak lint docs diagrams report-picture dist requirements bench bench-peers
 
 setup: $(INSTALLED)
 
@@ -42,12 +43,17 @@ test: $(INSTALLED)
 drop-in: $(DROP_IN)/.installed
 	LIGHTNING_FED_DROP_IN=1 OMP_NUM_THREADS=1 $(DROP_IN)/bin/python -m pytest tests/drop_in
 
+# An environment that sees that of the package, and its PyTorch, with what a file asks for beside it.
+define environment-beside
+$(BIN)/python -m venv --clear $(@D)
+$(BIN)/python -c "import sysconfig; print(f'import site; site.addsitedir({sysconfig.get_path(\"purelib\")!r})')" \
+	> $$($(@D)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/package.pth
+$(@D)/bin/python -m pip install --prefer-binary --requirement $<
+touch $@
+endef
+
 $(DROP_IN)/.installed: tests/drop_in/requirements.txt | $(INSTALLED)
-	$(BIN)/python -m venv --clear $(DROP_IN)
-	$(BIN)/python -c "import sysconfig; print(f'import site; site.addsitedir({sysconfig.get_path(\"purelib\")!r})')" \
-		> $$($(DROP_IN)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/package.pth
-	$(DROP_IN)/bin/python -m pip install --prefer-binary --requirement tests/drop_in/requirements.txt
-	touch $@
+	$(environment-beside)
 
 SEEDS ?= 1-24
 CHAOS = OMP_NUM_THREADS=1 PYTHONPATH=.:tests/federation:tests/chaos $(BIN)/python
@@ -122,3 +128,11 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/leakage.py --out runs/leakage
 	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/step_time.py
+
+# Flower, NVFlare and pfl-research, each in an environment of its own, beside ours: PEERS_ARGS="--sites 2 32 --params 10000
+# 25000000" for more than the small default.
+bench-peers: $(PEERS)/flower/.installed $(PEERS)/nvflare/.installed $(PEERS)/pfl/.installed
+	$(BIN)/python benchmarks/peers/compare.py --environments $(PEERS) $(PEERS_ARGS)
+
+$(PEERS)/%/.installed: benchmarks/peers/%.txt | $(INSTALLED)
+	$(environment-beside)

@@ -1,0 +1,112 @@
+"""lightning_fed for the table: a coordinator and sites, each a process of its own; the sites send back what they got.
+
+As with the peers, what is measured is the exchange and not a trainer: the sites use the session below
+``FederatedStrategy``, as Flower's app answers a message and NVFlare's script sends what it received. Everything else is
+as it ships: CURVE, hashes and checks, and each global model stored durably before a site hears of it.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from marks import mark
+
+from lightning_fed.aggregation.contracts import SiteReport
+from lightning_fed.coordinator.service import Coordinator
+from lightning_fed.plan import FederationPlan, Masking
+from lightning_fed.protocol import messages as m
+from lightning_fed.protocol.site.session import SiteSession
+from lightning_fed.transport.identity import Roster, load_identity, new_identity, write_identity
+from lightning_fed.transport.site import SiteConnection
+from lightning_fed.update.global_model import state_bytes
+from lightning_fed.update.layout import Layout, TensorSpec
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sites", type=int, required=True)
+    parser.add_argument("--params", type=int, required=True)
+    parser.add_argument("--rounds", type=int, required=True, help="beside two that are not counted")
+    parser.add_argument("--marks", type=Path, required=True)
+    parser.add_argument("--masking", choices=["off", "required"], default="off")
+    parser.add_argument("--role", default="all")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.role == "coordinator":
+        coordinate(options)
+    elif options.role == "all":
+        start_all(options)
+    else:
+        take_part(options, options.role)
+
+
+def start_all(options: argparse.Namespace) -> None:
+    """Make the keys and start the coordinator and the sites; end when they do."""
+    members = [new_identity(f"site-{index:03d}") for index in range(options.sites)]
+    coordinator = new_identity("coordinator")
+    Roster.of(coordinator.card, [member.card for member in members]).write(Path("roster.yaml"))
+    for identity in (coordinator, *members):
+        write_identity(identity, Path("keys"))
+    names = ["coordinator", *(member.name for member in members)]
+    started = [subprocess.Popen([sys.executable, *sys.argv, "--role", name]) for name in names]
+    while any(process.poll() is None for process in started):
+        if any(process.returncode for process in started):
+            sys.exit("one of the processes failed.")
+        time.sleep(0.1)
+    sys.exit(max(process.returncode for process in started))
+
+
+def coordinate(options: argparse.Namespace) -> None:
+    """Run the coordinator, and say where it listens in the file ``address``."""
+    plan = FederationPlan(rounds=options.rounds + 2, quorum=options.sites, masking=Masking(options.masking))
+    service = Coordinator(
+        plan,
+        address="tcp://127.0.0.1:0",
+        identity=load_identity(Path("keys/coordinator.key")),
+        roster=Roster.load(Path("roster.yaml")),
+        store=Path("store"),
+    )
+    Path("address.part").write_text(service.address)
+    Path("address.part").rename("address")
+    service.run()
+
+
+def take_part(options: argparse.Namespace, name: str) -> None:
+    """Answer every round with the model that began it."""
+    while not Path("address").exists():
+        time.sleep(0.05)
+    identity, roster = load_identity(Path(f"keys/{name}.key")), Roster.load(Path("roster.yaml"))
+    session = SiteSession(name, name, "benchmark", identity.signing_key, roster.members)
+    connection = SiteConnection(
+        Path("address").read_text(), identity, roster.coordinator, session, 60.0, lambda notice: None
+    )
+    layout = Layout((TensorSpec("weight", (options.params,), "float32"),))
+    connection.wait(lambda s: s.plan, "the plan")
+    connection.call(lambda s: s.join(layout))
+    if connection.wait(lambda s: "initial" if s.initial_wanted else s.model and "model", "the model") == "initial":
+        # What is sent back counts as an update and so doubles the model each round; from here it stays a number.
+        state = state_bytes({"weight": torch.rand(options.params) * 1e-30}, layout)
+        connection.call(lambda s: s.offer_initial(state))
+    while (begun := connection.wait(_begun_with_model, "a round"))[0]:
+        connection.call(lambda s, begun=begun: s.submit(begun[0], begun[1], SiteReport(1)))
+        connection.wait(lambda s, begun=begun: s.model[0] >= begun[0], "the next model")
+        mark(options.marks, name)
+    connection.call(lambda s: s.leave(m.Leave("done")))
+    connection.close()
+
+
+def _begun_with_model(session: SiteSession) -> tuple[int, memoryview] | None:
+    """The round to answer and what to answer with; round 0 when the federation is over."""
+    if session.model is None:
+        return None
+    version, data = session.model
+    if session.finished == version:
+        return 0, memoryview(b"")
+    return (session.begun, memoryview(data)) if session.begun == version + 1 else None
+
+
+if __name__ == "__main__":
+    main()
