@@ -129,8 +129,8 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/step_time.py
 
-# Flower, NVFlare and pfl-research, each in an environment of its own, beside ours: PEERS_ARGS="--sites 2 32 --params 10000
-# 25000000" for more than the small default.
+# Flower, NVFlare and pfl-research, each in an environment of its own, beside ours. For more than the small default:
+# make bench-peers PEERS_ARGS="--sites 2 32 --params 10000 25000000"
 bench-peers: $(PEERS)/flower/.installed $(PEERS)/nvflare/.installed $(PEERS)/pfl/.installed
 	$(BIN)/python benchmarks/peers/compare.py --environments $(PEERS) $(PEERS_ARGS)
 

@@ -16,7 +16,8 @@ import json, sys
 from pathlib import Path
 from process_tree import NotMeasuredError, Roles, run
 try:
-    seen, printed = run(sys.argv[3:], {}, Path(sys.argv[1]), Roles(site=r"site-\d$", coordinator="hub$"), float(sys.argv[2]))
+    roles = Roles(site=r"site-\d$", coordinator="hub$")
+    seen, printed = run(sys.argv[3:], {}, Path(sys.argv[1]), roles, float(sys.argv[2]))
     start, end = seen.processor[0][0], seen.processor[-1][0]
     used = {role: seen.processor_between(start, end, role) for role in ("coordinator", "site")}
     print(json.dumps({"used": used, "peak": seen.peak_mb, "printed": printed}))
