@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from lightning_fed.privacy.accounting import Mechanism
 from lightning_fed.protocol.messages import FromCoordinator
 from lightning_fed.update.global_model import GlobalModel
@@ -54,4 +56,28 @@ class AdmitMembers:
     """From now on only members of the newest roster may connect, each by its keys there."""
 
 
-Action = Send | Wake | Record | Save | Charge | AdmitMembers
+@dataclass(frozen=True)
+class SendUp:
+    """Offer the sum of a region's sites to the coordinator above, as the region's update of a round.
+
+    Attributes:
+        round: the round.
+        mean: the sites' mean update, flat float32, shape ``(P,)``.
+        examples: their examples together, which is what it weighs; 1 where each region counts alike.
+        participants: the sites.
+    """
+
+    round: int
+    mean: Tensor
+    examples: int
+    participants: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SitOut:
+    """Tell the coordinator above that the region has no update for a round."""
+
+    round: int
+
+
+Action = Send | Wake | Record | Save | Charge | AdmitMembers | SendUp | SitOut

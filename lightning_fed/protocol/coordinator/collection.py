@@ -185,7 +185,7 @@ class Collection:
             decoded = self._private.released(self._integers, len(self.participants))
             mean = exchange.mean(torch.from_numpy(decoded.values), decoded.numbers, support)
             return RoundResult(mean, decoded.next_bounds)
-        return RoundResult(exchange.mean(self._total.sum, self._numbers, support))
+        return RoundResult(exchange.mean(self._total.sum, self._numbers, support), sums=self._numbers)
 
     def _stage_uploads(self) -> Uploads:
         if self._stage == "vote":
@@ -236,6 +236,7 @@ class Collection:
                 values = whole
             self._integers += self._private.integers(values)
             return
-        numbers = exchange.add(self._total, values, self._reports[site], own)
+        vector, numbers = exchange.weighted(values, self._reports[site])
+        self._total.add(torch.from_numpy(vector), None if own is None else torch.from_numpy(own))
         for name, number in numbers.items():
             self._numbers[name] = self._numbers.get(name, 0.0) + number

@@ -303,4 +303,5 @@ class MaskedCollection:
         if isinstance(self._code, Contribution):
             check_mean(mean, total, decoded.magnitudes, self._code, survivors, self._model)
             check_norm(mean, exchange.largest_norm, self._code)
-        self._result = RoundResult(mean, decoded.next_bounds, {"saturated": decoded.saturated})
+        facts = {"saturated": decoded.saturated}
+        self._result = RoundResult(mean, decoded.next_bounds, facts, decoded.numbers)

@@ -1,5 +1,6 @@
 """What came of a round."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +21,10 @@ class RoundResult:
         mean: the mean update, flat float32, shape ``(parts * P,)``.
         next_bounds: bounds of the next round's codes, or its clipping norm; None to keep those that were.
         facts: what the event log says of the round besides.
+        sums: what was summed beside the updates, by name; empty where single updates were compared.
     """
 
     mean: Tensor
     next_bounds: tuple[float, ...] | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    sums: Mapping[str, float] = field(default_factory=dict)

@@ -71,7 +71,8 @@ _FOR_GOOD = frozenset({"done", "stopped"})
 _REPAIRABLE = frozenset({"interrupted", "failed", "refused"})
 """Somebody will mend it, or has interrupted it, and start the site again, or will not within ``gather_s``."""
 
-Phase = Literal["gathering", "collecting", "closing"]
+Phase = Literal["gathering", "collecting", "forwarded", "closing"]
+"""``forwarded`` only at a region: its sum is on its way up, see ``region``."""
 
 
 class CoordinatorSession:
@@ -514,20 +515,21 @@ class CoordinatorSession:
         charges = self._charge(collection, "central")
         try:
             result = collection.result()
-            self.model = self._server.next(self.model, result, collection.participants)
+            model = self._server.next(self.model, result, collection.participants)
         except (UpdateRefusedError, PlanError) as error:
             return self._failed(f"the sum cannot be a global model: {error}", collection)
-        self._handout.replace(self.model)
-        actions: list[Action] = [
-            *charges,
-            Save(self.model),
-            Record(
-                "round_finished",
-                {"round": self.model.version, "participants": collection.participants, **result.facts},
-            ),
-            *self._metrics.next_version(self.model.version),
-            *self._attempts.completed(collection, self._metrics.caught, self._fewest),
-        ]
+        data = {"round": model.version, "participants": collection.participants, **result.facts}
+        return [*charges, *self._publish(model, Record("round_finished", data), collection)]
+
+    def _publish(
+        self, model: GlobalModel, record: Record, collection: Collection | MaskedCollection | None
+    ) -> list[Action]:
+        """Store a new global model, hand it out and go on; ``collection`` holds the updates that it was made of."""
+        self.model = model
+        self._handout.replace(model)
+        actions: list[Action] = [Save(model), record, *self._metrics.next_version(model.version)]
+        if collection:
+            actions += self._attempts.completed(collection, self._metrics.caught, self._fewest)
         self.phase = "gathering"
         actions += self._admit()
         actions += self._tell_who_waits()
@@ -557,9 +559,12 @@ class CoordinatorSession:
         self.phase = "gathering"
         opened = self._attempts.opened(collection)
         actions += self._attempts.failed(collection, self._metrics.caught, self._fewest, opened)
-        actions += self._admit()
-        if opened:
-            actions += self._skip(self.model)
+        return [*actions, *self._admit(), *self._after_failure(reason, opened)]
+
+    def _after_failure(self, reason: str, opened: bool) -> list[Action]:
+        """Go on after an attempt that gave no model; with ``opened`` its updates must not be summed again."""
+        assert self.model is not None
+        actions: list[Action] = self._skip(self.model) if opened else []
         if ending := self._end_early():
             return [*actions, *ending]
         self.outcome = self._attempts.given_up(self.model.version, reason) or self.outcome
