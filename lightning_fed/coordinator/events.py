@@ -15,7 +15,7 @@ from lightning_fed.files import remedy
 from lightning_fed.protocol.coordinator.best import Measured
 from lightning_fed.protocol.coordinator.steering import Operator, Steering
 
-_ENDS = ("round_finished", "round_skipped", "round_recovered")
+_ENDS = ("round_finished", "round_skipped", "round_recovered", "round_without_region")
 
 _LASTING = (*_ENDS, "best", "finished", "steered")
 """Events that a power cut must not take: rounds, and what cannot be worked out again from models."""

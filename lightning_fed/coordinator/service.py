@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from lightning_fed.coordinator.above import Above, Begun, Ended, Newer
 from lightning_fed.coordinator.events import EventLog
 from lightning_fed.coordinator.hyperparameters import loadable_hyperparameters
 from lightning_fed.coordinator.insist import insist
@@ -36,7 +37,18 @@ from lightning_fed.privacy.layers import replace_layers
 from lightning_fed.privacy.ledger import Budget, Ledger, Owner
 from lightning_fed.privacy.ledger_lines import Release
 from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.coordinator.actions import Action, AdmitMembers, Charge, Record, Save, Send, Wake
+from lightning_fed.protocol.coordinator.actions import (
+    Action,
+    AdmitMembers,
+    Charge,
+    Record,
+    Save,
+    Send,
+    SendUp,
+    SitOut,
+    Wake,
+)
+from lightning_fed.protocol.coordinator.region import RegionSession
 from lightning_fed.protocol.coordinator.session import CoordinatorSession
 from lightning_fed.protocol.coordinator.steering import Drop
 from lightning_fed.transport.hub import Hub, Traffic
@@ -85,6 +97,8 @@ class Coordinator:
             one, which sites whose policy requires masks do not give. Ignored when the store holds a global model
             already.
         keep: which global models the store keeps; all of them when not given.
+        above: the coordinator above, where this one is a region's. The global models then come from there, and of
+            ``initial`` only the arguments are used, for the ``.ckpt`` files.
 
     Attributes:
         address: where it listens.
@@ -105,7 +119,9 @@ class Coordinator:
         initial: "LightningModule | None" = None,
         keep: Keep | None = None,
         roster_file: Path | None = None,
+        above: Above | None = None,
     ) -> None:
+        self._above = above
         hyperparameters, left_out = loadable_hyperparameters(initial) if initial is not None else ({}, [])
         if left_out:
             _log.warning(
@@ -120,14 +136,16 @@ class Coordinator:
         self._extend_if_asked(plan)
         plan = self._store.plan
         model, fresh = self._store.model, False
-        if model is None and plan.statistics:
+        if model is None and above:
+            model, fresh = above.first, True
+        elif model is None and plan.statistics:
             model, fresh = nothing_counted(plan.statistics), True
         elif model is None and initial is not None:
             initial.configure_model()
             if plan.privacy.example and plan.privacy.example.replace_layers:
                 replace_layers(initial)  # as the sites do
             model, fresh = GlobalModel.from_state(state_of(initial), layout_of(initial, plan.personal)), True
-        self._session = CoordinatorSession(
+        self._session = (RegionSession if above else CoordinatorSession)(
             plan,
             self._store.run,
             roster.members,
@@ -143,7 +161,7 @@ class Coordinator:
         if fresh and self._session.model is not None:
             first = partial(self._store.save, self._session.model)
             insist("the first global model", self._store.folder, first, plan.gather_s)
-        self._hub = Hub(address, identity, roster)
+        self._hub = Hub(address, identity, roster, above.bell if above else None)
         self.address = self._hub.address
         self._roster = RosterWatch(roster, roster_file, identity.card)
         self._ledger = _ledger_of(plan, self._store.folder, identity)
@@ -205,9 +223,14 @@ class Coordinator:
                 "there is no initial model: the first site is asked for its untrained one, which sites that require "
                 "masks do not give, and the .ckpt files do without the module's arguments. Better configure model:."
             )
+        if isinstance(self._session, RegionSession) and self._above and self._session.model:
+            unsent = self._above.go_on_from(self._session.model)
+            if unsent:
+                self._session.goes_on(unsent.round, [*unsent.participants])
         if self._session.model and self._session.model.version > self._events.newest_round:
             # A coordinator that is killed right after storing a model has not written of its round yet.
-            self._perform([Record("round_recovered", {"round": self._session.model.version})])
+            kind = "round_without_region" if self._above and not self._store.starts else "round_recovered"
+            self._perform([Record(kind, {"round": self._session.model.version})])
         if self._events.steering.paused_by:
             _log.warning(
                 "the federation is still paused, by %s: no round begins until lightning-fed admin %s resume.",
@@ -245,6 +268,7 @@ class Coordinator:
                 return
         for asked in self._door.asked() if self._door else ():
             self._steer(asked)
+        self._hear_from_above()
         now = time.monotonic()
         for timer in list(self._timers):
             # What an earlier one brought about may have put this one off.
@@ -271,6 +295,18 @@ class Coordinator:
             self._hub.send(site, m.Refused(kind, reason))
             self._hub.forget(site)
             self._perform(self._session.refused(site, reason))
+
+    def _hear_from_above(self) -> None:
+        if not isinstance(self._session, RegionSession) or self._above is None:
+            return
+        for news in self._above.news():
+            match news:
+                case Newer(model):
+                    self._perform(self._session.adopt(model))
+                case Begun(round):
+                    self._perform(self._session.begin(round))
+                case Ended():
+                    self._perform(self._session.end())
 
     def _steer(self, asked: Asked) -> None:
         try:
@@ -326,8 +362,14 @@ class Coordinator:
                     self._insist("the privacy ledger", partial(_charge, self._ledger, release))
                 case AdmitMembers():
                     self._hub.admit(self._roster.newest)
+                case SendUp() if self._above:
+                    self._insist("the sum of the region's sites", partial(self._above.send_up, action))
+                case SitOut(round) if self._above:
+                    self._above.sit_out(round)
                 case Record(event, data):
                     self._record(event, data)
+                    if event == "metrics" and self._above:
+                        self._above.report(data["version"], data["metrics"])
 
     def _look_at_the_disk(self, model: GlobalModel) -> None:
         rounds = self._session.plan.rounds - model.version

@@ -14,6 +14,7 @@ from lightning_fed.errors import ConnectionLostError, ProtocolError
 from lightning_fed.protocol import messages as m
 from lightning_fed.transport.addresses import HOW, listens_over_ipv6
 from lightning_fed.transport.allowance import MESSAGES, PAUSE_S, Allowance
+from lightning_fed.transport.bell import Bell
 from lightning_fed.transport.descriptors import raise_limit
 from lightning_fed.transport.identity import Identity, Roster
 from lightning_fed.transport.inflow import Inflow, Peer, most_strangers
@@ -108,6 +109,7 @@ class Hub:
         address: where to listen, like ``tcp://*:5790``, over IPv4 and IPv6; port 0 takes a free one.
         identity: the coordinator's keys.
         roster: the sites' public cards.
+        bell: ends a wait in ``receive`` when it is rung.
 
     Attributes:
         address: where it listens, with the port that was taken.
@@ -117,7 +119,7 @@ class Hub:
         ConnectionLostError: the address cannot be used, for example because the port is in use.
     """
 
-    def __init__(self, address: str, identity: Identity, roster: Roster) -> None:
+    def __init__(self, address: str, identity: Identity, roster: Roster, bell: Bell | None = None) -> None:
         over_ipv6 = listens_over_ipv6(address)
         self._roster = roster
         self._allowed = _AllowList(roster)
@@ -126,6 +128,11 @@ class Hub:
         self._authenticator.start()
         self._authenticator.configure_curve_callback(domain="*", credentials_provider=self._allowed)
         self._socket = self._context.socket(zmq.ROUTER)
+        self._bell = bell
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        if bell:
+            self._poller.register(bell, zmq.POLLIN)
         prepare(self._socket)
         self._socket.setsockopt(zmq.IPV6, over_ipv6)
         # Mandatory: the socket says so when a site is gone or does not read, and drops nothing.
@@ -190,7 +197,10 @@ class Hub:
         yield from self._faults()
         self._cut_departed()
         self._inflow.turn()
-        if not self._socket.poll(max(0, int(timeout_s * 1000))):
+        ready = dict(self._poller.poll(max(0, int(timeout_s * 1000))))
+        if self._bell:
+            self._bell.quiet()
+        if self._socket not in ready:
             return
         for _ in range(_MOST_A_TURN):
             try:

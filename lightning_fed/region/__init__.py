@@ -1,0 +1,1 @@
+"""Regions: a coordinator that is a site of the coordinator above it."""
