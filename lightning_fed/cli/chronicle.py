@@ -25,6 +25,7 @@ from lightning_fed.cli.log_lines import (
     RoundStarted,
     Skipped,
     Started,
+    WithoutRegion,
     lines_of,
 )
 from lightning_fed.cli.plan_words import Plan, plan_of
@@ -37,6 +38,7 @@ from lightning_fed.wire import hash_of
 _FAULTS = {
     "round_failed": "attempts that gave no model",
     "round_skipped": "rounds whose updates were forgotten",
+    "round_without_region": "global models without this region's part",
     "update_refused": "updates refused or withdrawn",
     "site_refused": "refusals of a site",
     "site_late": "times that the others waited for a site",
@@ -60,8 +62,8 @@ class RoundAccount:
         cohort: the sites that were asked in the last attempt.
         participants: the sites whose updates are in its global model.
         withdrawn: sites of which no update was taken.
-        outcome: ``under way``, ``stored``, ``skipped`` (no update is in it) or ``recovered`` (stored, and who took
-            part was not written any more).
+        outcome: ``under way``, ``stored``, ``skipped`` (no update is in it), ``recovered`` (stored, and who took
+            part was not written any more) or ``without this region`` (stored, and no update of this region is in it).
         bytes_up: bytes from the sites.
         bytes_down: bytes to the sites.
         metrics: the plan's, of its global model.
@@ -291,6 +293,8 @@ def _take(line: Known, run: Chronicle, rounds: dict[int, RoundAccount], measured
             _of(rounds, number).outcome = "recovered"
         case Skipped(round=number):
             _of(rounds, number).outcome = "skipped"
+        case WithoutRegion(round=number):
+            _of(rounds, number).outcome = "without this region"
 
 
 def _note_fault(event: Event, run: Chronicle) -> None:

@@ -13,14 +13,14 @@ from lightning_fed.cli.package import serve_arguments
 from lightning_fed.cli.parser import NamesNearest, converted, without_choices
 from lightning_fed.cli.passphrases import FILE_HELP, asking
 from lightning_fed.cli.prometheus import Endpoint, RunMetrics
-from lightning_fed.cli.tracking import Tracking, make_loggers
+from lightning_fed.cli.tracking import Made, Tracking, make_loggers
 from lightning_fed.cli.watch import SHOW_HELP, Following, Screen, Show
 from lightning_fed.coordinator.loading import load_weights
 from lightning_fed.coordinator.retention import Keep
 from lightning_fed.coordinator.service import Coordinator
 from lightning_fed.errors import ConfigError, IdentityError
 from lightning_fed.plan import FederationPlan
-from lightning_fed.transport.identity import Roster, load_identity
+from lightning_fed.transport.identity import Identity, Roster, load_identity
 
 if TYPE_CHECKING:
     from lightning_fed.lightning_api import LightningModule
@@ -48,20 +48,11 @@ def serve(config: Namespace) -> None:
         FederationError: the plan, a file or the address cannot be used, or too few sites are left.
     """
     # Before the model is made, which can take long.
-    identity = load_identity(config.identity, asking(config.passphrase_file))
-    roster = Roster.load(config.roster)
-    roster.check_own(identity.card, config.roster)
-    if identity.name != roster.coordinator.name:
-        raise IdentityError(
-            f"{config.identity} is the identity of {identity.name!r}, and the roster's coordinator is "
-            f"{roster.coordinator.name!r}. Name its key file (identity)."
-        )
-    plan: FederationPlan = config.plan
-    screen = Screen(config.store, plan.metrics, config.show)
-    _warn_on(screen, config.show)
+    identity, roster = own_keys(config)
+    screen = screen_of(config, config.plan)
     loggers = make_loggers(config.logger)
     coordinator = Coordinator(
-        plan,
+        config.plan,
         address=config.address,
         identity=identity,
         roster=roster,
@@ -70,6 +61,41 @@ def serve(config: Namespace) -> None:
         keep=config.keep,
         roster_file=config.roster,
     )
+    run_beside(coordinator, config, screen, loggers)
+    if config.show != "json" and not config.plan.statistics:
+        screen.display.say(f"the final global model is {config.store}/models/{coordinator.version:06d}.ckpt")
+
+
+def own_keys(config: Namespace) -> tuple[Identity, Roster]:
+    """The coordinator's keys and the roster that names them.
+
+    Raises:
+        IdentityError: a file is missing, is damaged, or does not fit the other.
+    """
+    identity = load_identity(config.identity, asking(config.passphrase_file))
+    roster = Roster.load(config.roster)
+    roster.check_own(identity.card, config.roster)
+    if identity.name != roster.coordinator.name:
+        raise IdentityError(
+            f"{config.identity} is the identity of {identity.name!r}, and the roster's coordinator is "
+            f"{roster.coordinator.name!r}. Name its key file (identity)."
+        )
+    return identity, roster
+
+
+def screen_of(config: Namespace, plan: FederationPlan) -> Screen:
+    """What shows the run to whoever sits at the terminal."""
+    screen = Screen(config.store, plan.metrics, config.show)
+    _warn_on(screen, config.show)
+    return screen
+
+
+def run_beside(coordinator: Coordinator, config: Namespace, screen: Screen, loggers: list[Made]) -> None:
+    """Serve until the federation has finished, and meanwhile show it, track it and export its metrics.
+
+    Raises:
+        FederationError: as ``Coordinator.run``.
+    """
     if config.show != "json":
         screen.display.say(f"listening at {coordinator.address}; the store is {config.store}")
     with ExitStack() as beside:
@@ -81,8 +107,6 @@ def serve(config: Namespace) -> None:
         beside.enter_context(Following(screen))
         beside.enter_context(Tracking(loggers, config.store))
         coordinator.run()
-    if config.show != "json" and not plan.statistics:
-        screen.display.say(f"the final global model is {config.store}/models/{coordinator.version:06d}.ckpt")
 
 
 def _warn_on(screen: Screen, show: Show | None) -> None:
@@ -120,10 +144,19 @@ def read_config(
     parser.exit_on_error = exits
     config = parser.parse_args(list(arguments))
     config.plan = converted({"plan": config.plan.as_dict()}, dict[str, FederationPlan])["plan"]
+    take_company(config)
+    return config
+
+
+def take_company(config: Namespace) -> None:
+    """Read what ``add_company`` added.
+
+    Raises:
+        ConfigError: a value that is none of its setting's kind.
+    """
     if config.keep is not None:
         config.keep = converted({"keep": config.keep.as_dict()}, dict[str, Keep])["keep"]
     config.logger = config.logger if isinstance(config.logger, list) else [config.logger] if config.logger else []
-    return config
 
 
 def initial_of(config: Namespace) -> "LightningModule | None":
@@ -150,17 +183,11 @@ def initial_of(config: Namespace) -> "LightningModule | None":
 
 def config_parser(program: str = "lightning-fed coordinate") -> NamesNearest:
     """Return the parser of the command's options and of its config, which have the same names."""
-    from lightning_fed.lightning_api import LightningModule, Logger
+    from lightning_fed.lightning_api import LightningModule
 
     parser = NamesNearest(prog=program, description="Run the coordinator of a federation.")
     parser.add_argument("--config", action="config", help="YAML file with the keys below")
-    parser.add_argument("--address", type=str, default="tcp://127.0.0.1:5790", help="where to listen")
-    parser.add_argument("--identity", type=Path, default=Path("keys/coordinator.key"), help="own secret key file")
-    parser.add_argument(
-        "--passphrase_file", "--passphrase-file", type=Path | None, default=None, help=f"of the key file: {FILE_HELP}"
-    )
-    parser.add_argument("--roster", type=Path, default=Path("keys/roster.yaml"), help="the members' public keys")
-    parser.add_argument("--store", type=Path, required=True, help="folder of the global models and the event log")
+    add_place(parser)
     parser.add_argument("--plan", type=FederationPlan, default=FederationPlan(), help="what all sites agree on")
     parser.add_argument(
         "--model",
@@ -172,6 +199,27 @@ def config_parser(program: str = "lightning-fed coordinate") -> NamesNearest:
     parser.add_argument(
         "--checkpoint", type=Path | None, default=None, help="Lightning .ckpt with the initial weights of the model"
     )
+    add_company(parser)
+    parser.add_argument("--seed", type=int | None, default=None, help="seed of the model's random weights")
+    without_choices(parser)
+    return parser
+
+
+def add_place(parser: NamesNearest) -> None:
+    """Where a coordinator listens, who it is, and what it keeps."""
+    parser.add_argument("--address", type=str, default="tcp://127.0.0.1:5790", help="where to listen")
+    parser.add_argument("--identity", type=Path, default=Path("keys/coordinator.key"), help="own secret key file")
+    parser.add_argument(
+        "--passphrase_file", "--passphrase-file", type=Path | None, default=None, help=f"of the key file: {FILE_HELP}"
+    )
+    parser.add_argument("--roster", type=Path, default=Path("keys/roster.yaml"), help="the members' public keys")
+    parser.add_argument("--store", type=Path, required=True, help="folder of the global models and the event log")
+
+
+def add_company(parser: NamesNearest) -> None:
+    """What runs beside a coordinator, and what it does with what it has."""
+    from lightning_fed.lightning_api import Logger
+
     parser.add_argument(
         "--logger",
         type=Logger | list[Logger] | None,
@@ -191,6 +239,3 @@ def config_parser(program: str = "lightning-fed coordinate") -> NamesNearest:
         help="which global models stay in the store: {last: 3, best: true, every: 10}; all if not given",
     )
     parser.add_argument("--show", type=Show | None, default=None, help=SHOW_HELP)
-    parser.add_argument("--seed", type=int | None, default=None, help="seed of the model's random weights")
-    without_choices(parser)
-    return parser

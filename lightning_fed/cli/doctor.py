@@ -81,6 +81,13 @@ def _look_at_coordinator(findings: Findings, options: Namespace) -> None:
     except ConfigError as error:
         findings.fail("config", str(error))
         return
+    if "upstream" in config:
+        findings.fail(
+            "config",
+            f"{options.config} is a region's (it has upstream:), which doctor does not know.",
+            "Start it: lightning-fed region refuses what cannot be used, with the reason. Its sites: doctor site.",
+        )
+        return
     check_versions(findings)
     key, roster_path = (
         Path(config.get("identity", "keys/coordinator.key")),

@@ -85,6 +85,12 @@ class Skipped(Line, tag="round_skipped"):
     round: Count
 
 
+class WithoutRegion(Line, tag="round_without_region"):
+    """No update of this region is in a global model."""
+
+    round: Count
+
+
 class Metrics(Line, tag="metrics"):
     """What sites report of a global model."""
 
@@ -107,7 +113,19 @@ class Anchored(Line, tag="ledger_anchored"):
     head: str
 
 
-Known = Started | RoundStarted | Accepted | Refused | Finished | Recovered | Skipped | Metrics | Joined | Anchored
+Known = (
+    Started
+    | RoundStarted
+    | Accepted
+    | Refused
+    | Finished
+    | Recovered
+    | Skipped
+    | WithoutRegion
+    | Metrics
+    | Joined
+    | Anchored
+)
 
 
 def lines_of(folder: Path) -> Iterator[tuple[Event, Known | str | None]]:

@@ -18,6 +18,7 @@ _COMMANDS = {
     "roster": ("roster", "sign who takes part; add, remove and rotate members, also while a federation runs"),
     "doctor": ("doctor", "look before anything runs: keys, network, plan, model, data, disk"),
     "coordinate": ("coordinate", "run the coordinator of a federation"),
+    "region": ("region", "run a region: the coordinator of its sites, and a site of the coordinator above"),
     "watch": ("watch", "follow a run by its coordinator's store"),
     "status": ("watch", "show once how far a run is"),
     "admin": ("admin", "steer a running federation: pause, resume, stop-after, drop, admit, extend"),

@@ -29,6 +29,7 @@ _WORTH_A_LINE = frozenset(
     {
         "round_failed",
         "round_skipped",
+        "round_without_region",
         "update_refused",
         "site_refused",
         "site_excluded",

@@ -11,20 +11,25 @@ from typing import Any
 import msgspec
 from docstring_parser import parse
 
-from lightning_fed.cli.coordinate import config_parser
+from lightning_fed.cli import coordinate, region
+from lightning_fed.cli.parser import NamesNearest
 from lightning_fed.plan import FederationPlan
+from lightning_fed.plan.level import Level
 from lightning_fed.policy import SitePolicy
+from lightning_fed.region.upstream import Upstream
 from lightning_fed.simulation.config import Simulation
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
-_NO_SETTINGS = ("help", "config", "print_config", "plan")
+_NO_SETTINGS = ("help", "config", "print_config")
 
 
 def schemas() -> dict[str, bytes]:
     """The schema of each config, as JSON, by its file's name."""
     kinds = {"policy": SitePolicy, "simulation": Simulation}
     made = {name: _explained(msgspec.json.schema(kind)) for name, kind in kinds.items()}
-    made["coordinator"] = _coordinator()
+    made["coordinator"] = _config_of(coordinate.config_parser(), {"plan": (FederationPlan, "what all sites agree on")})
+    upstream, level = "the coordinator above, of which this region is a site", "what holds among this region's sites"
+    made["region"] = _config_of(region.config_parser(), {"upstream": (Upstream, upstream), "level": (Level, level)})
     return {
         f"{name}.schema.json": msgspec.json.format(msgspec.json.encode({"$schema": _DIALECT, **schema}), indent=1)
         + b"\n"
@@ -32,18 +37,24 @@ def schemas() -> dict[str, bytes]:
     }
 
 
-def _coordinator() -> dict[str, Any]:
-    plan = _explained(msgspec.json.schema(FederationPlan))
-    helps = {action.dest: action.help for action in config_parser()._actions if "." not in action.dest}
+def _config_of(parser: NamesNearest, blocks: dict[str, tuple[type, str]]) -> dict[str, Any]:
+    """The schema of a config that a command's parser reads, with these blocks of settings."""
+    inner = {name: _explained(msgspec.json.schema(kind, schema_hook=_path)) for name, (kind, _) in blocks.items()}
+    helps = {action.dest: action.help for action in parser._actions if "." not in action.dest}
+    known = {name: {"description": text} for name, text in helps.items() if name not in (*_NO_SETTINGS, *blocks)}
+    referred = {name: {"$ref": schema["$ref"], "description": blocks[name][1]} for name, schema in inner.items()}
     return {
         "type": "object",
-        "properties": {
-            **{name: {"description": text} for name, text in helps.items() if name not in _NO_SETTINGS},
-            "plan": {"$ref": plan["$ref"], "description": "what all sites agree on"},
-        },
+        "properties": {**known, **referred},
         "additionalProperties": False,
-        "$defs": plan["$defs"],
+        "$defs": {name: kind for schema in inner.values() for name, kind in schema["$defs"].items()},
     }
+
+
+def _path(kind: type) -> dict[str, Any]:
+    if kind is not Path:
+        raise NotImplementedError(kind)
+    return {"type": "string"}
 
 
 def _explained(schema: dict[str, Any]) -> dict[str, Any]:

@@ -114,6 +114,10 @@ class Progress:
                     event.get(key) for key in ("seconds", "bytes_up", "bytes_down")
                 )
                 self._set(participants, f"has global model {number}")
+            case {"event": "round_summed", "round": number}:
+                self.status = f"the sum of round {number} is on its way up"
+            case {"event": "round_without_region", "round": number}:
+                self.status = f"has global model {number}, without a part in it"
             case {"event": "round_failed", "round": number, "reason": reason}:
                 self.status = f"round {number} failed: {reason}"
             case {"event": "metrics", "version": number, "metrics": metrics}:
@@ -188,6 +192,10 @@ def line_of(event: Event) -> str | None:
         case {"event": "round_finished", "round": round, "participants": participants}:
             traffic = f"{decimal(event.get('bytes_up', 0))} up, {decimal(event.get('bytes_down', 0))} down"
             return f"round {round} done by {', '.join(participants)} in {event.get('seconds', 0):.1f} s, {traffic}"
+        case {"event": "round_summed", "round": round, "participants": participants}:
+            return f"the sum of {', '.join(participants)} in round {round} is on its way to the coordinator above"
+        case {"event": "round_without_region", "round": round}:
+            return f"global model {round} came from above without this region's part"
         case {"event": "round_failed", "round": round, "reason": reason}:
             return f"round {round} failed: {reason}"
         case {"event": "metrics", "version": version, "metrics": metrics}:

@@ -11,8 +11,10 @@ import yaml
 from documents import PAGES, ROOT, blocks_of, runnable
 
 from lightning_fed.cli.coordinate import read_config as read_coordinate
+from lightning_fed.cli.region import read_config as read_region
 from lightning_fed.errors import ConfigError, PlanError, PlanRefusedError
 from lightning_fed.plan import FederationPlan
+from lightning_fed.plan.level import Level
 from lightning_fed.policy import SitePolicy
 from lightning_fed.simulation.config import read_config as read_simulation
 
@@ -79,6 +81,18 @@ statistics: [age, no]
 min_count: 5
 """.replace("FINGERPRINT", "0123 " * 16)
 
+LEVELS = """
+quorum: 3
+cohort_size: 5
+cohort_size: null
+gather_s: 6e1
+round_deadline_s: 1e2
+round_deadline_s: null
+max_attempts: 2
+max_examples: 20
+max_faults: 2
+"""
+
 
 def lines(text):
     return [line for line in text.splitlines() if line]
@@ -127,7 +141,7 @@ def as_written(document):
     return yaml.load(document, Loader=yaml.BaseLoader)
 
 
-@pytest.mark.parametrize(("text", "kind"), [(PLANS, FederationPlan), (POLICIES, SitePolicy)])
+@pytest.mark.parametrize(("text", "kind"), [(PLANS, FederationPlan), (POLICIES, SitePolicy), (LEVELS, Level)])
 def test_each_setting_and_each_word_is_in_the_lists_here(text, kind):
     listed = list(chain.from_iterable(written(as_written(line)) for line in lines(text)))
     settings = settings_of(kind)
@@ -172,6 +186,15 @@ def test_a_setting_of_a_policy_has_the_value_that_is_written(tmp_path, line):
     policy = SitePolicy.load(tmp_path / "policy.yaml")
     for key, text in written(as_written(line)):
         assert compare(setting(policy, key), text.strip() if isinstance(text, str) else text), key
+
+
+@pytest.mark.parametrize("line", lines(LEVELS))
+def test_a_setting_of_a_regions_level_has_the_value_that_is_written(examples, tmp_path, line):
+    rest = "upstream: {address: 'tcp://a:1', identity: k, roster: r}\nmodel: {class_path: model.Classifier}\nstore: s"
+    (tmp_path / "region.yaml").write_text(f"level: {{{line}}}\n{rest}\n")
+    level = read_region(["--config", str(tmp_path / "region.yaml")]).level
+    for key, text in written(as_written(line)):
+        assert compare(getattr(level, key), text), key
 
 
 def test_two_choices_that_exclude_each_other_are_still_refused(tmp_path):
@@ -252,6 +275,9 @@ def test_a_documented_yaml_is_accepted(lightning_fed, examples, tmp_path, block)
     if sections <= {field.name for field in dataclasses.fields(SitePolicy)}:
         (tmp_path / "policy.yaml").write_text(block)
         SitePolicy.load(tmp_path / "policy.yaml")
+    elif "upstream" in sections:
+        (tmp_path / "region.yaml").write_text(block)
+        read_region(["--config", str(tmp_path / "region.yaml")])
     elif "sites" in sections:
         (tmp_path / "config.yaml").write_text(block)
         read_simulation(["--config", str(tmp_path / "config.yaml")])

@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 
 from lightning_fed.cli.coordinate import config_parser
 from lightning_fed.cli.main import _COMMANDS
+from lightning_fed.cli.region import config_parser as region_parser
 
 MAKEFILE = (ROOT / "Makefile").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -142,6 +143,8 @@ def _wrong_with_config(words: list[str]) -> list[str]:
 def _parser(words):
     if words[0] == "coordinate" or words[:2] == ["statistics", "coordinate"]:
         return config_parser()
+    if words[0] == "region":
+        return region_parser()
     module = import_module(f"lightning_fed.cli.{_COMMANDS[words[0]][0]}")
     return module._parser(words[0]) if words[0] in ("watch", "status") else module._parser()
 
