@@ -38,6 +38,7 @@ NAVIGATION = {
         "docs/masking",
         "docs/leakage",
         "docs/heterogeneity",
+        "docs/asynchronous",
         "docs/compression",
         "docs/private-study",
         "docs/architecture",

@@ -8,6 +8,7 @@ from lightning_fed.aggregation.fedadagrad import FedAdagrad
 from lightning_fed.aggregation.fedadam import FedAdam
 from lightning_fed.aggregation.fedavg import FedAvg
 from lightning_fed.aggregation.fedavgm import FedAvgM
+from lightning_fed.aggregation.fedbuff import FedBuff
 from lightning_fed.aggregation.feddyn import FedDyn
 from lightning_fed.aggregation.fednova import FedNova
 from lightning_fed.aggregation.fedyogi import FedYogi
@@ -28,6 +29,7 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
         FedAdagrad,
         FedAdam,
         FedYogi,
+        FedBuff,
         FedNova,
         QFedAvg,
         Scaffold,

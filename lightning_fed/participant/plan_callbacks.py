@@ -1,5 +1,6 @@
 """The callbacks that a plan asks for, and what it asks of a model."""
 
+from lightning_fed.aggregation.fedbuff import FedBuff
 from lightning_fed.aggregation.feddyn import FedDyn as FedDynAlgorithm
 from lightning_fed.aggregation.scaffold import Scaffold as ScaffoldAlgorithm
 from lightning_fed.callbacks.differential_privacy import DifferentialPrivacy
@@ -49,7 +50,10 @@ def check_model(plan: FederationPlan, layout: Layout) -> None:
 
     Raises:
         ModelMismatchError: names the buffers that would be exchanged without noise.
+        PlanError: the plan's algorithm does not take such a model.
     """
+    if isinstance(plan.aggregation, FedBuff):
+        plan.aggregation.check_statistics(layout.statistics)
     statistics = [spec.name for spec in layout.exchanged if spec.buffer]
     if statistics and (plan.privacy.example or plan.privacy.site):
         raise ModelMismatchError(

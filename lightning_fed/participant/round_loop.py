@@ -9,6 +9,7 @@ stays, and what it validates in the middle of a round are the site's own weights
 from collections import defaultdict
 from typing import Any
 
+from lightning_fed.aggregation.fedbuff import FedBuff
 from lightning_fed.callbacks.differential_privacy import DifferentialPrivacy
 from lightning_fed.callbacks.round_callback import round_callbacks
 from lightning_fed.callbacks.topk_compression import TopKCompression
@@ -101,15 +102,15 @@ class RoundLoop(Membership):
             self._report(self._metrics.after_epoch(trainer, self._model.version, settled=self._settled))
 
     def _await_round(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self._settled or self._finished or self._spent:
+        if self._finished or self._spent or not (self._settled or self._ended_meanwhile(trainer)):
             return
         version = self._model.version
 
         def begun_or_over(session: SiteSession) -> tuple[int, bool] | None:
-            newest = session.model[0] if session.model else version
-            if session.finished is not None and newest == session.finished:
-                return newest, True
-            return (session.begun, False) if session.begun == newest + 1 else None
+            if session.over and session.finished is not None:
+                return session.finished, True
+            begun = session.begin_next()
+            return None if begun is None else (begun, False)
 
         round, over = self._link.ask(trainer, f"the coordinator to begin round {version + 1}", begun_or_over)
         if over or round - 1 > version:
@@ -127,6 +128,14 @@ class RoundLoop(Membership):
         self._course.round_begins(round)
         for callback in round_callbacks(trainer):
             callback.on_round_start(trainer, pl_module, round)
+
+    def _ended_meanwhile(self, trainer: Trainer) -> bool:
+        """Whether the federation has ended while this site trains; only where it waits for nobody."""
+        assert self.plan is not None
+        if not isinstance(self.plan.aggregation, FedBuff):
+            return False
+        ended: bool = self._link.ask(trainer, "the coordinator", lambda session: (session.over,))[0]
+        return ended
 
     def _exchange(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self.plan is not None and self._course is not None

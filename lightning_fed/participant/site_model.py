@@ -67,7 +67,7 @@ class SiteModel:
         held: list[Tensor] = []  # the other processes get the values from device to device
 
         def newest(session: SiteSession) -> tuple[int, str | None, Tensor | None, int, Tensor | None] | None:
-            if session.model is None or session.model[0] < at_least:
+            if session.model is None or not session.has_model(at_least):
                 return None
             control = torch.frombuffer(session.control, dtype=torch.float32) if session.control else None
             held[:] = [torch.frombuffer(session.model[1], dtype=torch.float32)]
@@ -124,7 +124,7 @@ class SiteModel:
         spent: FederationError | None = self._link.ask(
             trainer,
             f"global model {round}",
-            lambda s: (s.spent,) if s.spent or (s.model and s.model[0] >= round) else None,
+            lambda s: (s.spent,) if s.spent or s.has_model(round) else None,
         )[0]
         if spent is not None:
             raise spent

@@ -14,6 +14,7 @@ from lightning_fed.aggregation.contracts import Algorithm
 from lightning_fed.aggregation.registry import algorithm_block, read_algorithm
 from lightning_fed.errors import PlanError, PlanRefusedError
 from lightning_fed.foreign import class_paths, is_foreign
+from lightning_fed.plan.asynchronous import check_asynchronous
 from lightning_fed.plan.best import BestModel
 from lightning_fed.plan.checks import at_least
 from lightning_fed.plan.compression import Compression
@@ -113,6 +114,7 @@ class FederationPlan:
         # Every setting is spelt out, so that the hash does not depend on which ones somebody left to their defaults.
         algorithm = self.aggregation
         object.__setattr__(self, "algorithm", algorithm_block(algorithm))
+        check_asynchronous(algorithm, self.masking, self.privacy, self.compression, self.cohort_size)
         check_composition(algorithm, self.masking, self.privacy, self.compression, self.quorum, self.metrics)
         check_best(self.best, self.metrics, self.privacy)
         if self.statistics is not None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lightning_fed.aggregation.contracts import Aggregation, ChecksSums, SiteReport, Spans
+from lightning_fed.aggregation.fedbuff import FedBuff
 from lightning_fed.aggregation.feddyn import FedDyn
 from lightning_fed.aggregation.norm_bounding import SiteNormBounding
 from lightning_fed.aggregation.scaffold import Scaffold
@@ -119,9 +120,18 @@ class Exchange:
         return slice(0, self.size) if isinstance(self.plan.aggregation, FedDyn) else None
 
     @property
+    def buffered(self) -> FedBuff | None:
+        """The plan's algorithm where sites train at their own pace; None where there are rounds."""
+        algorithm = self.plan.aggregation
+        return algorithm if isinstance(algorithm, FedBuff) else None
+
+    @property
     def settles(self) -> bool:
-        """Whether a site must know which of its updates counted: something of them stays with it."""
-        return self.keeps_residual or self.control_part is not None
+        """Whether a site must know which of its updates counted.
+
+        It must where something of them stays with it, or where no newer version tells it.
+        """
+        return self.keeps_residual or self.control_part is not None or self.buffered is not None
 
     @property
     def keeps_residual(self) -> bool:

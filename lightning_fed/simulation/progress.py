@@ -191,7 +191,8 @@ def line_of(event: Event) -> str | None:
             return f"round {round} begins{again}: {', '.join(cohort)}"
         case {"event": "round_finished", "round": round, "participants": participants}:
             traffic = f"{decimal(event.get('bytes_up', 0))} up, {decimal(event.get('bytes_down', 0))} down"
-            return f"round {round} done by {', '.join(participants)} in {event.get('seconds', 0):.1f} s, {traffic}"
+            by = ", ".join(_with_staleness(site, event.get("staleness")) for site in participants)
+            return f"round {round} done by {by} in {event.get('seconds', 0):.1f} s, {traffic}"
         case {"event": "round_summed", "round": round, "participants": participants}:
             return f"the sum of {', '.join(participants)} in round {round} is on its way to the coordinator above"
         case {"event": "round_without_region", "round": round}:
@@ -227,6 +228,13 @@ def line_of(event: Event) -> str | None:
         case {"event": kind, "site": site} if kind in _SITE_STATES and kind != "update_accepted":
             return f"{site}: {_SITE_STATES[kind].format(**event)}"
     return None
+
+
+def _with_staleness(site: str, staleness: Any) -> str:
+    late = staleness.get(site) if isinstance(staleness, dict) else None
+    if not isinstance(late, int) or not late:
+        return site
+    return f"{site} ({late} version{'s' if late > 1 else ''} late)"
 
 
 def _metrics_line(event: Event, metrics: dict[str, float]) -> str:

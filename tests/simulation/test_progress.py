@@ -172,3 +172,10 @@ def test_there_is_no_mean_over_sites_of_which_one_failed():
     comparison = Comparison("test_auroc", {"north": 0.7, "south": None}, 0.9, None)
     assert comparison.local_mean is None
     assert text_of(comparison_table(comparison)).count("failed") == 3
+
+
+def test_the_line_of_a_version_says_how_late_its_updates_came():
+    finished = {"event": "round_finished", "round": 7, "participants": ["north", "south", "west"], "seconds": 1.0}
+    line = line_of({**finished, "staleness": {"north": 0, "south": 1, "west": 4}})
+    assert line.startswith("round 7 done by north, south (1 version late), west (4 versions late) in 1.0 s")
+    assert line_of({**finished, "staleness": "?"}).startswith("round 7 done by north, south, west in")

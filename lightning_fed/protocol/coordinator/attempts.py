@@ -8,8 +8,8 @@ from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.coordinator.actions import Action, Record
 from lightning_fed.protocol.coordinator.attendance import Attendance
 from lightning_fed.protocol.coordinator.bound_sites import BoundSites, Pool
-from lightning_fed.protocol.coordinator.collection import Collection
 from lightning_fed.protocol.coordinator.masked_collection import MaskedCollection
+from lightning_fed.protocol.coordinator.round_collection import RoundCollection
 
 _ATTEMPTS_A_START = 10_000
 """Attempts are numbered on across restarts: keys of an attempt must never be asked for twice."""
@@ -66,13 +66,11 @@ class Attempts:
         if message.accused or message.opened:
             self._excused.add(site)
 
-    def opened(self, collection: Collection | MaskedCollection) -> bool:
+    def opened(self, collection: RoundCollection) -> bool:
         """Whether the sum of an attempt may have been opened, so that its updates must not be summed again."""
         return self._opened_before or (isinstance(collection, MaskedCollection) and collection.opened)
 
-    def completed(
-        self, collection: Collection | MaskedCollection, caught: Mapping[str, str], fewest: int
-    ) -> list[Action]:
+    def completed(self, collection: RoundCollection, caught: Mapping[str, str], fewest: int) -> list[Action]:
         """An attempt gave a model; ``caught`` and ``fewest``: see ``Attendance.settle``."""
         self._bound.clear()
         self._failures = self._skips = self.tries = 0
@@ -83,9 +81,7 @@ class Attempts:
         faults = collection.stalled if collection.round < self._plan.rounds else {}
         return [*readmitted, *self._settle(collection.round + 1, collection, caught, faults, fewest, last=False)]
 
-    def failed(
-        self, collection: Collection | MaskedCollection, caught: Mapping[str, str], fewest: int, opened: bool
-    ) -> list[Action]:
+    def failed(self, collection: RoundCollection, caught: Mapping[str, str], fewest: int, opened: bool) -> list[Action]:
         """An attempt gave none; with ``opened`` its round is skipped."""
         fallen = dict.fromkeys(collection.fallen - self._excused, "it was in a sum and did not help to open it")
         failures, skips = (0, self._skips + 1) if opened else (self._failures + 1, self._skips)
@@ -124,7 +120,7 @@ class Attempts:
     def _settle(
         self,
         round: int,
-        collection: Collection | MaskedCollection,
+        collection: RoundCollection,
         caught: Mapping[str, str],
         faults: Mapping[str, str],
         fewest: int,

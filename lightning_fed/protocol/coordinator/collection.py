@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from lightning_fed.aggregation.contracts import SiteReport
 from lightning_fed.aggregation.total import Total
 from lightning_fed.errors import ProtocolError, UpdateRefusedError
+from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.coordinator.actions import Action, Record, Send, Wake
 from lightning_fed.protocol.coordinator.round_result import DEADLINE, VALUES_S, RoundResult
@@ -22,6 +23,20 @@ from lightning_fed.update.vote import coordinates, tally, winners
 
 LARGEST_STEPS = 1 << 40
 """Most steps a site may claim; a weighting that needs them allows less."""
+
+
+def check_offer(site: str, offer: m.Offer, plan: FederationPlan) -> None:
+    """Accept what a site says of its training as possible.
+
+    Raises:
+        ProtocolError: it is not.
+    """
+    most = plan.max_examples
+    if not 0 < offer.examples <= most or not 0 < offer.steps <= LARGEST_STEPS:
+        raise ProtocolError(
+            f"site {site!r} offered an update of {offer.examples} examples and {offer.steps} steps; 1 to {most} "
+            f"examples (plan.max_examples) and 1 to {LARGEST_STEPS} steps are possible."
+        )
 
 
 class Collection:
@@ -101,12 +116,7 @@ class Collection:
         """
         if offer.version != self.round or site not in self.cohort or offer.stream != self._stage:
             return []  # of an earlier round or stage: what was announced since will tell the site
-        most = self._exchange.plan.max_examples
-        if not 0 < offer.examples <= most or not 0 < offer.steps <= LARGEST_STEPS:
-            raise ProtocolError(
-                f"site {site!r} offered an update of {offer.examples} examples and {offer.steps} steps; 1 to {most} "
-                f"examples (plan.max_examples) and 1 to {LARGEST_STEPS} steps are possible."
-            )
+        check_offer(site, offer, self._exchange.plan)
         if site in self.participants:
             return []
         if site in self._voters and self._stage == "vote":

@@ -98,24 +98,18 @@ class Handout:
         Raises:
             ProtocolError: too many at once, beyond the end, or not the next ones: each is sent once, in order.
         """
-        if not 0 < fetch.count <= m.WINDOW:
-            raise ProtocolError(f"site {site!r} asked for {fetch.count} chunks at once; the limit is {m.WINDOW}.")
         data = self._stream(fetch)
+        sent = self._next.setdefault(site, {})
+        actions = pieces(site, fetch, data, sent.get(fetch.stream, 0))
         if data is None:
             return self.news(site)
-        if not 0 <= fetch.first <= fetch.first + fetch.count <= chunk_count(len(data)):
-            raise ProtocolError(f"site {site!r} asked for chunks beyond the end of {fetch.stream}.")
-        sent = self._next.setdefault(site, {})
-        if fetch.first != sent.get(fetch.stream, 0):
-            raise ProtocolError(
-                f"site {site!r} asked for chunk {fetch.first} of {fetch.stream} {fetch.version}, and chunk "
-                f"{sent.get(fetch.stream, 0)} is the next one: each is sent once."
-            )
         sent[fetch.stream] = fetch.first + fetch.count
-        return [
-            Send(site, m.Chunk(fetch.stream, fetch.version, index), chunk_of(data, index))
-            for index in range(fetch.first, fetch.first + fetch.count)
-        ]
+        return actions
+
+    def forget(self, site: str) -> None:
+        """A site is gone; it may fetch again once it has joined again."""
+        self._next.pop(site, None)
+        self._told.discard(site)
 
     def _stream(self, fetch: m.Fetch) -> memoryview | None:
         if fetch.stream == "frozen":
@@ -130,3 +124,32 @@ class Handout:
             case "control":
                 return self._model.control_bytes()
         return None
+
+
+def pieces(site: str, fetch: m.Fetch, data: memoryview | None, following: int) -> list[Action]:
+    """The pieces of a stream that a site asked for.
+
+    Args:
+        site: the site.
+        fetch: what it asked for.
+        data: the stream; None where there is none to be had any more.
+        following: the first piece that the site was not sent yet.
+
+    Raises:
+        ProtocolError: too many at once, beyond the end, or not the next ones.
+    """
+    if not 0 < fetch.count <= m.WINDOW:
+        raise ProtocolError(f"site {site!r} asked for {fetch.count} chunks at once; the limit is {m.WINDOW}.")
+    if data is None:
+        return []
+    if not 0 <= fetch.first <= fetch.first + fetch.count <= chunk_count(len(data)):
+        raise ProtocolError(f"site {site!r} asked for chunks beyond the end of {fetch.stream}.")
+    if fetch.first != following:
+        raise ProtocolError(
+            f"site {site!r} asked for chunk {fetch.first} of {fetch.stream} {fetch.version}, and chunk {following} is "
+            "the next one: each is sent once."
+        )
+    return [
+        Send(site, m.Chunk(fetch.stream, fetch.version, index), chunk_of(data, index))
+        for index in range(fetch.first, fetch.first + fetch.count)
+    ]

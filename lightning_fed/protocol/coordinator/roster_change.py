@@ -8,6 +8,7 @@ other keys are back with them; who has not answered then is not drawn before it 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from lightning_fed.aggregation.fedbuff import FedBuff
 from lightning_fed.errors import PlanError
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
@@ -128,6 +129,8 @@ def check_members(plan: FederationPlan, members: int) -> None:
             f"the plan's quorum is {plan.quorum} and the roster names {members} sites. Add sites to the roster, or "
             "lower plan.quorum."
         )
+    if isinstance(plan.aggregation, FedBuff):
+        plan.aggregation.check_members(members)
     if plan.masking.mode == "required":
         terms = terms_of(plan, members)
         Contribution(1, plan.masking.bits, terms.largest_cohort, (plan.masking.bound or 1.0,), ())

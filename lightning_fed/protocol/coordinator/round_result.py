@@ -22,9 +22,11 @@ class RoundResult:
         next_bounds: bounds of the next round's codes, or its clipping norm; None to keep those that were.
         facts: what the event log says of the round besides.
         sums: what was summed beside the updates, by name; empty where single updates were compared.
+        trained: by site, the round that its update is of; None where all are of this one.
     """
 
     mean: Tensor
     next_bounds: tuple[float, ...] | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     sums: Mapping[str, float] = field(default_factory=dict)
+    trained: Mapping[str, int] | None = None

@@ -62,7 +62,8 @@ class ServerStep:
         following = replace(model.next(vector), bounds=result.next_bounds or model.bounds, server=server)
         if not self._exchange.settles:
             return following
-        return replace(following, counted={**model.counted, **dict.fromkeys(participants, following.version)})
+        trained = result.trained or dict.fromkeys(participants, following.version)
+        return replace(following, counted={**model.counted, **trained})
 
 
 def _check_memory(state: RuleState) -> None:

@@ -5,7 +5,7 @@ Theory of operation: the service calls ``start()`` once, then ``receive()`` for 
 call returns the actions to perform, in their order. ``outcome`` tells when to stop.
 
 Three phases follow each other, and the first two repeat: *gathering* sites until a round can begin, *collecting* the
-cohort's updates (``Collection``), and *closing* once the last global model is out.
+cohort's updates (``Collection``, or what else ``RoundCollection`` is), and *closing* once the last global model is out.
 
 Two rules hold:
 
@@ -37,14 +37,17 @@ from lightning_fed.protocol.coordinator.attempts import Attempts
 from lightning_fed.protocol.coordinator.attendance import Attendance
 from lightning_fed.protocol.coordinator.best import Measured
 from lightning_fed.protocol.coordinator.bound_sites import Pool
+from lightning_fed.protocol.coordinator.buffered_collection import BufferedCollection
 from lightning_fed.protocol.coordinator.collection import Collection
 from lightning_fed.protocol.coordinator.handout import Handout
 from lightning_fed.protocol.coordinator.initial_model import INITIAL, InitialModel
+from lightning_fed.protocol.coordinator.lasting_handout import LastingHandout
 from lightning_fed.protocol.coordinator.ledger_heads import LedgerHeads
 from lightning_fed.protocol.coordinator.log_heads import LogHeads
 from lightning_fed.protocol.coordinator.masked_collection import MaskedCollection
 from lightning_fed.protocol.coordinator.metrics import MetricReports
 from lightning_fed.protocol.coordinator.roster_change import ANSWERS, RosterChange, check_members
+from lightning_fed.protocol.coordinator.round_collection import RoundCollection
 from lightning_fed.protocol.coordinator.round_result import DEADLINE
 from lightning_fed.protocol.coordinator.server_step import ServerStep
 from lightning_fed.protocol.coordinator.steering import (
@@ -126,7 +129,8 @@ class CoordinatorSession:
         self._ledger_heads = LedgerHeads(ledger_heads or {})
         self._log_heads = LogHeads()
         self._draw = draw or random.SystemRandom()
-        self._collection: Collection | MaskedCollection | None = None
+        self._collection: RoundCollection | None = None
+        self._before: RoundCollection | None = None
         self._rosters = RosterChange(sites)
         self._attempts = Attempts(plan, self._attendance, starts)
         self._withdrew: set[str] = set()
@@ -348,7 +352,8 @@ class CoordinatorSession:
             self._awaited.add(site)
             return [*actions, Send(site, m.Finished(self.model.version))]
         collection = self._collection
-        if collection and site in collection.cohort and not knows_of_round:
+        may_come = isinstance(collection, BufferedCollection) and site in self._attendance.drawable
+        if collection and (may_come or site in collection.cohort) and not knows_of_round:
             actions += self._after_collection(collection.rejoin(site))
         return [*actions, *self._begin_if_possible()]
 
@@ -358,7 +363,8 @@ class CoordinatorSession:
         self._exchange = Exchange(self.plan, model.layout.size, len(self._attendance), model.layout.statistics)
         self._server = ServerStep(self._exchange, model)
         self.model = self._server.first(model)
-        self._handout = Handout(self.model, self._exchange.keeps_residual)
+        lasting = self._exchange.buffered is not None
+        self._handout = LastingHandout(self.model) if lasting else Handout(self.model, self._exchange.keeps_residual)
         return self.model
 
     def _admitted(self, site: str) -> list[Action]:
@@ -458,7 +464,7 @@ class CoordinatorSession:
         waited = self._paused and self._gathered
         return self._attempts.pool(frozenset() if waited else self._attendance.missing, self._fewest)
 
-    def _charge(self, collection: Collection | MaskedCollection, mechanism: str) -> list[Action]:
+    def _charge(self, collection: RoundCollection, mechanism: str) -> list[Action]:
         """Charge what is about to be released, if this is the plan's mechanism.
 
         With the sites' own noise that is when a sum can first be opened, so with each attempt; with the coordinator's,
@@ -480,7 +486,10 @@ class CoordinatorSession:
         """Fewest sites that a round can begin with."""
         return self._quorum.updates
 
-    def _new_collection(self, model: GlobalModel, cohort: frozenset[str]) -> Collection | MaskedCollection:
+    def _new_collection(self, model: GlobalModel, cohort: frozenset[str]) -> RoundCollection:
+        if self._exchange.buffered:
+            before = self._before if isinstance(self._before, BufferedCollection) else None
+            return BufferedCollection(self._exchange, model, self._attempts.number, cohort, before)
         if self.plan.masking.mode == "off":
             return Collection(self._exchange, model, self._attempts.number, cohort)
         digest, number, members = self._handout.digest, self._attempts.number, self._rosters.members
@@ -490,14 +499,16 @@ class CoordinatorSession:
         collection = self._collection
         if collection is None or collection.open:
             return actions
-        summed = collection.failure is None or isinstance(collection, Collection)
+        summed = collection.failure is None or not isinstance(collection, MaskedCollection)
         if summed and len(collection.participants) >= self._fewest:
             return [*actions, *self._complete()]
         return [*actions, *self._failed(collection.failure or "too few updates came")]
 
     def _withdrawn(self, site: str, message: m.Withdraw) -> list[Action]:
         collection = self._collection
-        if collection is None or message.round != collection.round or site not in collection.cohort:
+        if collection is None or site not in collection.cohort:
+            return []
+        if message.round != collection.round and not isinstance(collection, BufferedCollection):
             return []
         if isinstance(collection, MaskedCollection):
             # Without masks nothing was opened and nothing sealed, whatever a site says.
@@ -544,9 +555,9 @@ class CoordinatorSession:
         if self._is_over(self.model):
             return [*actions, *self._close(self._attendance.members)]
         self._gathered = True
-        return [*actions, *self._begin_if_possible(), *self._pause_if_needed()]
+        return [*actions, *self._begin_next(collection)]
 
-    def _failed(self, why: str, collection: Collection | MaskedCollection | None = None) -> list[Action]:
+    def _failed(self, why: str, collection: RoundCollection | None = None) -> list[Action]:
         collection, self._collection = collection or self._collection, None
         assert collection is not None and self.model is not None
         came, quorum = len(collection.participants), self._quorum
@@ -572,7 +583,14 @@ class CoordinatorSession:
             return actions
         if self._is_over(self.model):
             return [*actions, *self._close(self._attendance.members)]
-        return [*actions, *self._begin_if_possible(), *self._pause_if_needed()]
+        return [*actions, *self._begin_next(collection)]
+
+    def _begin_next(self, before: RoundCollection) -> list[Action]:
+        """Go on behind a collection that is over; what is under way to it counts only if the next one follows now."""
+        self._before = before
+        begun = self._begin_if_possible()
+        self._before = None
+        return [*begun, *self._pause_if_needed()]
 
     def _skip(self, model: GlobalModel) -> list[Action]:
         """Go on with the same weights under the next number.
@@ -626,6 +644,8 @@ class CoordinatorSession:
             actions += self._initial.without(site, self._attendance.ready)
         if self._collection:
             actions += self._after_collection(self._collection.drop(site))
+        if self.model:
+            self._handout.forget(site)
         if self._attendance.has_left(site):
             self._awaited.discard(site)
         actions += self._finish_if_all_gone()

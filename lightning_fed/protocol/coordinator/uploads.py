@@ -56,16 +56,16 @@ class Uploads:
 
     Args:
         stream: what is uploaded.
-        version: of the stream.
+        version: of the stream; None where each site names its own when it offers.
         most: bytes of an upload at most.
         fewest: and at least; ``most`` when not given.
     """
 
-    def __init__(self, stream: m.Stream, version: int, most: int, fewest: int | None = None) -> None:
+    def __init__(self, stream: m.Stream, version: int | None, most: int, fewest: int | None = None) -> None:
         self._stream: m.Stream = stream
         self._version = version
         self._sizes = (most if fewest is None else fewest, most)
-        self._offered: dict[str, int] = {}
+        self._offered: dict[str, tuple[int, int]] = {}
         self._running: dict[str, Upload] = {}
         self._slow: set[str] = set()
         self._timed = False
@@ -82,7 +82,7 @@ class Uploads:
             raise ProtocolError(
                 f"an {self._stream} of {offer.nbytes} bytes was offered; this model's has {fewest} to {most}."
             )
-        self._offered[site] = offer.nbytes
+        self._offered[site] = (offer.version if self._version is None else self._version, offer.nbytes)
         self._end(site)
         if site not in self._queue:
             self._queue.append(site)
@@ -95,7 +95,7 @@ class Uploads:
             ProtocolError: it does not fit what the site offered.
         """
         upload = self._running.get(site)
-        if upload is None or chunk.version != self._version:
+        if upload is None or chunk.version != upload.version:
             return [], None  # the tail of an upload that a new attempt or a new offer replaced
         credit = upload.add(chunk, payload)
         if not upload.assembly.complete:
@@ -107,6 +107,11 @@ class Uploads:
     def queued(self) -> set[str]:
         """Sites that wait for their turn, and can do nothing about it."""
         return set(self._queue)
+
+    @property
+    def sites(self) -> set[str]:
+        """Sites that send, or wait for their turn."""
+        return {*self._queue, *self._running}
 
     def drop(self, site: str) -> list[Action]:
         """Forget a site's upload."""
@@ -135,7 +140,7 @@ class Uploads:
         actions: list[Action] = []
         while self._queue and len(self._running) - len(self._slow) < UPLOADS_AT_ONCE:
             site = self._queue.popleft()
-            upload = self._running[site] = Upload(self._stream, self._version, self._offered[site])
+            upload = self._running[site] = Upload(self._stream, *self._offered[site])
             actions.append(Send(site, upload.first_credit()))
         if self._queue and not self._timed:
             self._timed = True

@@ -41,7 +41,7 @@ class Upload:
 
 @dataclass
 class _Held:
-    """A submitted update, kept until a newer global model exists."""
+    """A submitted update, kept until a newer global model exists; without rounds, until one holds it."""
 
     round: int
     update: FloatVector
@@ -106,7 +106,9 @@ class Outbox:
 
     def hold(self, round: int, update: memoryview, report: SiteReport) -> None:
         """Keep an update: float32 bytes, not changed by the caller afterwards. One whose round is over is dropped."""
-        if round <= self._newest:
+        if self._exchange.buffered:
+            self._sent = False
+        elif round <= self._newest:
             return
         self._held = _Held(round, np.frombuffer(update, dtype=np.float32), report)
 
@@ -143,6 +145,11 @@ class Outbox:
             ProtocolError: the coordinator knows less than it has said before.
         """
         self._newest = max(self._newest, version)
+        if self._exchange.buffered:
+            self.counted = counted
+            if self._held and counted >= self._held.round:
+                self._held = None
+            return
         if self._feedback and counted < self._feedback.settled:
             raise ProtocolError(
                 f"round {self._feedback.settled} holds an update of this site, and the coordinator, at global model "
@@ -171,7 +178,7 @@ class Outbox:
             BudgetExhaustedError, LedgerError, StoreError: it must not.
         """
         held = self._held
-        if held is None or held.round != self._begun.round:
+        if held is None or not self._asked_for(held.round):
             return None
         votes = self._exchange.votes and self._support is None
         if self._voted if votes else self._sent:
@@ -193,6 +200,10 @@ class Outbox:
         if self.keep and state:
             self.keep(held.round, state)
         return [*([m.LedgerHead(self._head)] if self._head else ()), *messages], upload
+
+    def _asked_for(self, round: int) -> bool:
+        """Whether the coordinator takes an update of this round now."""
+        return round <= self._begun.round if self._exchange.buffered else round == self._begun.round
 
     def outcome(self, round: int) -> tuple[int, float]:
         """Bytes of the update as sent in a round, 0 if none was, and the L2 norm of what the site has not sent yet."""

@@ -9,7 +9,8 @@ Two rules hold the federation together:
 
 1. A submitted update is held until a newer global model exists, and offered again whenever its round is begun again: so
    a retried round or a restarted coordinator costs no training, and nothing is applied twice. (A connection that is
-   lost in the middle of a masked round does cost the round: its masks cannot be taken up again.)
+   lost in the middle of a masked round does cost the round: its masks cannot be taken up again.) Without rounds, where
+   a newer model says nothing of it, it is held until the coordinator says that a stored one holds it; see ``OwnPace``.
 2. Whatever the coordinator says is checked against what the site agreed to; what does not fit is a ``ProtocolError``.
 """
 
@@ -43,6 +44,7 @@ from lightning_fed.protocol.site.masked_metrics import Compute, MaskedMetrics
 from lightning_fed.protocol.site.masked_sums import MaskedSums
 from lightning_fed.protocol.site.model_download import ModelDownload
 from lightning_fed.protocol.site.outbox import Keep, Outbox, Pay, Upload
+from lightning_fed.protocol.site.own_pace import OwnPace
 from lightning_fed.protocol.site.signed_sums import REPORTED, SignedSums
 from lightning_fed.protocol.streams import chunk_count, chunk_of
 from lightning_fed.update.global_model import largest_state_bytes
@@ -142,6 +144,7 @@ class SiteSession:
         self._announcement: m.Model | None = None
         self._downloads = Downloads()
         self._newest = ModelDownload(self._downloads)
+        self._pace: OwnPace | None = None
         self._fixed: bytes | None = None
         self._digest = b""
         self._open = False
@@ -155,6 +158,8 @@ class SiteSession:
         self.leaving = self._goodbye is not None
         self._announcement = None
         self._downloads.clear()
+        if self._pace:
+            self._pace.connected()
         return [(m.Hello(m.VERSION, self._package, self._process, self._members.document_hash), None)]
 
     def disconnected(self) -> None:
@@ -224,9 +229,8 @@ class SiteSession:
                 return self._chunk(message, payload)
             case m.Credit(stream, version, count):
                 return self._credited(stream, version, count)
-            case m.Rejected(_, reason):
-                self.rejected = printable(reason[: m.MAX_REASON])
-                return []
+            case m.Rejected(round, reason):
+                return self._refused(round, reason)
             case m.Finished(version):
                 self.finished = version
                 return self._fetch_if_needed()
@@ -270,6 +274,7 @@ class SiteSession:
         if self.plan and self._outbox is None:
             exchange = Exchange(self.plan, layout.size, max(1, len(self._members)), layout.statistics)
             self._exchange, self._goes_by = exchange, self._members
+            self._pace = OwnPace() if exchange.buffered else None
             if self.plan.masking.mode == "required":
                 if self._signing_key is None:
                     raise ProtocolError(f"site {self.site!r} has no signing key, and the plan masks updates.")
@@ -303,8 +308,33 @@ class SiteSession:
         """Offer the update of a round: float32 bytes, not changed by the caller afterwards."""
         self.rejected = None
         assert self._outbox is not None
+        if self._pace:
+            self._pace.ended()
+            if self.finished is not None:
+                return self._go_on()
         self._outbox.hold(round, update, report)
         return self._send_next()
+
+    def begin_next(self) -> int | None:
+        """The round that the trainer begins with the newest global model, None if it has to wait."""
+        version = self.model[0] if self.model else 0
+        if self._pace is None:
+            return self.begun if self.begun == version + 1 else None
+        if self.begun <= version or not self.has_model(version):
+            return None
+        self._pace.begun(version + 1)
+        return version + 1
+
+    def has_model(self, at_least: int) -> bool:
+        """Whether there is a global model of this version or a newer one for the trainer to go on from."""
+        if self.model is None or self.model[0] < at_least:
+            return False
+        return self._pace is None or self._pace.idle(held=self._holds)
+
+    @property
+    def over(self) -> bool:
+        """Whether the federation has ended and its last global model is here."""
+        return self.finished is not None and self.model is not None and self.model[0] == self.finished
 
     @property
     def counted(self) -> int:
@@ -332,7 +362,9 @@ class SiteSession:
         if self.plan and self.plan.privacy.site:
             reason = _NO_UPDATE
         self._withdrawn = m.Withdraw(round, reason[: m.MAX_REASON])
-        return [(self._withdrawn, None)] if self.joined else []
+        if self._pace:
+            self._pace.ended()
+        return [*([(self._withdrawn, None)] if self.joined else []), *self._go_on()]
 
     def report(
         self, version: int, metrics: Mapping[str, float], states: Mapping[str, Sequence[float]], compute: Compute
@@ -432,10 +464,10 @@ class SiteSession:
             raise ProtocolError(
                 f"a global model of {message.nbytes} bytes was announced, which is not the size of this model."
             )
-        if self._upload and version >= self._upload.version:
-            self._upload = None
         if self._outbox:
             self._outbox.announced(version, message.counted)
+        if self._upload and (not self._holds if self._pace else version >= self._upload.version):
+            self._upload = None
         if self.model and self.model[0] == version:
             return []
         if self.model and version < self.model[0]:
@@ -444,6 +476,8 @@ class SiteSession:
                 "Restore the store, or start the site again to train from there."
             )
         self._announcement = message
+        if self._pace:
+            self._pace.announced(message)
         return self._fetch_if_needed()
 
     def _fetch_if_needed(self, measured: int = 0) -> list[Outgoing]:
@@ -452,6 +486,8 @@ class SiteSession:
         One that is a small difference away is fetched as well: a later one would have to be fetched whole. So is that
         of the version ``measured``, which the coordinator asks for metrics of.
         """
+        if self._pace:
+            return self._go_on()
         announced, held = self._announcement, self.model
         if announced is None:
             return []
@@ -462,8 +498,38 @@ class SiteSession:
         self._announcement = None
         return _alone(self._newest.start(announced, held))
 
+    @property
+    def _holds(self) -> bool:
+        return self._outbox is not None and self._outbox.round is not None
+
+    def _go_on(self) -> list[Outgoing]:
+        """At a site's own pace: fetch the newest model, if it has nothing else to do."""
+        if self._pace is None:
+            return []
+        begun = self.begun
+        if self.finished is not None and self._outbox:
+            # What it trains or holds comes too late.
+            self._pace.ended()
+            self._outbox.drop()
+            self._upload, begun = None, 0
+        if not self.joined:
+            return []
+        newest = self._pace.to_fetch(self.model[0] if self.model else None, begun, held=self._holds)
+        return _alone(self._newest.start(newest, None)) if newest else []
+
+    def _refused(self, round: int, reason: str) -> list[Outgoing]:
+        if self._pace and self._outbox:
+            if self._outbox.round != round:
+                return []
+            self._outbox.drop()
+            self._upload = None
+        self.rejected = printable(reason[: m.MAX_REASON])
+        return self._go_on()
+
     def _chunk(self, chunk: m.Chunk, payload: memoryview | None) -> list[Outgoing]:
         fetches, data = self._downloads.chunk(chunk, payload)
+        if self._pace and chunk.stream == "model":
+            self._pace.piece(chunk.version)
         if data is None:
             return _alone(fetches)
         if chunk.stream == "frozen":
@@ -473,6 +539,10 @@ class SiteSession:
         if arrived:
             self.model, self.control = (arrived.version, arrived.model), arrived.control
             self._digest = b""
+            if self._pace:
+                self._pace.arrived()
+                if self.finished is not None:
+                    return self._go_on()
         return self._send_next()
 
     def _begun(self, begin: m.Begin) -> list[Outgoing]:
@@ -545,7 +615,9 @@ class SiteSession:
     def _send_next(self) -> list[Outgoing]:
         """Offer what of the held update can be sent now, if anything."""
         outbox = self._outbox
-        if outbox is None or not self.joined or outbox.round is None or self.begun != outbox.round or self._goodbye:
+        if outbox is None or not self.joined or outbox.round is None or self._goodbye:
+            return []
+        if self.begun != outbox.round and not self._pace:
             return []
         round = outbox.round
         try:

@@ -1,0 +1,73 @@
+"""Sites that train at their own pace, over real sockets and processes."""
+
+import pytest
+import torch
+from modules import Plain, WithBuffers, train
+
+from lightning_fed.plan import ExamplePrivacy, Privacy
+
+ALGORITHM = {"name": "fedbuff", "buffer": 3}
+
+
+def paced(here, seconds_a_batch):
+    """Sites that train three batches a round, each batch for so long."""
+    return [
+        here.site(name, train, Plain, seed, 24, 8, None, slow_s)
+        for seed, (name, slow_s) in enumerate(zip(here.sites, seconds_a_batch, strict=True))
+    ]
+
+
+@pytest.mark.slow
+def test_a_site_that_is_ten_times_slower_does_not_set_the_pace(federation):
+    here = federation(sites=4, rounds=12, quorum=2, algorithm=ALGORITHM)
+    coordinator = here.coordinate(Plain)
+    states = [site.result()["state"] for site in paced(here, [1.0, 0.1, 0.1, 0.1])]
+    assert coordinator.result() == "finished"
+    finished = here.events("round_finished")
+    assert len(finished) == 12
+    late = [event["staleness"]["site-0"] for event in finished if "site-0" in event["participants"]]
+    assert late, "it counts, too"
+    assert max(late) >= 3, "versions were made while it trained"
+    assert all(sum(name in event["participants"] for event in finished) > len(late) for name in here.sites[1:])
+    assert not here.events("site_late")
+    for state in states:
+        assert all(torch.equal(state[name], tensor) for name, tensor in here.model(12).items())
+
+
+@pytest.mark.slow
+def test_a_killed_coordinator_goes_on_and_counts_no_update_twice(federation):
+    here = federation(sites=3, rounds=8, quorum=2, algorithm={"name": "fedbuff", "buffer": 2})
+    coordinator = here.coordinate(Plain)
+    sites = paced(here, [0.3, 0.05, 0.05])
+    here.wait_for("round_finished", round=3)
+    coordinator.kill()
+    coordinator = here.coordinate(Plain)
+    for site in sites:
+        site.result()
+    assert coordinator.result() == "finished"
+    counted = [
+        (site, event["round"] - staleness)
+        for event in here.events("round_finished")
+        for site, staleness in event["staleness"].items()
+    ]
+    assert len(counted) == len(set(counted))
+    assert {event["round"] for event in here.events("round_finished")} | {
+        event["round"] for event in here.events("round_recovered")
+    } == set(range(1, 9))
+
+
+@pytest.mark.slow
+def test_example_level_privacy_is_charged_by_each_sites_own_steps(federation):
+    privacy = Privacy(example=ExamplePrivacy(noise_multiplier=1.0, delta=1e-2))
+    here = federation(sites=3, rounds=4, quorum=2, algorithm={"name": "fedbuff", "buffer": 2}, privacy=privacy)
+    coordinator = here.coordinate(Plain)
+    for site in paced(here, [0.0, 0.0, 0.0]):
+        site.result()
+    assert coordinator.result() == "finished"
+    assert all(torch.isfinite(tensor).all() for tensor in here.model(4).values())
+
+
+def test_a_model_with_running_statistics_is_refused(federation):
+    here = federation(sites=2, rounds=1, algorithm={"name": "fedbuff", "buffer": 2})
+    with pytest.raises(AssertionError, match="PlanError.*whose variance could fall below 0"):
+        here.coordinate(WithBuffers).result()

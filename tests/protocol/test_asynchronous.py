@@ -1,0 +1,422 @@
+"""Sites that train at their own pace: what a version holds, who waits for whom, and what no loss can change."""
+
+import itertools
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from wire import Wire, layout_of_size, model_of_size
+
+from lightning_fed.aggregation.contracts import SiteReport
+from lightning_fed.errors import PlanError, ProtocolError, QuorumLostError
+from lightning_fed.plan import FederationPlan, Masking
+from lightning_fed.protocol import messages as m
+from lightning_fed.protocol.coordinator.actions import Save, Send
+from lightning_fed.protocol.coordinator.session import DEADLINE
+from lightning_fed.protocol.coordinator.steering import Operator, Pause, Resume
+
+LARGE = (m.CHUNK_BYTES // 4) * (2 * m.WINDOW) + 3
+OPERATOR = Operator("op", 1)
+
+
+class Pacing(Wire):
+    """A wire whose sites begin to train and end it when they are told to."""
+
+    def __post_init__(self) -> None:
+        self.training: dict[str, int] = {}
+        self.content: dict[tuple[str, int], torch.Tensor] = {}
+        self.lives: dict[str, int] = dict.fromkeys(self.names, 0)
+        self.slow: set[str] = set()
+        self.dies_after_saving = False
+        super().__post_init__()
+
+    def perform(self, actions) -> None:
+        actions = [action for action in actions if not self.is_for_an_earlier_connection(action)]
+        saves = [index for index, action in enumerate(actions) if isinstance(action, Save)]
+        if not (saves and self.dies_after_saving):
+            super().perform(actions)
+            return
+        self.dies_after_saving = False
+        super().perform(actions[: saves[0] + 1])
+        self.restart()
+
+    def is_for_an_earlier_connection(self, action) -> bool:
+        """As the hub has it: a connection hears nothing before its Hello was heard."""
+        return isinstance(action, Send) and any(isinstance(message, m.Hello) for message, _ in self.up[action.site])
+
+    def restart(self) -> None:
+        """The coordinator dies and is started again; the sites have to connect anew."""
+        for name in self.sites:
+            self.disconnect(name)
+        self.start()
+        for name in self.sites:
+            self.connect(name)
+
+    def new_process(self, name: str) -> None:
+        """A site dies and is started again."""
+        self.disconnect(name)
+        self.sites.pop(name, None)
+        self.training.pop(name, None)
+        self.lives[name] += 1
+        self.connect(name)
+
+    def train(self, name: str) -> bool:
+        """Join or begin to train, and end it unless the site is slow."""
+        site = self.sites[name]
+        if site.plan and not site.joined and site._layout is None:
+            self.up[name].extend(site.join(layout_of_size(self.size)))
+            return True
+        return self.begin(name) or (name not in self.slow and self.end(name))
+
+    def begin(self, name: str) -> bool:
+        site = self.sites[name]
+        if name in self.training or site.model is None or site.over or not site.joined:
+            return False
+        round = site.begin_next()
+        if round is None or (site._pace is None and (name, round) in self.content):
+            return False
+        self.training[name] = round
+        return True
+
+    def end(self, name: str) -> bool:
+        if name not in self.training:
+            return False
+        round, site = self.training.pop(name), self.sites[name]
+        seed = 100_000 * self.lives[name] + 1000 * round + self.names.index(name)
+        update = torch.randn(self.size, generator=torch.Generator().manual_seed(seed))
+        self.content[name, round] = update
+        self.up[name].extend(site.submit(round, memoryview(update.numpy()).cast("B"), SiteReport(self.weight(name))))
+        return True
+
+    def weight(self, name: str) -> int:
+        return 10 + self.names.index(name)
+
+
+def pacing(sites=4, rounds=5, size=5, quorum=1, buffer=2, connect=True, **algorithm) -> Pacing:
+    plan = FederationPlan(
+        rounds=rounds,
+        quorum=quorum,
+        masking=Masking("off"),
+        algorithm={"name": "fedbuff", "buffer": buffer, **algorithm},
+    )
+    wire = Pacing(plan, [f"site-{index}" for index in range(sites)], size=size, model=model_of_size(size))
+    if connect:
+        for name in wire.names:
+            wire.connect(name)
+    return wire
+
+
+def updates_of(wire: Pacing) -> list[dict[str, int]]:
+    """Of each version, the sites whose update it holds, and of which round that is, as the store says."""
+    models = [wire.model, *wire.saved]
+    assert [model.version for model in models] == list(range(len(models)))
+    of_versions = []
+    for before, after in itertools.pairwise(models):
+        new = {site: round for site, round in after.counted.items() if before.counted.get(site, 0) != round}
+        assert all(round > before.counted.get(site, 0) for site, round in new.items()), "no update twice"
+        of_versions.append(new)
+    return of_versions
+
+
+def assert_every_version_is_the_weighted_mean_of_what_it_holds(wire: Pacing) -> None:
+    vector, exponent = torch.zeros(wire.size, dtype=torch.float64), wire.plan.aggregation.staleness_exponent
+    for model, updates in zip(wire.saved, updates_of(wire), strict=True):
+        assert updates
+        total = torch.zeros_like(vector)
+        for site, round in updates.items():
+            staleness = model.version - round
+            assert 0 <= staleness <= wire.plan.aggregation.max_staleness
+            total += wire.content[site, round].double() * wire.weight(site) * (1 + staleness) ** -exponent
+        vector = vector + total / sum(wire.weight(site) for site in updates)
+        torch.testing.assert_close(model.vector, vector.float(), rtol=0, atol=1e-5)
+
+
+def test_a_slow_site_does_not_set_the_pace_and_its_update_counts_when_it_comes():
+    w = pacing(sites=4, rounds=12, buffer=3, quorum=3)
+    w.slow = {"site-0"}
+    steps = 0
+    while len(w.saved) < 8:
+        for name in w.names:
+            while w.deliver_up(name) or w.deliver_down(name) or (len(w.saved) < 8 and w.train(name)):
+                steps += 1
+        assert steps < 10_000
+    assert w.training["site-0"] == 1, "it still trains from the initial model"
+    w.slow.clear()
+    w.settle()
+    assert len(w.saved) == 12
+    late = [event["staleness"]["site-0"] for event in w.events("round_finished") if "site-0" in event["participants"]]
+    assert late[0] >= 8
+    assert_every_version_is_the_weighted_mean_of_what_it_holds(w)
+    assert not w.events("site_late")
+    assert not w.events("site_excluded")
+    for name in w.names:
+        assert w.sites[name].over
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_buffer_of_fresh_updates_is_the_synchronous_average_to_the_last_bit(momentum):
+    fresh = pacing(sites=3, rounds=4, quorum=3, buffer=3, momentum=momentum)
+    fresh.settle()
+    plan = FederationPlan(
+        rounds=4,
+        quorum=3,
+        masking=Masking("off"),
+        algorithm={"name": "fedavgm", "server_lr": 1.0, "momentum": momentum},
+    )
+    rounds = Pacing(plan, fresh.names, model=model_of_size(5))
+    for name in rounds.names:
+        rounds.connect(name)
+    rounds.settle()
+    assert [list(event["staleness"].values()) for event in fresh.events("round_finished")] == [[0, 0, 0]] * 4
+    assert len(fresh.saved) == len(rounds.saved) == 4
+    for one, other in zip(fresh.saved, rounds.saved, strict=True):
+        assert torch.equal(one.vector, other.vector)
+
+
+def test_an_update_that_is_too_old_is_refused_and_its_site_trains_from_the_newest():
+    w = pacing(sites=3, rounds=10, buffer=2, max_staleness=2)
+    w.slow = {"site-2"}
+    for _ in range(200):
+        for name in w.names:
+            while w.deliver_up(name) or w.deliver_down(name) or (len(w.saved) < 6 and w.train(name)):
+                pass
+    assert len(w.saved) >= 6
+    w.slow.clear()
+    w.settle()
+    (refused,) = [event for event in w.events("update_refused") if event["site"] == "site-2"]
+    assert refused["round"] == 1
+    assert "plan.algorithm.max_staleness = 2" in refused["reason"]
+    assert any("site-2" in updates for updates in updates_of(w)), "its next update is taken"
+    assert_every_version_is_the_weighted_mean_of_what_it_holds(w)
+
+
+def test_a_coordinator_that_dies_between_storing_and_saying_so_counts_no_update_twice():
+    w = pacing(sites=3, rounds=6, buffer=2)
+    w.dies_after_saving = True
+    w.settle()
+    assert w.starts == 2
+    assert len(w.saved) == 6
+    assert_every_version_is_the_weighted_mean_of_what_it_holds(w)
+
+
+def test_what_is_in_the_buffer_when_the_coordinator_dies_is_offered_again():
+    w = pacing(sites=3, rounds=3, buffer=3, quorum=3)
+    w.slow = {"site-2"}
+    w.settle()
+    assert not w.saved
+    assert len(w.events("update_accepted")) == 2
+    w.restart()
+    w.settle()
+    assert len(w.events("update_accepted")) == 4, "the same two again"
+    w.slow.clear()
+    w.settle()
+    assert updates_of(w)[0] == dict.fromkeys(w.names, 1)
+    assert_every_version_is_the_weighted_mean_of_what_it_holds(w)
+
+
+def test_a_site_that_joins_in_the_middle_trains_at_once():
+    w = pacing(sites=3, rounds=4, buffer=2, quorum=2, connect=False)
+    w.slow = {"site-1"}
+    w.connect("site-0")
+    w.connect("site-1")
+    w.settle()
+    w.expire("gather")
+    w.settle()
+    assert len(w.events("update_accepted")) == 1
+    assert not w.saved
+    w.connect("site-2")
+    w.settle()
+    assert sorted(updates_of(w)[0]) == ["site-0", "site-2"]
+    assert len(w.saved) == 4
+    assert_every_version_is_the_weighted_mean_of_what_it_holds(w)
+
+
+def test_at_the_deadline_a_version_is_made_of_the_updates_that_there_are():
+    w = pacing(sites=3, rounds=2, buffer=3, quorum=2)
+    w.slow = {"site-0"}
+    w.settle()
+    assert not w.saved
+    w.expire(DEADLINE)
+    assert sorted(updates_of(w)[0]) == ["site-1", "site-2"]
+    w.settle()
+    assert not w.events("site_late")
+    assert_every_version_is_the_weighted_mean_of_what_it_holds(w)
+
+
+def test_without_the_quorum_a_deadline_forgets_the_buffer_and_costs_no_training():
+    w = pacing(sites=3, rounds=1, buffer=3, quorum=3)
+    w.slow = {"site-0"}
+    w.settle()
+    w.expire(DEADLINE)
+    (failed,) = w.events("round_failed")
+    assert "the deadline passed: 2 of 3 updates needed" in failed["reason"]
+    w.settle()
+    assert len(w.events("update_accepted")) == 4, "what was trained is offered again"
+    w.slow.clear()
+    w.settle()
+    assert len(w.saved) == 1
+    assert_every_version_is_the_weighted_mean_of_what_it_holds(w)
+
+
+def test_deadline_after_deadline_without_the_quorum_stops_the_coordinator():
+    w = pacing(sites=3, rounds=1, buffer=3, quorum=3)
+    w.slow = {"site-0"}
+    for _ in range(w.plan.max_attempts):
+        w.settle()
+        w.expire(DEADLINE)
+    assert isinstance(w.coordinator.outcome, QuorumLostError)
+
+
+def test_a_slow_line_gets_a_whole_model_and_gives_a_whole_update_while_versions_are_made():
+    w = pacing(sites=3, rounds=8, buffer=2, size=LARGE)
+    fast = w.names[:2]
+
+    def go_on(until: int) -> None:
+        while len(w.saved) < until:
+            for name in fast:
+                while w.deliver_up(name) or w.deliver_down(name) or w.train(name):
+                    pass
+
+    while not w.sites["site-2"]._downloads._running:
+        w.deliver_up("site-2")
+        w.deliver_down("site-2")
+        w.train("site-2")
+    w.deliver_up("site-2")
+    w.deliver_down("site-2")  # a first piece
+    go_on(2)
+    while "site-2" not in w.training:
+        assert w.deliver_up("site-2") or w.deliver_down("site-2") or w.train("site-2")
+    assert w.training["site-2"] == 1, "the model that it had begun to fetch, though two newer ones are there"
+    assert w.end("site-2")
+    for _ in range(6):
+        w.deliver_up("site-2")
+        w.deliver_down("site-2")
+    go_on(4)
+    sent = sum(isinstance(message, m.Offer) for message, _ in w.up["site-2"])
+    assert not sent
+    while not any("site-2" in event["participants"] for event in w.events("round_finished")):
+        moved = w.deliver_up("site-2") or w.deliver_down("site-2")
+        if not moved:
+            go_on(len(w.saved) + 1)
+    (accepted,) = [event for event in w.events("update_accepted") if event["site"] == "site-2"]
+    assert accepted["round"] == 1
+    assert_every_version_is_the_weighted_mean_of_what_it_holds(w)
+
+
+def test_a_pause_loses_no_update_that_comes_meanwhile():
+    w = pacing(sites=3, rounds=3, buffer=2)
+    w.slow = set(w.names)
+    w.settle()
+    w.perform(w.coordinator.steer(Pause(), OPERATOR)[0])
+    w.slow.clear()
+    for name in w.names:
+        w.end(name)
+    w.settle()
+    assert len(w.saved) == 1, "the version that was on is made"
+    w.perform(w.coordinator.steer(Resume(), OPERATOR)[0])
+    w.settle()
+    assert len(w.saved) == 3
+    assert updates_of(w)[1]
+    assert_every_version_is_the_weighted_mean_of_what_it_holds(w)
+
+
+def test_an_update_that_holds_a_nan_is_refused_and_its_site_goes_on_with_the_next_version():
+    w = pacing(sites=3, rounds=3, buffer=2)
+    w.slow = set(w.names)
+    w.settle()
+    broken = w.sites["site-0"]
+    data = memoryview(torch.full((5,), float("nan")).numpy()).cast("B")
+    w.up["site-0"].extend(broken.submit(w.training.pop("site-0"), data, SiteReport(10)))
+    w.settle()
+    assert broken.rejected
+    assert not broken.has_model(1)
+    w.slow.clear()
+    w.settle()
+    assert len(w.saved) == 3
+    assert_every_version_is_the_weighted_mean_of_what_it_holds(w)
+
+
+def test_a_withdrawn_update_keeps_nobody_waiting():
+    w = pacing(sites=2, rounds=2, buffer=2, quorum=1)
+    w.slow = {"site-0"}
+    w.settle()
+    w.up["site-0"].extend(w.sites["site-0"].withdraw(w.training.pop("site-0"), "no"))
+    w.settle()
+    assert list(updates_of(w)[0]) == ["site-1"]
+
+
+def test_an_update_of_a_version_to_come_is_refused():
+    w = pacing(sites=2, rounds=2, buffer=2)
+    w.slow = set(w.names)
+    w.settle()
+    with pytest.raises(ProtocolError, match="offered an update of round 2, and global model 0 is the newest"):
+        w.coordinator.receive("site-0", m.Offer("update", 2, 20, 1))
+
+
+def test_a_site_may_not_fetch_a_model_twice():
+    w = pacing(sites=2, rounds=2, buffer=2)
+    w.slow = set(w.names)
+    w.settle()
+    with pytest.raises(ProtocolError, match="asked for global model 0 again; each is sent once"):
+        w.coordinator.receive("site-0", m.Fetch("model", 0, 0, 1))
+
+
+def test_models_that_nobody_fetches_any_more_are_forgotten():
+    w = pacing(sites=3, rounds=4, buffer=2, size=LARGE)
+    while not w.coordinator._handout._fetching:
+        assert w.deliver_up("site-2") or w.deliver_down("site-2") or w.train("site-2") or w.deliver_up("site-1")
+    assert list(w.coordinator._handout._fetching) == ["site-2"]
+    w.disconnect("site-2")
+    w.perform(w.coordinator.lost("site-2"))
+    assert not w.coordinator._handout._fetching
+
+
+def test_more_members_than_the_roster_has_cannot_fill_the_buffer():
+    with pytest.raises(PlanError, match="buffer = 5 and the roster names 3 sites"):
+        pacing(sites=3, buffer=5)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 3), st.sampled_from([0, 1, 3, 50]))
+def test_whatever_is_lost_or_started_again_each_update_counts_once_or_not_at_all(seed, buffer, max_staleness):
+    draw = random.Random(seed)
+    w = pacing(sites=4, rounds=6, buffer=buffer, max_staleness=max_staleness, connect=False)
+    w.slow = set(w.names)
+
+    def lose(name: str) -> None:
+        w.disconnect(name)
+        w.perform(w.coordinator.lost(name))
+
+    def die_later(name: str) -> None:
+        w.dies_after_saving = True
+
+    def expire(name: str) -> None:
+        if DEADLINE in w.timers and draw.random() < 0.1:
+            w.expire(DEADLINE)
+
+    usual = [w.deliver_up, w.deliver_down, w.train, w.end]
+    unusual = [lose, w.connect, w.new_process, die_later, expire, lambda name: w.restart()]
+    for _ in range(draw.randint(0, 400)):
+        if w.coordinator.outcome is not None:
+            break
+        name = draw.choice(w.names)
+        act = draw.choice(unusual) if draw.random() < 0.08 else draw.choice(usual)
+        if name in w.sites or act in (w.connect, w.new_process):
+            act(name)
+    assert_every_version_is_the_weighted_mean_of_what_it_holds(w)
+    w.slow.clear()
+    if w.coordinator.outcome is not None:
+        return
+    for name in w.names:
+        w.disconnect(name)
+        w.connect(name)
+    for timer in list(w.timers):
+        if timer == "gather" and w.coordinator.phase == "gathering":
+            w.expire(timer)
+    w.settle()
+    assert w.coordinator.outcome is None
+    assert len(w.saved) == 6, "nobody waits for what cannot come"
+    assert all(w.sites[name].over for name in w.names)
+    assert_every_version_is_the_weighted_mean_of_what_it_holds(w)
