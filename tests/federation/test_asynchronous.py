@@ -69,5 +69,5 @@ def test_example_level_privacy_is_charged_by_each_sites_own_steps(federation):
 
 def test_a_model_with_running_statistics_is_refused(federation):
     here = federation(sites=2, rounds=1, algorithm={"name": "fedbuff", "buffer": 2})
-    with pytest.raises(AssertionError, match="PlanError.*whose variance could fall below 0"):
+    with pytest.raises(AssertionError, match=r"PlanError.*whose variance could fall below 0"):
         here.coordinate(WithBuffers).result()
