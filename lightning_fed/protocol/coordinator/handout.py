@@ -109,7 +109,6 @@ class Handout:
     def forget(self, site: str) -> None:
         """A site is gone; it may fetch again once it has joined again."""
         self._next.pop(site, None)
-        self._told.discard(site)
 
     def _stream(self, fetch: m.Fetch) -> memoryview | None:
         if fetch.stream == "frozen":

@@ -354,6 +354,7 @@ class CoordinatorSession:
         collection = self._collection
         may_come = isinstance(collection, BufferedCollection) and site in self._attendance.drawable
         if collection and (may_come or site in collection.cohort) and not knows_of_round:
+            self._handout.asked({site})
             actions += self._after_collection(collection.rejoin(site))
         return [*actions, *self._begin_if_possible()]
 
