@@ -16,8 +16,7 @@ from typing import Any
 
 from lightning_fed.errors import PlanError, UpdateRefusedError
 from lightning_fed.protocol.coordinator.actions import Action, Record, SendUp, SitOut
-from lightning_fed.protocol.coordinator.collection import Collection
-from lightning_fed.protocol.coordinator.masked_collection import MaskedCollection
+from lightning_fed.protocol.coordinator.round_collection import RoundCollection
 from lightning_fed.protocol.coordinator.session import CoordinatorSession
 from lightning_fed.update.global_model import GlobalModel
 from lightning_fed.update.layout import check_finite
@@ -31,7 +30,7 @@ class _SentUp:
 
     round: int
     participants: list[str]
-    collection: Collection | MaskedCollection | None = None
+    collection: RoundCollection | None = None
     bounds: tuple[float, ...] | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 

@@ -524,6 +524,7 @@ class CoordinatorSession:
     def _complete(self) -> list[Action]:
         collection, self._collection = self._collection, None
         assert collection is not None and self.model is not None
+        self._before = collection
         charges = self._charge(collection, "central")
         try:
             result = collection.result()
@@ -533,9 +534,7 @@ class CoordinatorSession:
         data = {"round": model.version, "participants": collection.participants, **result.facts}
         return [*charges, *self._publish(model, Record("round_finished", data), collection)]
 
-    def _publish(
-        self, model: GlobalModel, record: Record, collection: Collection | MaskedCollection | None
-    ) -> list[Action]:
+    def _publish(self, model: GlobalModel, record: Record, collection: RoundCollection | None) -> list[Action]:
         """Store a new global model, hand it out and go on; ``collection`` holds the updates that it was made of."""
         self.model = model
         self._handout.replace(model)
@@ -556,11 +555,12 @@ class CoordinatorSession:
         if self._is_over(self.model):
             return [*actions, *self._close(self._attendance.members)]
         self._gathered = True
-        return [*actions, *self._begin_next(collection)]
+        return [*actions, *self._begin_next()]
 
     def _failed(self, why: str, collection: RoundCollection | None = None) -> list[Action]:
         collection, self._collection = collection or self._collection, None
         assert collection is not None and self.model is not None
+        self._before = collection
         came, quorum = len(collection.participants), self._quorum
         # A masked sum that fails has said which of its steps too few sites took, and how many it needs.
         enough = came >= quorum.updates or isinstance(collection, MaskedCollection)
@@ -584,11 +584,10 @@ class CoordinatorSession:
             return actions
         if self._is_over(self.model):
             return [*actions, *self._close(self._attendance.members)]
-        return [*actions, *self._begin_next(collection)]
+        return [*actions, *self._begin_next()]
 
-    def _begin_next(self, before: RoundCollection) -> list[Action]:
+    def _begin_next(self) -> list[Action]:
         """Go on behind a collection that is over; what is under way to it counts only if the next one follows now."""
-        self._before = before
         begun = self._begin_if_possible()
         self._before = None
         return [*begun, *self._pause_if_needed()]
