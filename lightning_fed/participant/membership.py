@@ -1,6 +1,7 @@
 """A site's part in a federation, from the plan to the goodbye."""
 
 import uuid
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -227,7 +228,10 @@ class Membership(Callback):
         joining.take_part(trainer, pl_module, self._link, self._model.ledger, self._initial, resumed=resumed)
         self._model.watch_sent_once(pl_module)
         self._load_newest(trainer, pl_module, at_least=0)
-        rank_zero_info(joining.summary(trainer, self._model.version))
+        self._say_joined(lambda: joining.summary(trainer, self._model.version))
+
+    def _say_joined(self, summary: Callable[[], str]) -> None:
+        rank_zero_info(summary())
 
     def _open_files(self, joining: Joining) -> SignedSums | None:
         owner = Owner(self._name, self._own.identity.signing_key, self._data_set)

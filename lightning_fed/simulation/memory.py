@@ -43,6 +43,7 @@ class Switchboard:
         records: what the event log would hold.
         bytes_up: payload and messages that the sites sent.
         bytes_down: likewise the coordinator.
+        connected: sites that have been there so far.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Switchboard:
         model = nothing_counted(plan.statistics) if plan.statistics else None
         self.coordinator = CoordinatorSession(plan, uuid.uuid4().hex, members, model, draw=random.Random(seed))  # noqa: S311 - a simulation draws cohorts again as before
         self.records: list[Record] = []
-        self.bytes_up = self.bytes_down = 0
+        self.bytes_up = self.bytes_down = self.connected = 0
         self._stage = stage
         self._sessions: dict[str, SiteSession] = {}
         self._up: deque[tuple[str, Outgoing]] = deque()
@@ -74,6 +75,7 @@ class Switchboard:
 
     def connect(self, name: str, session: SiteSession) -> None:
         """A site is there."""
+        self.connected += 1
         self._sessions[name] = session
         self.send(name, session.connected())
 

@@ -1,8 +1,10 @@
-"""Sites that take turns in one process: a thread each, of which exactly one runs.
+"""Sites that take turns in one thread: a greenlet each, of which exactly one runs.
 
 Turns end only where a site has to wait, and go to the next site that can go on, so the order of everything that happens
 is the same in every run. Each site has random numbers of its own: what it draws does not depend on how many others
-there are. A site that is not on the stage yet, or has nothing to do, costs nothing.
+there are. A site that is not on the stage yet, or has nothing to do, costs no time; one that waits keeps its place in
+its fit, which is some ten kilobytes. A thread each would keep much more: PyTorch's kernels and the allocator have
+buffers of their own for every thread that has trained.
 """
 
 import bisect
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from greenlet import greenlet
 
 from lightning_fed.errors import FederationError
 
@@ -23,45 +26,61 @@ class Stage:
     Args:
         names: the sites, in the order of their turns.
         seed: of every site's random numbers (torch, numpy and Python), which begin alike.
-        part: what a site does, by its name; called in the site's thread.
+        part: what a site does, by its name.
     """
 
     def __init__(self, names: Sequence[str], seed: int, part: Callable[[str], None]) -> None:
         self._names = names
         self._place = {name: place for place, name in enumerate(names)}
-        self._seed = seed
+        self._start = _Start(seed)
         self._part = part
-        self._threads: dict[str, threading.Thread] = {}
-        self._turns: dict[str, threading.Semaphore] = {}
+        self._sites: dict[str, greenlet] = {}
         self._can_go_on: list[int] = []  # places, in ascending order
-        self._main = threading.Semaphore(0)
         self.failure: BaseException | None = None
 
     def play(self, first: Iterable[str]) -> None:
         """Have these sites enter, and all run until all that have entered have ended.
 
+        They run in a thread of their own: in the main one each fit would put a handler of signals in the place of
+        another fit's.
+
         Raises:
             Exception: the first that a site raised, once all have ended.
         """
         before = random_state()
+        thread = threading.Thread(target=self._play, args=(list(first),), name="sites", daemon=True)
         try:
-            for name in first:
-                self.enter(name)
-            self._turns[self._names[self._can_go_on[0]]].release()
-            self._main.acquire()
-            for thread in self._threads.values():
-                thread.join()
+            thread.start()
+            thread.join()
+        except BaseException as interrupt:
+            self.failure = self.failure or interrupt  # ends each site where it waits next
+            raise
         finally:
             set_random_state(before)
         if self.failure is not None:
             raise self.failure
 
+    def _play(self, first: Iterable[str]) -> None:
+        try:
+            self._main = greenlet.getcurrent()
+            for name in first:
+                self.enter(name)
+            following: str | None = self._next(-1)
+            while following is not None:
+                # Comes back with who is next. Begun from here, and not in the depth of another's fit, a site has all
+                # of Python's recursion limit to itself.
+                following = self._sites[following].switch()
+        except BaseException as error:  # noqa: BLE001 - raised again by play, in the caller's thread
+            self.failure = self.failure or error
+
     def enter(self, name: str) -> None:
         """A site begins when its turn comes."""
-        self._turns[name] = threading.Semaphore(0)
-        self._threads[name] = threading.Thread(target=self._run, args=(name,), name=f"site-{name}", daemon=True)
-        self._threads[name].start()
+        self._sites[name] = greenlet(lambda: self._run(name), parent=self._main)
         self.wake(name)
+
+    def seed(self) -> None:
+        """Have the random numbers of the site whose turn it is begin anew."""
+        self._start.begin()
 
     def wake(self, name: str) -> None:
         """Something has happened that a site may have waited for."""
@@ -72,7 +91,7 @@ class Stage:
 
     def wake_all(self) -> None:
         """Something has happened that concerns every site."""
-        self._can_go_on = sorted(self._place[name] for name in self._turns)
+        self._can_go_on = sorted(self._place[name] for name in self._sites)
 
     def pass_on(self, name: str) -> bool:
         """End the turn of ``name``, which has to wait, and come back at its next one; False if nobody can go on.
@@ -98,9 +117,10 @@ class Stage:
         self._rest(name)
 
     def _give_turn(self, name: str, following: str) -> None:
-        state = random_state()
-        self._turns[following].release()
-        self._turns[name].acquire()
+        state, grad = self._start.shared(random_state()), torch.is_grad_enabled()
+        self._main.switch(following)
+        # Whether gradients are on belongs to a thread, and the sites share one.
+        torch.set_grad_enabled(grad)
         set_random_state(state)
         self._rest(name)
         if self.failure is not None:
@@ -117,24 +137,43 @@ class Stage:
         after = bisect.bisect_right(self._can_go_on, place)
         return self._names[self._can_go_on[after % len(self._can_go_on)]]
 
-    def _run(self, name: str) -> None:
-        self._turns[name].acquire()
+    def _run(self, name: str) -> str | None:
         self._rest(name)
-        seed_everything(self._seed)
+        torch.set_grad_enabled(True)
+        self.seed()
         try:
             if self.failure is None:
                 self._part(name)
         except BaseException as error:  # noqa: BLE001 - raised again by play, in the caller's thread
             self.failure = self.failure or error
         self._rest(name)
-        del self._turns[name]
+        del self._sites[name]
         if self.failure is not None or not self._can_go_on:
             # Whoever waits finds that it does so in vain, and that it is later now.
             self.wake_all()
-        if self._turns:
-            self._turns[self._next(self._place[name])].release()
+        return self._next(self._place[name]) if self._sites else None
+
+
+class _Start:
+    """Random numbers that begin again and again at the same place, which takes torch longer to make than to restore."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._state: tuple[Any, ...] | None = None
+
+    def begin(self) -> None:
+        """As ``seed_everything``."""
+        if self._state is None or torch.cuda.is_available():
+            seed_everything(self._seed)
+            self._state = self._state or random_state()
         else:
-            self._main.release()
+            set_random_state(self._state)
+
+    def shared(self, state: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The same state in less memory: Python's random numbers, 25 kB, are seldom drawn by anybody."""
+        if self._state is not None and state[0] == self._state[0]:
+            return (self._state[0], *state[1:])
+        return state
 
 
 def seed_everything(seed: int) -> None:
