@@ -44,7 +44,9 @@ class _SpectralVectors:
     """Keeps singular vectors beside the weights that they belong to, while global ones are loaded."""
 
     def __init__(self, module: nn.Module) -> None:
-        live = {**dict(module.named_buffers()), **dict(module.named_parameters())}
+        live: dict[str, Tensor] = dict(module.named_buffers())
+        if any(name.endswith("_u") for name in live):
+            live |= dict(module.named_parameters())
         self._layers = [tuple(live[name] for name in layer) for layer in spectral_layers(live)]
         self._before = [weight.detach().clone() for weight, _, _ in self._layers]
 

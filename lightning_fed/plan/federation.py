@@ -6,6 +6,7 @@ The coordinator owns the plan and sends its canonical bytes to each site; the SH
 import dataclasses
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from typing import Any
 
 import msgspec
@@ -139,6 +140,10 @@ class FederationPlan:
 
     def to_bytes(self) -> bytes:
         """Canonical JSON bytes of the plan (sorted keys, UTF-8)."""
+        return self._canonical
+
+    @cached_property
+    def _canonical(self) -> bytes:
         return msgspec.json.encode(dataclasses.asdict(self), order="sorted")
 
     @classmethod
@@ -156,28 +161,7 @@ class FederationPlan:
         """
         if len(data) > MAX_PLAN_BYTES:
             raise PlanError(f"the coordinator's plan has {len(data)} bytes, above the limit of {MAX_PLAN_BYTES}.")
-        try:
-            # Once, and not again with types: of a key that stands twice each reading could take another value.
-            settings = msgspec.json.decode(data)
-            barred = sorted(set(class_paths(settings)) - set(foreign))
-            if barred:
-                violation = (
-                    f"the plan names the classes {barred} of other packages, and this site's policy does not allow "
-                    "them; nothing was imported. Read their code, install their package here, and add them to the "
-                    "policy (foreign_classes); or have the plan use a built-in algorithm."
-                )
-                raise PlanRefusedError(violation, [violation])
-            plan = msgspec.convert(settings, cls)
-            canonical = plan.to_bytes()
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            # JSON is decoded by recursion, which Python bounds; a plan has no depth of its own that could be checked.
-            raise PlanError(f"the coordinator's plan cannot be read: {error}. Is its version newer?") from error
-        if canonical != data:
-            raise PlanError(
-                "the coordinator's plan has settings that this version of lightning_fed does not know. "
-                "Install the coordinator's version at this site."
-            )
-        return plan
+        return _read(bytes(data), frozenset(foreign))
 
     @classmethod
     def without_foreign_classes(cls, data: bytes) -> "FederationPlan | None":
@@ -195,6 +179,32 @@ class FederationPlan:
     def hash(self) -> str:
         """SHA-256 of the canonical bytes, hexadecimal."""
         return hash_of(dataclasses.asdict(self))
+
+
+@lru_cache(maxsize=2)  # thousands of sites of one process read the same plan
+def _read(data: bytes, foreign: frozenset[str]) -> FederationPlan:
+    try:
+        # Once, and not again with types: of a key that stands twice each reading could take another value.
+        settings = msgspec.json.decode(data)
+        barred = sorted(set(class_paths(settings)) - foreign)
+        if barred:
+            violation = (
+                f"the plan names the classes {barred} of other packages, and this site's policy does not allow "
+                "them; nothing was imported. Read their code, install their package here, and add them to the "
+                "policy (foreign_classes); or have the plan use a built-in algorithm."
+            )
+            raise PlanRefusedError(violation, [violation])
+        plan = msgspec.convert(settings, FederationPlan)
+        canonical = plan.to_bytes()
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        # JSON is decoded by recursion, which Python bounds; a plan has no depth of its own that could be checked.
+        raise PlanError(f"the coordinator's plan cannot be read: {error}. Is its version newer?") from error
+    if canonical != data:
+        raise PlanError(
+            "the coordinator's plan has settings that this version of lightning_fed does not know. "
+            "Install the coordinator's version at this site."
+        )
+    return plan
 
 
 def _built_in(settings: Any) -> Any:

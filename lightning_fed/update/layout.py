@@ -187,11 +187,13 @@ def tensors_of(module: nn.Module, specs: Iterable[TensorSpec]) -> list[Tensor]:
     Raises:
         ModelMismatchError: the module has lost one of them since, or it has another shape.
     """
-    live = {
-        **dict(module.named_buffers(remove_duplicate=False)),
-        **dict(module.named_parameters(remove_duplicate=False)),
-    }
     specs = list(specs)
+    live = {spec.name: tensor for spec in specs if (tensor := _held(module, spec.name)) is not None}
+    if len(live) < len(specs):  # some wrappers (FSDP) give other names to what they hold
+        live = {
+            **dict(module.named_buffers(remove_duplicate=False)),
+            **dict(module.named_parameters(remove_duplicate=False)),
+        }
     if gone := [spec.name for spec in specs if spec.name not in live]:
         raise ModelMismatchError(
             f"the module no longer has the tensors {gone[:4]} that it exchanges, {len(gone)} in all: something has "
@@ -205,6 +207,22 @@ def tensors_of(module: nn.Module, specs: Iterable[TensorSpec]) -> list[Tensor]:
             "the start, or, if it is a buffer that grows, take it out of its layer's averaged_buffers."
         )
     return [live[spec.name] for spec in specs]
+
+
+def _held(module: nn.Module, name: str) -> Tensor | None:
+    """The tensor that stands in a module under a name, found without a walk through all of them; None if none does."""
+    *path, last = name.split(".")
+    for part in path:
+        modules: object = module._modules
+        found = modules.get(part) if isinstance(modules, dict) else None
+        if found is None:
+            return None
+        module = found
+    for tensors in (module._parameters, module._buffers):
+        kept: object = tensors
+        if isinstance(kept, dict) and (tensor := kept.get(last)) is not None:
+            return tensor  # type: ignore[no-any-return]
+    return None
 
 
 def flatten(tensors: Iterable[Tensor]) -> Tensor:

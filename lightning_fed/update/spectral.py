@@ -36,6 +36,8 @@ def spectral_layers(names: Iterable[str]) -> Iterator[SpectralNames]:
     such a layer is left out.
     """
     there = set(names)
+    if not any(name.endswith("_u") for name in there):
+        return
     for name in sorted(there):
         if found := _PARAMETRISED.match(name):
             layer = SpectralNames(f"{found[1]}.original", name, f"{found[1]}.0._v")
