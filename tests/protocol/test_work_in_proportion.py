@@ -44,8 +44,9 @@ def test_a_site_that_joins_again_and_one_that_is_told_of_a_newer_model_fetch_fro
     one.joined("north", b"")
     one.chunks("north", m.Fetch("model", 0, 0, 10))
     one.replace(model_of_size(BIG, 1))
-    assert one.chunks("north", m.Fetch("model", 0, 10, 6)) == [], "of the model before"
-    one.announcement("north")
+    (told,) = one.chunks("north", m.Fetch("model", 0, 10, 6))
+    assert told.message == m.Model(1, 4 * BIG), "of the model before nothing, but word of the newest"
+    assert one.chunks("north", m.Fetch("model", 0, 10, 6)) == [], "which is said once"
     assert indices(one.chunks("north", m.Fetch("model", 1, 0, 16))) == list(range(16))
 
 
