@@ -11,6 +11,8 @@ class Vector(nn.Module):
 
     def __init__(self, params: int) -> None:
         super().__init__()
+        # NVFlare's server makes the module anew, with the arguments that it finds as attributes.
+        self.params = params
         self.weight = nn.Parameter(torch.rand(params))
 
     def forward(self, images: Tensor) -> Tensor:
