@@ -131,6 +131,7 @@ bench: $(INSTALLED)
 
 # Flower, NVFlare and pfl-research, each in an environment of its own, beside ours. For more than the small default:
 # make bench-peers PEERS_ARGS="--sites 2 32 --params 10000 25000000"
+PEERS_ARGS ?=
 bench-peers: $(PEERS)/flower/.installed $(PEERS)/nvflare/.installed $(PEERS)/pfl/.installed
 	$(BIN)/python benchmarks/peers/compare.py --environments $(PEERS) $(PEERS_ARGS)
 

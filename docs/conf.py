@@ -40,6 +40,7 @@ NAVIGATION = {
         "docs/heterogeneity",
         "docs/asynchronous",
         "docs/compression",
+        "docs/performance",
         "docs/private-study",
         "docs/architecture",
     ],

@@ -202,8 +202,8 @@ def main() -> None:
             if setting.params is not None or SYSTEMS[key].in_process:
                 print(f"{setting}: {SYSTEMS[key].name} ...", file=sys.stderr, flush=True)
                 rows.append(measured(key, setting, options))
-    if options.json:
-        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+                if options.json:  # after each row, so that a run that is cut short leaves what it has
+                    options.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
     # As wide as it needs, also where the output is not a terminal.
     console = Console(width=max(rich.get_console().width, 175), highlight=False)
     shown, reasons = table(rows)
