@@ -7,7 +7,8 @@ DROP_IN ?= $(VENV)-drop-in
 PEERS ?= $(VENV)-peers
 INSTALLED_FOR_DOCS = $(VENV)/.installed-for-docs
 
-.PHONY: setup demo study test drop-in fuzz chaos soak lint docs diagrams report-picture dist requirements bench bench-peers
+.PHONY: setup demo study test drop-in fuzz chaos soak lint docs diagrams notebooks report-picture dist requirements bench \
+	bench-peers
 
 setup: $(INSTALLED)
 
@@ -92,6 +93,10 @@ $(INSTALLED_FOR_DOCS): pyproject.toml | $(INSTALLED)
 # The drawings of docs/pictures: a round, masked sums, the vote, roles and keys.
 diagrams: $(INSTALLED)
 	$(BIN)/python docs/diagrams.py
+
+# examples/notebooks: each tutorial of docs/ as a notebook, run, with what it prints.
+notebooks: $(INSTALLED)
+	$(BIN)/python docs/notebooks.py
 
 # docs/pictures/report.png: trains a small federation and photographs its page, with the system's Chromium.
 report-picture: $(INSTALLED)

@@ -14,6 +14,8 @@ from typing import Any
 NAVIGATION = {
     "Tutorials": [
         "docs/tutorial",
+        "docs/fracture",
+        "docs/privacy-and-compression",
         "docs/simulate",
     ],
     "How-to guides": [

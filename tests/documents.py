@@ -42,8 +42,12 @@ NOTES = {
     "invisible-code-block: python": "code that runs at this place of the page, within the comment",
 }
 
-ELSEWHERE = {"docs/extending.md": "tests/docs/test_extending.py"}
-"""Pages whose Python blocks another test runs."""
+ELSEWHERE = {
+    "docs/extending.md": "tests/docs/test_extending.py",
+    "docs/fracture.md": "tests/docs/test_notebooks.py",
+    "docs/privacy-and-compression.md": "tests/docs/test_notebooks.py",
+}
+"""Pages whose Python blocks another test runs, by the page's name."""
 
 _INVISIBLE = re.compile(r"<!-- invisible-code-block: (\w+)\n(.*?)-->", flags=re.DOTALL)
 _COMMENT = re.compile(r"<!-- (.*?) -->\s*", flags=re.DOTALL)
