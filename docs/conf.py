@@ -43,6 +43,7 @@ NAVIGATION = {
         "docs/asynchronous",
         "docs/compression",
         "docs/performance",
+        "docs/scale",
         "docs/private-study",
         "docs/architecture",
     ],
