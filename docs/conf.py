@@ -24,6 +24,7 @@ NAVIGATION = {
         "docs/data",
         "docs/deployment",
         "docs/devices",
+        "docs/cluster",
         "docs/extending",
         "docs/regions",
         "docs/reports",

@@ -23,7 +23,7 @@ PUBLIC = {
         standard_scale
     """,
     "lightning_fed.simulation": """
-        Baselines InProcessRun Simulation SiteOverrides VirtualSite count_in_process federate_in_process simulate
+        Baselines InProcessRun OnRay Simulation SiteOverrides VirtualSite count_in_process federate_in_process simulate
     """,
     "lightning_fed.errors": """
         AlreadyConnectedError BudgetExhaustedError ConfigError ConnectionLostError DataError FederationError

@@ -28,7 +28,7 @@ _COMMANDS = {
     "audit": ("audit", "check the logs of coordinator and sites against each other, show what left a site"),
     "export": ("export", "write a global model with its model card into a folder, signed; or verify one"),
     "ledger": ("ledger", "sign a privacy ledger that an older version or an older key has written"),
-    "simulate": ("simulate", "run a coordinator and all sites on this machine"),
+    "simulate": ("simulate", "run a coordinator and all sites, on this machine or a cluster"),
     "fit": ("site", "train as a site (Lightning CLI)"),
     "validate": ("site", "validate a model (Lightning CLI)"),
     "test": ("site", "test a model (Lightning CLI)"),

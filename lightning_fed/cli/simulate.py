@@ -1,9 +1,9 @@
-"""``lightning-fed simulate``: a whole federation on this machine."""
+"""``lightning-fed simulate``: a whole federation, on this machine, on a Ray cluster or by printed commands."""
 
 from collections.abc import Sequence
 
-from lightning_fed.simulation import simulate
-from lightning_fed.simulation.config import read_config
+from lightning_fed.simulation.config import read_options
+from lightning_fed.simulation.study import print_commands, simulate
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -15,4 +15,5 @@ def run(arguments: Sequence[str]) -> int:
     Raises:
         FederationError: the config cannot be used, or its folder holds another run.
     """
-    return simulate(read_config(list(arguments[1:])))
+    simulation, form = read_options(arguments[1:])
+    return print_commands(simulation, form) if form else simulate(simulation)

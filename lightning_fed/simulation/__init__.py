@@ -1,11 +1,11 @@
-"""Whole federations on one machine: in one process for studies, or with real processes from one configuration."""
+"""Whole federations of one person: in one process for studies, or with real processes, on one machine or several."""
 
 from typing import TYPE_CHECKING
 
 from lightning_fed.deferred import deferred
 
 if TYPE_CHECKING:
-    from lightning_fed.simulation.config import Baselines, Simulation, SiteOverrides
+    from lightning_fed.simulation.config import Baselines, OnRay, Simulation, SiteOverrides
     from lightning_fed.simulation.counting import count_in_process
     from lightning_fed.simulation.in_process import InProcessRun, VirtualSite, federate_in_process
     from lightning_fed.simulation.study import simulate
@@ -13,12 +13,13 @@ else:
     __getattr__ = deferred(
         __name__,
         {"counting": ("count_in_process",), "in_process": ("InProcessRun", "VirtualSite", "federate_in_process")},
-        without_lightning={"config": ("Baselines", "Simulation", "SiteOverrides"), "study": ("simulate",)},
+        without_lightning={"config": ("Baselines", "OnRay", "Simulation", "SiteOverrides"), "study": ("simulate",)},
     )
 
 __all__ = [
     "Baselines",
     "InProcessRun",
+    "OnRay",
     "Simulation",
     "SiteOverrides",
     "VirtualSite",

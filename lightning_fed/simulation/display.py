@@ -9,7 +9,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from lightning_fed.errors import printable
-from lightning_fed.simulation.processes import Child, how_it_ended
+from lightning_fed.simulation.processes import Running, how_it_ended
 from lightning_fed.simulation.progress import Event, Progress, clock_of, line_of
 from lightning_fed.simulation.tables import live_view
 
@@ -71,7 +71,7 @@ class Display:
             if line is not None:
                 self.say(f"{clock_of(event)} {line}" if self._times else line)
 
-    def failed(self, child: Child) -> None:
+    def failed(self, child: Running) -> None:
         """Show how a process ended and the end of its log."""
         title = Text(f"{child.name} {how_it_ended(child.exit_code or 0)}")
         tail = "\n".join(map(printable, child.tail().split("\n")))

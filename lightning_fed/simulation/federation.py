@@ -1,15 +1,18 @@
-"""The federation of a simulation: one coordinator process and a process for each site, watched until they end."""
+"""The federation of a simulation: a coordinator's process here, and one for each site here or elsewhere, watched."""
 
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 
 from lightning_fed.protocol.terms import quorum_of
+from lightning_fed.simulation.commands import command_of, write_configs
 from lightning_fed.simulation.config import COORDINATOR, Simulation
 from lightning_fed.simulation.display import Display
-from lightning_fed.simulation.expansion import coordinator_config, site_config, threads_each
+from lightning_fed.simulation.expansion import threads_each
 from lightning_fed.simulation.folder import RunFolder
-from lightning_fed.simulation.processes import Child, stop
+from lightning_fed.simulation.processes import Child, Running, stop
 from lightning_fed.simulation.progress import EventTail, Progress
 
 _LOOK_S = 0.2
@@ -31,27 +34,32 @@ def federate(simulation: Simulation, folder: RunFolder, display: Display, lock: 
     Returns:
         Whether every process succeeded and the last round is done.
     """
-    folder.make_keys(simulation.sites)
-    address = f"tcp://127.0.0.1:{_free_port()}"
-    configs = {
-        COORDINATOR: coordinator_config(simulation, address, folder.store, folder.keys),
-        **{site: site_config(simulation, site, address, folder.site(site), folder.keys) for site in simulation.sites},
-    }
+    address = simulation.address or f"tcp://127.0.0.1:{_free_port()}"
     threads = threads_each(len(simulation.sites))
-    children: list[Child] = []
-    try:
-        for name, settings in configs.items():
-            verb = "coordinate" if name == COORDINATOR else "fit"
-            path = folder.write_config(name, settings)
-            command = ["-m", "lightning_fed.cli.main", verb, "--config", str(path)]
-            children.append(Child(name, command, folder.log(name), threads=threads, keep_open=[lock]))
-        return _watch(children[0], children[1:], simulation, EventTail(folder.events), display)
-    finally:
-        # The coordinator first: it must not take the sites' leaving for failures, and they need not say goodbye.
+
+    def child(name: str, config: Path) -> Child:
+        return Child(name, command_of(name, config), folder.log(name), threads=threads, keep_open=[lock])
+
+    with ExitStack() as engine:
+        start: Callable[[str, Path], Running] = child
+        if simulation.engine == "ray":
+            # Imported here: only who has asked for it needs Ray.
+            from lightning_fed.simulation.ray_engine import ray_sites
+
+            start = engine.enter_context(ray_sites(simulation, address, folder, display))
+        configs = write_configs(simulation, address, folder)
+        children: list[Running] = []
         try:
-            stop(children[:1])
+            children.append(child(COORDINATOR, configs.pop(COORDINATOR)))
+            for site, config in configs.items():
+                children.append(start(site, config))
+            return _watch(children[0], children[1:], simulation, EventTail(folder.events), display)
         finally:
-            stop(children[1:])
+            # The coordinator first: it must not take the sites' leaving for failures, and they need not say goodbye.
+            try:
+                stop(children[:1])
+            finally:
+                stop(children[1:])
 
 
 def progress_of(simulation: Simulation, folder: RunFolder) -> Progress:
@@ -63,7 +71,7 @@ def progress_of(simulation: Simulation, folder: RunFolder) -> Progress:
 
 
 def _watch(
-    coordinator: Child, sites: Sequence[Child], simulation: Simulation, tail: EventTail, display: Display
+    coordinator: Running, sites: Sequence[Running], simulation: Simulation, tail: EventTail, display: Display
 ) -> bool:
     progress = Progress(simulation.sites)
     for event in tail.new():

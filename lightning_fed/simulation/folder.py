@@ -100,7 +100,7 @@ class RunFolder:
             ConfigError: it holds a run of another simulation; names the first setting that differs.
         """
         ours = msgspec.to_builtins(simulation)
-        for independent in ("run", "baselines"):
+        for independent in ("run", "baselines", "engine", "address", "ray"):
             del ours[independent]
         if self._record.exists():
             difference = first_difference(msgspec.json.decode(self._record.read_bytes()), ours)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 _GRACE_S = 15.0
 """Seconds between the request to end and the order to; a site may wait ten for its goodbye to get out."""
@@ -17,6 +18,31 @@ _TAIL_LINES = 20
 
 _PR_SET_PDEATHSIG = 1
 """Of Linux, see prctl(2): the signal that a process gets when its parent ends."""
+
+
+class Running(Protocol):
+    """A process that was started, on this machine or another one: see ``Child``, which has the same names."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+
+    @property
+    def log(self) -> Path | str:
+        """Where its output is."""
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; negative for the signal that ended it."""
+
+    def tail(self) -> str:
+        """The end of what it wrote."""
+
+    def end(self, signum: signal.Signals = signal.SIGTERM) -> None:
+        """Send a signal, if it still runs."""
+
+    def wait(self, timeout_s: float | None = None) -> int:
+        """Wait until it has ended, and give its exit code; raises ``subprocess.TimeoutExpired`` if it has not."""
 
 
 class Child:
@@ -31,10 +57,18 @@ class Child:
         log: the file that standard output and standard error are appended to.
         threads: number of threads that numerical libraries use in it.
         keep_open: file descriptors that it holds too, for as long as it lives.
+        orphaned: the signal that Linux sends it when this process is killed outright.
     """
 
     def __init__(
-        self, name: str, command: Sequence[str], log: Path, *, threads: int, keep_open: Sequence[int] = ()
+        self,
+        name: str,
+        command: Sequence[str],
+        log: Path,
+        *,
+        threads: int,
+        keep_open: Sequence[int] = (),
+        orphaned: signal.Signals = signal.SIGTERM,
     ) -> None:
         self.name = name
         self.log = log
@@ -48,7 +82,7 @@ class Child:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **dict.fromkeys(variables, str(threads)), "PYTHONUNBUFFERED": "1"},
                 process_group=0,
-                preexec_fn=_ends_with_parent(os.getpid()),
+                preexec_fn=_ends_with_parent(os.getpid(), orphaned),
                 pass_fds=keep_open,
             )
 
@@ -61,6 +95,12 @@ class Child:
     def exit_code(self) -> int | None:
         """None while it runs; negative for the signal that ended it."""
         return self._process.poll()
+
+    def ended_within(self, timeout_s: float) -> int | None:
+        """Its exit code, as soon as it has one; None if it still runs after so long."""
+        with suppress(subprocess.TimeoutExpired):
+            return self.wait(timeout_s)
+        return None
 
     def tail(self) -> str:
         """The end of what this process wrote, from its last traceback on if there is one."""
@@ -81,21 +121,21 @@ class Child:
         return self._process.wait(timeout_s)
 
 
-def _ends_with_parent(parent: int) -> Callable[[], None] | None:
-    """What a new process calls so that it is asked to end when its parent is no more."""
+def _ends_with_parent(parent: int, orphaned: signal.Signals) -> Callable[[], None] | None:
+    """What a new process calls so that it gets this signal when its parent is no more."""
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None, use_errno=True).prctl
 
     def ask() -> None:
-        prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+        prctl(_PR_SET_PDEATHSIG, int(orphaned))
         if os.getppid() != parent:
             os._exit(1)
 
     return ask
 
 
-def stop(children: Sequence[Child], grace_s: float = _GRACE_S) -> None:
+def stop(children: Sequence[Running], grace_s: float = _GRACE_S) -> None:
     """Ask processes to end; those that have not ended in time are killed."""
     deadline = time.monotonic() + grace_s
     try:

@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 
 from lightning_fed.errors import ConfigError
 from lightning_fed.simulation.baselines import compare
-from lightning_fed.simulation.config import Simulation
+from lightning_fed.simulation.commands import commands
+from lightning_fed.simulation.config import Form, Simulation
 from lightning_fed.simulation.display import Display
 from lightning_fed.simulation.expansion import alone_config, site_config
 from lightning_fed.simulation.federation import federate, progress_of
@@ -57,6 +58,29 @@ def simulate(simulation: Simulation, display: Display | None = None) -> int:
         display.console.print(comparison_table(comparison))
     display.say(f"Results: {folder.results}; global models: {folder.store / 'models'}; logs: {folder.path / 'logs'}")
     return 0 if succeeded else 1
+
+
+def print_commands(simulation: Simulation, form: Form, display: Display | None = None) -> int:
+    """Write what coordinator and sites need into the run's folder, and print the commands that start them.
+
+    Args:
+        simulation: what to run.
+        form: what the commands are for.
+        display: shows them; standard output when not given.
+
+    Returns:
+        0.
+
+    Raises:
+        ConfigError: as ``simulate``.
+    """
+    check(simulation)
+    display = display or Display(simulation.plan.metrics)
+    folder = RunFolder(Path(simulation.run))
+    with folder.locked():
+        folder.claim(simulation)
+        display.say(commands(simulation, folder, form))
+    return 0
 
 
 def check(simulation: Simulation) -> None:

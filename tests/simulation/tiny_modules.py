@@ -68,3 +68,10 @@ class Numbers(LightningDataModule):
         return DataLoader(self.data, batch_size=8)
 
     test_dataloader = val_dataloader
+
+
+class InOrder(Numbers):
+    """Gives each epoch the same batches, so that what comes out does not depend on when a site was started."""
+
+    def train_dataloader(self):
+        return DataLoader(self.data, batch_size=8)
