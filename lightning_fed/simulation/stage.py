@@ -2,9 +2,9 @@
 
 Turns end only where a site has to wait, and go to the next site that can go on, so the order of everything that happens
 is the same in every run. Each site has random numbers of its own: what it draws does not depend on how many others
-there are. A site that is not on the stage yet, or has nothing to do, costs no time; one that waits keeps its place in
-its fit, which is some ten kilobytes. A thread each would keep much more: PyTorch's kernels and the allocator have
-buffers of their own for every thread that has trained.
+there are. A site that is not on the stage yet, or has nothing to do, costs no time; one that waits keeps its Trainer,
+its module and its place in the fit. A thread each would keep about twice as much: PyTorch's kernels and the allocator
+have buffers of their own for every thread that has trained.
 """
 
 import bisect
