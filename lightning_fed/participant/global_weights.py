@@ -1,5 +1,7 @@
 """The global model in a site's module: loaded at a round's start, and what training made of it at its end."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -16,12 +18,22 @@ def load_global(module: nn.Module, layout: Layout, vector: Tensor) -> Tensor:
 
     Returns:
         The values read back: in a half-precision model they were rounded, and an update must not contain that rounding.
+        ``vector`` itself where nothing was, which saves a site the memory of one model as long as it trains.
     """
     tensors = tensors_of(module, layout.exchanged)
     spectral = _SpectralVectors(module)
     unflatten(vector, tensors)
     spectral.follow()
-    return flatten(tensors)
+    return vector if _hold(tensors, vector) else flatten(tensors)
+
+
+def _hold(tensors: Sequence[Tensor], vector: Tensor) -> bool:
+    """Whether tensors hold exactly the values of a vector; those of a device are not looked at, one by one."""
+    parts = torch.split(vector, [tensor.numel() for tensor in tensors])
+    return all(
+        tensor.device.type == "cpu" and tensor.dtype == torch.float32 and torch.equal(tensor.detach().reshape(-1), part)
+        for tensor, part in zip(tensors, parts, strict=True)
+    )
 
 
 def load_everywhere(trainer: Trainer, module: nn.Module, layout: Layout, vector: Tensor | None) -> Tensor:

@@ -26,8 +26,10 @@ from dataclasses import dataclass
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-_LOOK_S = 0.01
-"""How often is looked at the connections: what a fast line brings in that time may come beyond the bound."""
+_LOOK_S, _LOOK_SHARE = 0.01, 0.03
+"""How often is looked at the connections, and the share of a processor that the looking may take: what a fast line
+brings between two looks may come beyond the bound. A look at a thousand connections takes some milliseconds, so with
+that many there are a few looks a second."""
 
 _NOTICE_S = 60.0
 """Seconds at least between two warnings."""
@@ -184,8 +186,9 @@ class Inflow:
             while True:
                 wait_s = look - time.monotonic() if self._peers else 60.0
                 if wait_s <= 0:
+                    began = time.thread_time()
                     self._look()
-                    look = time.monotonic() + _LOOK_S
+                    look = time.monotonic() + max(_LOOK_S, (time.thread_time() - began) / _LOOK_SHARE)
                 elif self._monitor.poll(1 + int(1000 * wait_s)):
                     event = recv_monitor_message(self._monitor)
                     if event["event"] == zmq.EVENT_MONITOR_STOPPED:
@@ -264,7 +267,8 @@ class _Handle:
         with self._lock:
             os.dup2(fd, self._fd, inheritable=False)
             try:
-                connection = socket.socket(fileno=self._fd)
+                # Named, or Python asks the operating system for each of the three; the address has its own family.
+                connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=self._fd)
                 try:
                     yield connection
                 finally:

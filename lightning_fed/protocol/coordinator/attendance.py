@@ -192,6 +192,11 @@ class Attendance:
         return sorted(self._groups.ready)
 
     @property
+    def there(self) -> Set[str]:
+        """The same in no order, as long as nothing changes."""
+        return self._groups.ready
+
+    @property
     def members(self) -> list[str]:
         """Sites that have joined this run and have not left: they are there, or may come back."""
         return sorted(self._groups.members)

@@ -604,14 +604,14 @@ class CoordinatorSession:
         return actions + self._tell_who_waits()
 
     def _tell_who_waits(self) -> list[Action]:
-        ready = frozenset(self._attendance.ready)
-        waiting = self._handout.waiting(ready, self.plan.cohort_size or len(ready))
+        there = self._attendance.there
+        waiting = self._handout.waiting(there, self.plan.cohort_size or len(there))
         return [news for site in waiting for news in self._handout.news(site)]
 
     def _expected(self) -> set[str]:
         """Sites whose metrics of the newest model may still come, or have come."""
         done = self._attendance.gone({"done"}) if self.phase == "closing" else {}
-        return {site for site in self._handout.told if self._attendance.is_ready(site) or site in done}
+        return {*(self._handout.told & self._attendance.there), *(self._handout.told & done.keys())}
 
     def _pause_if_needed(self) -> list[Action]:
         held_back = self._steering.paused_by or self._paused or self._rosters.waiting
