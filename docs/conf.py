@@ -19,8 +19,11 @@ NAVIGATION = {
         "docs/simulate",
     ],
     "How-to guides": [
+        "docs/lightning-cli",
         "docs/statistics",
         "docs/add-privacy",
+        "docs/transfer-learning",
+        "docs/slow-lines",
         "docs/data",
         "docs/deployment",
         "docs/devices",
