@@ -5,7 +5,9 @@ import errno
 import os
 import re
 import secrets
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from lightning_fed.errors import StoreError
 
@@ -41,12 +43,12 @@ def remove_torn(folder: Path) -> None:
         raise StoreError(f"{folder} cannot be tidied up: {error.strerror}. Mend its permissions.") from error
 
 
-def write_whole(path: Path, data: bytes | memoryview, *, private: bool = False) -> None:
+def write_whole(path: Path, data: bytes | memoryview | Callable[[BinaryIO], None], *, private: bool = False) -> None:
     """Write a file next to its place, flush it to the disk, then put it in its place.
 
     Args:
         path: where the file shall be; its folder must exist.
-        data: the content.
+        data: the content, or what writes it, if it is too large to be held a second time.
         private: nobody but the owner may read it.
 
     Raises:
@@ -57,7 +59,10 @@ def write_whole(path: Path, data: bytes | memoryview, *, private: bool = False) 
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with os.fdopen(os.open(temporary, flags, 0o600 if private else 0o666), "wb") as file:
-            file.write(data)
+            if callable(data):
+                data(file)
+            else:
+                file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -1,5 +1,6 @@
 """Files are written whole, and not where somebody else wants them."""
 
+import errno
 import os
 
 import pytest
@@ -42,6 +43,19 @@ def test_nothing_is_left_behind_and_names_differ(tmp_path, monkeypatch):
         write_whole(tmp_path / "a", b"content")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert len(set(names)) == 2
+
+
+def test_of_a_content_that_cannot_be_written_to_its_end_nothing_is_left_and_the_older_file_stays(tmp_path):
+    write_whole(tmp_path / "a", b"older")
+
+    def half(file):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(StoreError, match=r"a cannot be written to .*: No space left on device.* Make room on the disk"):
+        write_whole(tmp_path / "a", half)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_bytes() == b"older"
 
 
 def test_a_roster_is_not_written_through_a_planted_link(tmp_path):

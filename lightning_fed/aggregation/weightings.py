@@ -47,12 +47,21 @@ class ByExamples:
 
     def contribution(self, update: Tensor, report: SiteReport) -> tuple[Tensor, dict[str, float]]:
         """See ``Weighting.contribution``."""
+        factor, sums = self.factor(report)
+        return update * factor, sums
+
+    def factor(self, report: SiteReport) -> tuple[float, dict[str, float]]:
+        """What a contribution is the update times, and the numbers beside it.
+
+        Raises:
+            UpdateRefusedError: a site without examples.
+        """
         if report.examples < 1:
             raise UpdateRefusedError(
                 f"the site reports {report.examples} examples; it must be at least 1. "
                 "A site without data takes no part."
             )
-        return update * float(report.examples), {"examples": float(report.examples)}
+        return float(report.examples), {"examples": float(report.examples)}
 
     def check_sums(self, sums: Mapping[str, float], sites: int, max_examples: int) -> None:
         """See ``ChecksSums.check_sums``."""
@@ -75,7 +84,11 @@ class Uniform:
 
     def contribution(self, update: Tensor, report: SiteReport) -> tuple[Tensor, dict[str, float]]:
         """See ``Weighting.contribution``; nothing in the report matters."""
-        return update.clone(), {"sites": 1.0}
+        return update.clone(), self.factor(report)[1]
+
+    def factor(self, report: SiteReport) -> tuple[float, dict[str, float]]:
+        """What a contribution is the update times, and the numbers beside it."""
+        return 1.0, {"sites": 1.0}
 
     def check_sums(self, sums: Mapping[str, float], sites: int, max_examples: int) -> None:
         """See ``ChecksSums.check_sums``."""

@@ -8,7 +8,6 @@ state of the federation: there is no second record that could disagree with it.
 
 import dataclasses
 import fcntl
-import io
 import logging
 import os
 import secrets
@@ -18,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version as version_of
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 import torch
@@ -31,7 +30,7 @@ from lightning_fed.coordinator.insist import insist
 from lightning_fed.coordinator.recorded import stored_versions
 from lightning_fed.coordinator.retention import Keep, remove, versions_in
 from lightning_fed.errors import FederationError, StoreError
-from lightning_fed.files import remedy, remove_torn, write_whole
+from lightning_fed.files import remove_torn, write_whole
 from lightning_fed.plan import FederationPlan
 from lightning_fed.update.global_model import GlobalModel
 from lightning_fed.update.layout import Layout
@@ -285,13 +284,7 @@ class Store:
         }
         if self._hyperparameters:
             checkpoint["hyper_parameters"] = self._hyperparameters
-        # Through memory: torch reports a full disk as a RuntimeError without a reason.
-        content = io.BytesIO()
-        try:
-            torch.save(checkpoint, content)
-        except OSError as error:  # it imports some of its modules when they are first needed
-            raise StoreError(f"{version:06d}.ckpt cannot be made: {error.strerror}. {remedy(error)}.") from error
-        write_whole(self._models / f"{version:06d}.ckpt", content.getbuffer())
+        write_whole(self._models / f"{version:06d}.ckpt", partial(_save_checkpoint, checkpoint))
 
     def _read_record(self) -> _Run:
         path = self.folder / "run.json"
@@ -340,6 +333,34 @@ class Store:
         bounds = msgspec.json.decode(metadata["bounds"], type=tuple[float, ...]) if "bounds" in metadata else None
         server, counted = _read_server(path.with_suffix(".server")) if "server" in metadata else ({}, {})
         return dataclasses.replace(model, bounds=bounds, server=server, counted=counted)
+
+
+class _Reasons:
+    """A file for torch, which would report a full disk as a RuntimeError without a reason."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: memoryview) -> int:
+        """Pass it on; after an error nothing more, and torch hears nothing of it."""
+        try:
+            if self.error is None:
+                self._file.write(data)
+        except OSError as error:
+            self.error = error
+        return len(data)
+
+    def flush(self) -> None:
+        """Whoever has the file flushes it."""
+
+
+def _save_checkpoint(checkpoint: Mapping[str, Any], file: BinaryIO) -> None:
+    reasons = _Reasons(file)
+    # It imports some of its modules when they are first needed, so it may raise an OSError of its own, too.
+    torch.save(checkpoint, reasons)  # type: ignore[arg-type]  # write and flush are all that it calls
+    if reasons.error:
+        raise reasons.error
 
 
 def _server_bytes(model: GlobalModel, metadata: Mapping[str, str]) -> bytes:

@@ -21,6 +21,7 @@ from lightning_fed.aggregation.fedbuff import FedBuff
 from lightning_fed.aggregation.feddyn import FedDyn
 from lightning_fed.aggregation.norm_bounding import SiteNormBounding
 from lightning_fed.aggregation.scaffold import Scaffold
+from lightning_fed.aggregation.total import Total
 from lightning_fed.aggregation.weightings import ByExamples, Uniform
 from lightning_fed.errors import PlanError, ProtocolError, UpdateRefusedError
 from lightning_fed.plan import FederationPlan
@@ -293,6 +294,29 @@ class Exchange:
             )
         return vector.numpy(), numbers
 
+    def add(
+        self, total: Total, values: FloatVector, report: SiteReport, support: IndexVector | None
+    ) -> dict[str, float]:
+        """Add a site's terms of the sums, as ``weighted`` has them, to a total; returns the numbers beside it.
+
+        Args:
+            total: the sum so far, which is as it was if the update is refused.
+            values: the site's values.
+            report: what it reports beside them.
+            support: their coordinates; None where they are about all.
+
+        Raises:
+            UpdateRefusedError: the report lacks a number that the weighting needs.
+        """
+        combine = self.aggregation.combine
+        # These two exactly: a class that is derived from one may weight in another way.
+        if type(combine) is ByExamples or type(combine) is Uniform:
+            factor, numbers = combine.factor(report)
+        else:
+            (values, numbers), factor = self.weighted(values, report), 1.0
+        total.add(torch.from_numpy(values), None if support is None else torch.from_numpy(support), factor)
+        return numbers
+
     def check_sums(self, numbers: Mapping[str, float], sites: int) -> None:
         """Accept the sums beside the updates of so many sites, or raise.
 
@@ -338,8 +362,8 @@ class Exchange:
         """The ``count`` coordinates of largest magnitude of a site's update and residual, at most ``self.count``."""
         return largest(total, count)
 
-    def to_bytes(self, values: FloatVector, support: IndexVector | None) -> bytes:
-        """The bytes of one site's values.
+    def to_bytes(self, values: FloatVector, support: IndexVector | None) -> bytes | memoryview:
+        """The bytes of one site's values; where they are sent as they are, those themselves and no copy.
 
         Args:
             values: float32, shape ``(count,)``; where each site has its own coordinates, as many as those.
@@ -347,7 +371,7 @@ class Exchange:
         """
         compression = self.plan.compression
         if compression.method == "none":
-            return values.tobytes()
+            return memoryview(values.astype("<f4", copy=False)).cast("B")  # type: ignore[arg-type]
         coded = self.codec.encode(values)
         expected = self.codec.nbytes(len(values))
         if not isinstance(coded, bytes) or len(coded) != expected:

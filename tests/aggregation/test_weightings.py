@@ -1,5 +1,6 @@
 """Combining through sums: by examples, uniform, FedNova, q-FedAvg, bounded at the site."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,6 +15,8 @@ from lightning_fed.aggregation.registry import ALGORITHMS
 from lightning_fed.aggregation.total import Total
 from lightning_fed.aggregation.weightings import ByExamples, Uniform
 from lightning_fed.errors import UpdateRefusedError
+from lightning_fed.plan import FederationPlan, Masking
+from lightning_fed.protocol.exchange import Exchange
 
 Sites = list[tuple[Tensor, SiteReport]]
 
@@ -58,6 +61,40 @@ def test_a_running_total_gives_the_mean_of_all_updates_at_once() -> None:
         running.add(ByExamples().contribution(update, report)[0])
     mean = ByExamples().mean_update(running.sum, {"examples": 4018.0})
     torch.testing.assert_close(combined(ByExamples(), sites), mean, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("weighting", [ByExamples(), Uniform()])
+@pytest.mark.parametrize("support", [None, torch.arange(0, 70_000, 3)])
+def test_a_total_that_takes_the_factor_has_the_bits_of_one_that_takes_contributions(weighting, support):
+    generator = torch.Generator().manual_seed(1)
+    size = 70_000 if support is None else len(support)
+    whole, factors = Total(70_000), Total(70_000)
+    for examples in (1, 3, 1237):
+        update, report = torch.randn(size, generator=generator), SiteReport(examples)
+        contribution, sums = weighting.contribution(update, report)
+        whole.add(contribution, support)
+        factor, beside = weighting.factor(report)
+        factors.add(update, support, factor)
+        assert beside == sums
+    assert whole.sum.any()
+    assert torch.equal(whole.sum, factors.sum)
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        {"name": "fednova", "momentum": 0.9},
+        {"name": "site_norm_bounding", "max_norm": 0.5},
+        {"name": "qfedavg", "q": 1.0, "local_lr": 0.1},
+    ],
+)
+def test_an_exchange_adds_what_a_weighting_contributes_also_where_it_is_more_than_a_factor(algorithm):
+    exchange = Exchange(FederationPlan(algorithm=algorithm, masking=Masking("off")), 6, 2)
+    values, report = np.linspace(-1, 1, 6, dtype=np.float32), SiteReport(10, steps=4, loss=0.5)
+    vector, numbers = exchange.weighted(values, report)
+    total = Total(6)
+    assert exchange.add(total, values, report, None) == numbers
+    assert torch.equal(total.sum, torch.from_numpy(vector).double())
 
 
 def test_a_running_total_takes_values_on_part_of_the_coordinates() -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import multiprocessing
 import os
+import resource
 
 import pytest
 import torch
@@ -90,6 +91,26 @@ def test_a_checkpoint_that_could_not_be_written_is_owed_until_it_can_be(tmp_path
     store.close()
     for version, vector in ((1, torch.ones(3)), (2, torch.zeros(3))):
         assert torch.equal(torch.load(tmp_path / "models" / f"{version:06d}.ckpt")["state_dict"]["weight"], vector)
+
+
+def test_a_checkpoint_that_the_disk_does_not_take_to_its_end_is_owed_with_the_reason(tmp_path):
+    store = Store(tmp_path, FederationPlan(), {})
+    store.save(FIRST)
+    store.finish()
+    before, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    models = tmp_path / "models"
+    # Room for the model itself, and for the beginning of what torch writes.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * (models / "000000.safetensors").stat().st_size, hard))
+    try:
+        store.save(FIRST.next(torch.ones(3)))
+        with pytest.raises(StoreError, match=r"000001.ckpt cannot be written to .*: File too large"):
+            store.finish()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, hard))
+    assert "000001.ckpt" not in {path.name for path in models.iterdir()}
+    store.finish()
+    store.close()
+    assert torch.equal(torch.load(models / "000001.ckpt")["state_dict"]["weight"], torch.ones(3))
 
 
 def test_what_a_disk_that_was_away_kept_of_a_file_half_written_is_removed_at_the_end(tmp_path):

@@ -246,7 +246,6 @@ class Collection:
                 values = whole
             self._integers += self._private.integers(values)
             return
-        vector, numbers = exchange.weighted(values, self._reports[site])
-        self._total.add(torch.from_numpy(vector), None if own is None else torch.from_numpy(own))
+        numbers = exchange.add(self._total, values, self._reports[site], own)
         for name, number in numbers.items():
             self._numbers[name] = self._numbers.get(name, 0.0) + number

@@ -257,7 +257,10 @@ class Outbox:
         if self._masked:
             weighted, numbers = exchange.weighted(values, report)
             plain = largest_magnitude(values)
-            message, data, sent = self._masked.masked_update(held.round, weighted, numbers, plain, digest, self._blocks)
+            message, masked, sent = self._masked.masked_update(
+                held.round, weighted, numbers, plain, digest, self._blocks
+            )
+            data: bytes | memoryview = masked
             messages.append(message)
             if sent is not None:
                 # The words hold weighted values, the residual plain ones.
