@@ -1,6 +1,7 @@
 """What a round costs beside training: seconds, bytes and memory, and the ratio to the raw ZeroMQ floor of the same run.
 
-    python benchmarks/rounds.py --sites 4 --params 11200000 [--rounds 7] [--json FILE]
+    python benchmarks/rounds.py --sites 4 --params 11200000 [--rounds 7] [--masked] [--topk 0.01] [--profile]
+        [--json FILE]
 
 The sites send back what they got, so a round is transport, aggregation and the durable store. The floor is a plain
 ROUTER and DEALERs without encryption, credit, checks or store: each peer gets the vector in one frame and sends it
@@ -8,12 +9,18 @@ back, and the hub sums them. Both run in this call, one after the other, in proc
 
 The coordinator's memory is that of its own process: idle, that is, after all imports, and at its peak, both as resident
 and as anonymous memory (what is not the pages of libraries' files).
+
+``--masked`` masks updates, ``--topk`` sends a share of the coordinates; the floor stays that of the whole vector.
+``--profile`` prints where the coordinator's main thread was (which makes it slower), and each thread's processor time.
 """
 
 import argparse
+import cProfile
 import itertools
 import json
 import multiprocessing
+import os
+import pstats
 import resource
 import statistics
 import tempfile
@@ -30,7 +37,7 @@ import zmq
 
 from lightning_fed.aggregation.contracts import SiteReport
 from lightning_fed.coordinator.service import Coordinator
-from lightning_fed.plan import FederationPlan, Masking
+from lightning_fed.plan import Compression, FederationPlan, Masking
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.site.session import SiteSession
 from lightning_fed.transport.identity import Identity, Roster, load_identity, new_identity, write_identity
@@ -45,16 +52,28 @@ _PROCESSES.set_forkserver_preload(["lightning_fed.transport.site"])
 # The coordinator shares no memory with anybody: it imports what it needs itself.
 _FRESH = multiprocessing.get_context("spawn")
 
+MOST_ROUNDS = 35
+"""A model that doubles more often than this goes beyond what an update may hold (``update.vectors.LARGEST_CHANGE``)."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sites", type=int, default=4)
     parser.add_argument("--params", type=int, default=11_200_000)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--masked", action="store_true")
+    parser.add_argument("--topk", type=float)
+    parser.add_argument("--profile", action="store_true")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    if arguments.rounds > MOST_ROUNDS:
+        parser.error(f"--rounds is at most {MOST_ROUNDS}: the sites send back the model, which so doubles every round.")
+    compression = Compression("topk", arguments.topk) if arguments.topk else Compression()
+    masking: Literal["off", "required"] = "required" if arguments.masked else "off"
     floor = measured_floor(arguments.sites, arguments.params, arguments.rounds)
-    result = measured_rounds(arguments.sites, arguments.params, arguments.rounds, "off")
+    result = measured_rounds(
+        arguments.sites, arguments.params, arguments.rounds, masking, compression=compression, profile=arguments.profile
+    )
     result["floor_seconds_per_round"] = floor
     result["ratio_to_floor"] = result["seconds_per_round"] / floor
     if arguments.json:
@@ -96,10 +115,13 @@ def measured_rounds(
     masking: Literal["off", "required"],
     bits: int = 16,
     processes: int | None = None,
+    compression: Compression | None = None,
+    profile: bool = False,
 ) -> dict[str, Any]:
     """Run a federation whose sites do not train; medians over the rounds after the first.
 
-    ``processes`` is how many the sites are spread over, in threads; None gives each its own.
+    ``processes`` is how many the sites are spread over, in threads; None gives each its own. ``profile`` has the
+    coordinator print where its time went.
     """
     coordinator = new_identity("coordinator")
     members = [new_identity(f"site-{index:03d}") for index in range(sites)]
@@ -108,10 +130,15 @@ def measured_rounds(
     with tempfile.TemporaryDirectory() as folder:
         roster.write(Path(folder) / "roster.yaml")
         keys = [write_identity(member, Path(folder) / "keys")[0] for member in members]
-        plan = FederationPlan(rounds=rounds + 1, quorum=sites, masking=Masking(masking, bits))
+        plan = FederationPlan(
+            rounds=rounds + 1,
+            quorum=sites,
+            masking=Masking(masking, bits),
+            compression=compression or Compression(),
+        )
         ours, theirs = _FRESH.Pipe()
         hub_key = write_identity(coordinator, Path(folder) / "keys")[0]
-        service = _FRESH.Process(target=_coordinate, args=(plan, hub_key, folder, theirs), daemon=True)
+        service = _FRESH.Process(target=_coordinate, args=(plan, hub_key, folder, theirs, profile), daemon=True)
         service.start()
         theirs.close()  # so that a coordinator that dies is noticed
         address, idle_resident, idle_anonymous = ours.recv()
@@ -180,7 +207,7 @@ def memory_mb(process: int | None = None) -> dict[str, float]:
     return found
 
 
-def _coordinate(plan: FederationPlan, key: Path, folder: str, pipe: Any) -> None:
+def _coordinate(plan: FederationPlan, key: Path, folder: str, pipe: Any, profile: bool = False) -> None:
     torch.set_num_threads(1)
     identity, roster = load_identity(key), Roster.load(Path(folder) / "roster.yaml")
     idle = memory_mb()
@@ -189,8 +216,44 @@ def _coordinate(plan: FederationPlan, key: Path, folder: str, pipe: Any) -> None
     service = Coordinator(plan, address="tcp://127.0.0.1:0", identity=identity, roster=roster, store=folder)
     pipe.send((service.address, idle["VmRSS"], idle["RssAnon"]))
     before = time.process_time()
-    service.run()
+    if profile:
+        _run_profiled(service, plan.rounds)
+    else:
+        service.run()
     pipe.send((time.process_time() - before, memory_mb()["VmHWM"]))
+
+
+def _run_profiled(service: Coordinator, rounds: int) -> None:
+    """Run to the end, and print each thread's processor time and what the main thread was in."""
+    names = {thread.native_id: thread.name for thread in threading.enumerate()}
+    before, used = _threads(), {}
+    profile, waited = cProfile.Profile(), service._hub.close
+
+    def close() -> None:
+        # The threads of the library end with the socket.
+        used.update(_threads())
+        waited()
+
+    service._hub.close = close  # type: ignore[method-assign]
+    profile.runcall(service.run)
+    names |= {thread.native_id: thread.name for thread in threading.enumerate()}
+    print("processor seconds a round, in the kernel among them, by thread of the coordinator:")
+    for thread, (name, spent, kernel) in used.items():
+        _, spent_before, kernel_before = before.get(thread, ("", 0.0, 0.0))
+        spent, kernel = (spent - spent_before) / rounds, (kernel - kernel_before) / rounds
+        if spent >= 1e-4:
+            print(f"{names.get(thread, name):28}{spent:10.4f}{kernel:10.4f}")
+    pstats.Stats(profile).sort_stats("tottime").print_stats(20)
+
+
+def _threads() -> dict[int, tuple[str, float, float]]:
+    """Name, processor seconds, and those of them in the kernel, of each thread of this process."""
+    tick, found = os.sysconf("SC_CLK_TCK"), {}
+    for thread in Path("/proc/self/task").iterdir():
+        name, _, rest = (thread / "stat").read_text().partition("(")[2].rpartition(")")
+        user, kernel = (int(field) / tick for field in rest.split()[11:13])
+        found[int(thread.name)] = name, user + kernel, kernel
+    return found
 
 
 def _sites(address: str, keys: Sequence[Path], params: int, spent: Any) -> None:

@@ -22,13 +22,13 @@ from typing import Any, BinaryIO
 import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from lightning_fed.coordinator.disk import Shortage, bytes_free, bytes_taken, shortage
 from lightning_fed.coordinator.extension import Extension, forget_extension, wanted_extension
 from lightning_fed.coordinator.insist import insist
 from lightning_fed.coordinator.recorded import stored_versions
 from lightning_fed.coordinator.retention import Keep, remove, versions_in
+from lightning_fed.coordinator.tensor_file import write_tensors
 from lightning_fed.errors import FederationError, StoreError
 from lightning_fed.files import remove_torn, write_whole
 from lightning_fed.plan import FederationPlan
@@ -157,9 +157,9 @@ class Store:
             metadata["bounds"] = msgspec.json.encode(model.bounds).decode()
         if model.server or model.counted:
             # Before the model: the newest model must always find the state that belongs to it.
-            write_whole(path.with_suffix(".server"), _server_bytes(model, metadata))
+            write_whole(path.with_suffix(".server"), partial(_write_server, model, metadata))
             metadata["server"] = "yes"
-        write_whole(path, save(plain, metadata))
+        write_whole(path, partial(write_tensors, plain, metadata))
         self._newest = model.version
         self._export.result()
         # The checkpoint is a copy for people; sites need not wait for it.
@@ -363,13 +363,13 @@ def _save_checkpoint(checkpoint: Mapping[str, Any], file: BinaryIO) -> None:
         raise reasons.error
 
 
-def _server_bytes(model: GlobalModel, metadata: Mapping[str, str]) -> bytes:
+def _write_server(model: GlobalModel, metadata: Mapping[str, str], file: BinaryIO) -> None:
     state = model.server
     tensors = {name: value.contiguous() for name, value in state.items() if isinstance(value, torch.Tensor)}
     numbers = {name: value for name, value in state.items() if not isinstance(value, torch.Tensor)}
     # Not in the model's own file, which may be given away: that names no site.
     of_sites = {"numbers": msgspec.json.encode(numbers).decode(), "taken": msgspec.json.encode(model.counted).decode()}
-    return bytes(save(tensors, {**metadata, **of_sites}))
+    write_tensors(tensors, {**metadata, **of_sites}, file)
 
 
 def _read_server(path: Path) -> tuple[dict[str, torch.Tensor | float], dict[str, int]]:

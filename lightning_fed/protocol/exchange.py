@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_fed.aggregation.contracts import Aggregation, ChecksSums, SiteReport, Spans
+from lightning_fed.aggregation.contracts import Aggregation, Algorithm, ChecksSums, SiteReport, Spans
 from lightning_fed.aggregation.fedbuff import FedBuff
 from lightning_fed.aggregation.feddyn import FedDyn
 from lightning_fed.aggregation.norm_bounding import SiteNormBounding
@@ -85,20 +85,25 @@ class Exchange:
     statistics: Spans = ()
 
     @cached_property
+    def algorithm(self) -> Algorithm:
+        """The plan's algorithm with its settings, which a plan reads anew whenever it is asked."""
+        return self.plan.aggregation
+
+    @cached_property
     def aggregation(self) -> Aggregation:
         """The working parts of the plan's algorithm.
 
         Where a privacy promise is made each site counts alike: the number of its examples is data, too. So it does
         where nothing is trained: what sites count is added up.
         """
-        parts = self.plan.aggregation.build(self.size, self.statistics)
+        parts = self.algorithm.build(self.size, self.statistics)
         promised = self.plan.privacy.site or self.plan.privacy.example
         if (promised or self.plan.statistics) and type(parts.combine) is ByExamples:
             return Aggregation(Uniform(), parts.server)
-        if promised and not (self.plan.aggregation.needs_single_updates or sums_no_data(parts.combine)):
+        if promised and not (self.algorithm.needs_single_updates or sums_no_data(parts.combine)):
             # The plan was checked with a model of one value; this is the one that is trained.
             raise PlanError(
-                f"plan.algorithm = {self.plan.aggregation.name!r} sums numbers that depend on the data, and "
+                f"plan.algorithm = {self.algorithm.name!r} sums numbers that depend on the data, and "
                 "plan.privacy has no noise for them."
             )
         return parts
@@ -111,19 +116,19 @@ class Exchange:
     @property
     def parts(self) -> int:
         """Vectors of P values that an update consists of: SCAFFOLD's brings the change of its control variate."""
-        return 2 if isinstance(self.plan.aggregation, Scaffold) else 1
+        return 2 if isinstance(self.algorithm, Scaffold) else 1
 
     @property
     def control_part(self) -> slice | None:
         """Where an update holds the change of the site's control; None where the algorithm lets a site keep none."""
-        if isinstance(self.plan.aggregation, Scaffold):
+        if isinstance(self.algorithm, Scaffold):
             return slice(self.size, 2 * self.size)
-        return slice(0, self.size) if isinstance(self.plan.aggregation, FedDyn) else None
+        return slice(0, self.size) if isinstance(self.algorithm, FedDyn) else None
 
     @property
     def buffered(self) -> FedBuff | None:
         """The plan's algorithm where sites train at their own pace; None where there are rounds."""
-        algorithm = self.plan.aggregation
+        algorithm = self.algorithm
         return algorithm if isinstance(algorithm, FedBuff) else None
 
     @property
@@ -330,7 +335,7 @@ class Exchange:
     @property
     def largest_norm(self) -> float | None:
         """L2 norm that no honest site's update passes, if the plan's algorithm says so."""
-        algorithm = self.plan.aggregation
+        algorithm = self.algorithm
         return algorithm.max_norm if isinstance(algorithm, SiteNormBounding) else None
 
     def mean(self, total: Tensor, numbers: Mapping[str, float], support: IndexVector | None) -> Tensor:

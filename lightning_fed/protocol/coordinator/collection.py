@@ -79,7 +79,7 @@ class Collection:
         self._granted = False
         self._ballots = np.zeros(exchange.vote.words if exchange.votes else 0, dtype=np.uint32)
         self._voters: list[str] = []
-        self._total = Total(0 if exchange.plan.aggregation.needs_single_updates else exchange.width)
+        self._total = Total(0 if exchange.algorithm.needs_single_updates else exchange.width)
         self._numbers: dict[str, float] = {}
         self._single: list[torch.Tensor] = []
         site = exchange.plan.privacy.site
@@ -186,7 +186,7 @@ class Collection:
             UpdateRefusedError: the updates have no mean.
         """
         exchange = self._exchange
-        if exchange.plan.aggregation.needs_single_updates:
+        if exchange.algorithm.needs_single_updates:
             rule = exchange.aggregation.combine
             assert hasattr(rule, "aggregate")
             return RoundResult(rule.aggregate(torch.stack(self._single)))
@@ -235,7 +235,7 @@ class Collection:
             check_changes(control)
         else:
             check_changes(values)
-        if exchange.plan.aggregation.needs_single_updates:
+        if exchange.algorithm.needs_single_updates:
             self._single.append(torch.from_numpy(values))
             return
         own = support if exchange.plan.compression.method == "topk" else None
