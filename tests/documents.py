@@ -27,6 +27,7 @@ REASONS = (
     "needs another hospital",
     "needs the hospital's network",
     "needs Slurm",
+    "needs several machines",
     "needs a GPU",
     "installs a service",
     "takes hours",

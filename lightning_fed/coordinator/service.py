@@ -229,8 +229,9 @@ class Coordinator:
                 self._session.goes_on(unsent.round, [*unsent.participants])
         if self._session.model and self._session.model.version > self._events.newest_round:
             # A coordinator that is killed right after storing a model has not written of its round yet.
-            kind = "round_without_region" if self._above and not self._store.starts else "round_recovered"
-            self._perform([Record(kind, {"round": self._session.model.version})])
+            data = {"round": self._session.model.version}
+            from_above = self._above and not self._store.starts
+            self._perform([Record("round_without_region", data) if from_above else Record("round_recovered", data)])
         if self._events.steering.paused_by:
             _log.warning(
                 "the federation is still paused, by %s: no round begins until lightning-fed admin %s resume.",

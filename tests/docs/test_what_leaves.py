@@ -115,7 +115,7 @@ def test_the_event_table_s_fields_are_those_that_are_recorded(capture):
         added = {"seconds", "bytes_up", "bytes_down", "software"}
         described = set(re.findall(r"`(\w+)`", table[record.event])) - added
         assert record.data.keys() <= described
-        assert described - record.data.keys() <= {"saturated", "apart"}
+        assert described - record.data.keys() <= {"saturated", "apart", "staleness"}
 
 
 def test_every_test_and_link_that_the_pages_name_is_there():
