@@ -12,7 +12,7 @@ from lightning_fed.cli.parser import NamesNearest
 from lightning_fed.errors import FederationError
 
 # A module is imported when its command is called: only the commands that train need torch and Lightning.
-_COMMANDS = {
+COMMANDS = {
     "init": ("init", "write a folder to start from: config, policy, keys, and what to do next"),
     "keys": ("keys", "make identities and the roster, show fingerprints"),
     "roster": ("roster", "sign who takes part; add, remove and rotate members, also while a federation runs"),
@@ -28,6 +28,7 @@ _COMMANDS = {
     "audit": ("audit", "check the logs of coordinator and sites against each other, show what left a site"),
     "export": ("export", "write a global model with its model card into a folder, signed; or verify one"),
     "ledger": ("ledger", "sign a privacy ledger that an older version or an older key has written"),
+    "completion": ("completion", "print a script that completes this command in a shell"),
     "simulate": ("simulate", "run a coordinator and all sites, on this machine or a cluster"),
     "fit": ("site", "train as a site (Lightning CLI)"),
     "validate": ("site", "validate a model (Lightning CLI)"),
@@ -49,13 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, 1 after a :class:`lightning_fed.errors.FederationError`, 130 after an interruption.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not arguments or arguments[0] not in _COMMANDS:
+    if not arguments or arguments[0] not in COMMANDS:
         _explain(arguments)
     # Classes named in a config are looked up where the command is called, before anything that is installed.
     sys.path.insert(0, str(Path.cwd()))
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return int(import_module(f"lightning_fed.cli.{_COMMANDS[arguments[0]][0]}").run(arguments))
+        return int(import_module(f"lightning_fed.cli.{COMMANDS[arguments[0]][0]}").run(arguments))
     except FederationError as error:
         print(f"lightning-fed {arguments[0]}: {error}", file=sys.stderr)
         return 1
@@ -85,7 +86,7 @@ def _explain(arguments: list[str]) -> NoReturn:
         version=_version() if arguments[:1] == ["--version"] else "",
     )
     commands = parser.add_subcommands()
-    for name, (_, description) in _COMMANDS.items():
+    for name, (_, description) in COMMANDS.items():
         commands.add_subcommand(name, NamesNearest(description=description), help=description)
     parser.parse_args(arguments or ["--help"])
     raise AssertionError("a known command does not come here")

@@ -165,8 +165,8 @@ def read_config(arguments: Sequence[str]) -> Simulation:
     return read_options(arguments)[0]
 
 
-def read_options(arguments: Sequence[str]) -> tuple[Simulation, Form | None]:
-    """As ``read_config``, with what commands are to be printed for instead of running the simulation."""
+def config_parser() -> NamesNearest:
+    """Return the parser of the command's options and of its config, which have the same names."""
     parser = NamesNearest(
         prog="lightning-fed simulate", description="Run a coordinator and all sites of a federation on this machine."
     )
@@ -180,7 +180,12 @@ def read_options(arguments: Sequence[str]) -> tuple[Simulation, Form | None]:
     )
     parser.add_class_arguments(Simulation)
     without_choices(parser)
-    options = parser.parse_args(list(arguments))
+    return parser
+
+
+def read_options(arguments: Sequence[str]) -> tuple[Simulation, Form | None]:
+    """As ``read_config``, with what commands are to be printed for instead of running the simulation."""
+    options = config_parser().parse_args(list(arguments))
     del options["config"]
     form: Form | None = options.pop("commands")
     return converted(options.as_dict(), Simulation), form

@@ -6,16 +6,14 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from importlib import import_module
 from pathlib import Path
 
 from documents import ROOT
 from jsonargparse import ArgumentError
 from packaging.requirements import Requirement
 
-from lightning_fed.cli.coordinate import config_parser
-from lightning_fed.cli.main import _COMMANDS
-from lightning_fed.cli.region import config_parser as region_parser
+from lightning_fed.cli.completion import parser_of
+from lightning_fed.cli.main import COMMANDS
 
 MAKEFILE = (ROOT / "Makefile").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -33,7 +31,7 @@ def wrong_with(command: str, files: dict[str, str], *, whole: bool) -> list[str]
     """
     found = []
     for part in re.split(r"\s+(?:&&|&)\s*", command):
-        words = shlex.split(part)
+        words = shlex.split(re.sub(r"\s>\s*\S+$", "", part))
         while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
             del words[0]
         if words:
@@ -110,7 +108,7 @@ def _wrong_with_python(words: list[str], files: dict[str, str]) -> list[str]:
 def _wrong_with_ours(words: list[str], whole: bool) -> list[str]:
     if words[0].startswith("--"):
         return [] if words[0] in ("--help", "--version") else [f"there is no option {words[0]}"]
-    if words[0] not in _COMMANDS:
+    if words[0] not in COMMANDS:
         return [f"there is no command {words[0]!r}"]
     if words[0] in TRAINERS:
         return _wrong_with_config(words) if "--config" in words and Path(ROOT, _config(words)).exists() else []
@@ -141,12 +139,7 @@ def _wrong_with_config(words: list[str]) -> list[str]:
 
 
 def _parser(words):
-    if words[0] == "coordinate" or words[:2] == ["statistics", "coordinate"]:
-        return config_parser()
-    if words[0] == "region":
-        return region_parser()
-    module = import_module(f"lightning_fed.cli.{_COMMANDS[words[0]][0]}")
-    return module._parser(words[0]) if words[0] in ("watch", "status") else module._parser()
+    return parser_of("coordinate" if words[:2] == ["statistics", "coordinate"] else words[0])
 
 
 def _subparsers(parser):
