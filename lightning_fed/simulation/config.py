@@ -55,7 +55,7 @@ class OnRay:
             names or that this machine belongs to, else Ray starts one on this machine.
         cpus_per_site: processor cores that Ray sets aside for a site, or a part of one.
         gpus_per_site: GPUs that Ray sets aside for a site, or a part of one: with 0.25 four sites share a GPU.
-        restarts: how often a site starts elsewhere whose worker is lost or whose process is killed.
+        restarts: how often a site is started again whose worker is lost or whose process is killed.
         runtime_env: what Ray prepares on each worker, in Ray's own words, such as ``{working_dir: .}``.
 
     Raises:

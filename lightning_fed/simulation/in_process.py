@@ -67,8 +67,7 @@ class InProcessRun:
         model: the last global model.
         records: the event log.
         bytes_up: bytes that all sites sent, without the frames and the encryption of sockets.
-        bytes_down: likewise the coordinator. Over sockets it also sends each new global model to the sites that are
-            there and not drawn.
+        bytes_down: likewise the coordinator.
     """
 
     model: GlobalModel

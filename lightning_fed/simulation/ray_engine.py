@@ -189,7 +189,7 @@ class RaySite:
             if not shared and not self._job.begun and self._job.keeps:
                 self._display.say(
                     f"{self.name}: {self._host} does not share the run's folder {self._job.folder}, so the site will "
-                    "not start elsewhere should its worker be lost"
+                    "not start on another machine should its worker be lost"
                 )
             self._job = msgspec.structs.replace(self._job, begun=True)
         elif answer is not None:
