@@ -98,7 +98,8 @@ def documented(compression, masking):
         ballot, values = 0, math.ceil(compression.share * SIZE)
     if masking.mode == "required":
         sums = 2 if ballot else 1
-        beside = 80 + math.ceil(64 / (masking.bits - 2)) + math.ceil(48 / (masking.bits - 2))
+        digit = masking.bits - math.ceil(math.log2(SITES + 1))
+        beside = 80 + math.ceil(69 / digit) + math.ceil(48 / digit)
         return ballot + (values + beside) * masking.bits / 8 + 200 + sums * (1150 + 98 * (SITES - 1))
     scales = 4 * math.ceil(values / 512) if values_bits <= 8 else 0
     indices = 0.0
