@@ -7,7 +7,7 @@ DROP_IN ?= $(VENV)-drop-in
 PEERS ?= $(VENV)-peers
 INSTALLED_FOR_DOCS = $(VENV)/.installed-for-docs
 
-.PHONY: setup demo study test drop-in fuzz chaos soak lint docs diagrams notebooks report-picture dist requirements bench \
+.PHONY: setup demo study test drop-in fuzz chaos soak lint docs reference diagrams notebooks report-picture dist requirements bench \
 	bench-peers
 
 setup: $(INSTALLED)
@@ -89,6 +89,10 @@ docs: $(INSTALLED_FOR_DOCS)
 $(INSTALLED_FOR_DOCS): pyproject.toml | $(INSTALLED)
 	$(BIN)/python -m pip install -e ".[docs]"
 	touch $@
+
+# docs/settings.md and docs/commands.md.
+reference: $(INSTALLED)
+	$(BIN)/python docs/reference.py
 
 # The drawings of docs/pictures: a round, masked sums, the vote, roles and keys.
 diagrams: $(INSTALLED)

@@ -53,6 +53,8 @@ NAVIGATION = {
     ],
     "Reference": [
         "docs/index",
+        "docs/settings",
+        "docs/commands",
         "docs/lightning",
         "docs/compositions",
         "docs/glossary",
