@@ -69,8 +69,8 @@ def settings() -> str:
     for block, kind in PLAN_CLASSES.items():
         parts += [f"### plan.{block}\n\n{_prose(kinds[kind]['description'])}\n", _of_schema(kinds[kind])]
     parts.append(
-        "### plan.algorithm\n\nFedAvg unless named, as in `algorithm: {name: fedadam, server_lr: 0.01}`. What each gains "
-        "where: [Heterogeneous hospitals](heterogeneity.md).\n"
+        "### plan.algorithm\n\nFedAvg unless named, as in `algorithm: {name: fedadam, server_lr: 0.01}`. What each "
+        "gains where: [Heterogeneous hospitals](heterogeneity.md).\n"
     )
     parts += [_table(("name", "what it is", "settings"), (_algorithm(name) for name in ALGORITHMS))]
     policy = made["policy"]["$defs"]["SitePolicy"]
