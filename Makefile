@@ -7,7 +7,7 @@ DROP_IN ?= $(VENV)-drop-in
 PEERS ?= $(VENV)-peers
 INSTALLED_FOR_DOCS = $(VENV)/.installed-for-docs
 
-.PHONY: setup demo study test drop-in fuzz chaos soak lint docs reference diagrams notebooks report-picture dist requirements bench \
+.PHONY: setup demo study test drop-in fuzz chaos soak lint installs docs reference diagrams notebooks report-picture dist requirements bench \
 	bench-peers
 
 setup: $(INSTALLED)
@@ -71,6 +71,10 @@ soak: $(INSTALLED)
 
 fuzz: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/protocol/fuzz.py --inputs 10000000
+
+# The built package with the oldest and the newest versions that it allows; needs the package registry.
+installs: $(INSTALLED)
+	$(BIN)/python tests/installs/run.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
