@@ -61,7 +61,7 @@ def main() -> None:
     module = RadiographDataModule(root=site, batch_size=2)
     module.prepare_data()
     module.setup("fit")
-    images, _ = next(iter(module.train_dataloader()))
+    images = next(iter(module.train_dataloader()))[0]
     assert torch.isfinite(torch.as_tensor(images)).all()
     print("all right")
 
