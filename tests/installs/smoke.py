@@ -61,7 +61,7 @@ def main() -> None:
     module = RadiographDataModule(root=site, batch_size=2)
     module.prepare_data()
     module.setup("fit")
-    images = next(iter(module.train_dataloader()))[0]
+    images = next(iter(module.train_dataloader()))["image"]
     assert torch.isfinite(torch.as_tensor(images)).all()
     print("all right")
 
