@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from wire import Wire, model_of_size
+from wire import Wire, layout_of_size, model_of_size
 
 from lightning_fed.aggregation.contracts import SiteReport
 from lightning_fed.errors import FederationError, PlanError, ProtocolError, QuorumLostError
@@ -392,3 +392,19 @@ def test_a_reason_that_a_coordinator_gives_is_shown_as_one_printable_line():
 
 def test_a_masking_step_does_not_show_its_content_in_its_text_form():
     assert "secret" not in repr(m.Masking("update", 1, 1, b"secret", b"secret"))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [m.Report(0, {"loss": 1.0}), m.NoReport(0), m.NoReport(0, "site-1"), m.Computed(0, {"loss": 1.0})],
+    ids=lambda message: repr(message)[:40],
+)
+def test_what_speaks_of_a_model_before_there_is_one_is_refused_by_name(message):
+    w = Wire(FederationPlan(rounds=1, quorum=2, metrics=("loss",)), NAMES, SIZE)
+    w.connect("site-0")
+    hold_back(w, "site-0")
+    w.settle()
+    w.perform(w.coordinator.receive("site-0", m.Join(w.sites["site-0"]._layout or layout_of_size(SIZE), {"loss": 1})))
+    assert w.coordinator.model is None
+    with pytest.raises(ProtocolError, match=f"{type(message).__name__} before there was a global model"):
+        w.coordinator.receive("site-0", message)

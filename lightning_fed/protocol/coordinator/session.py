@@ -224,6 +224,8 @@ class CoordinatorSession:
         if not self._attendance.is_ready(site):
             raise ProtocolError(f"site {site!r} sent {type(message).__name__} before it joined.")
         match message:
+            case m.Report() | m.NoReport() | m.Computed() if self.model is None:
+                raise ProtocolError(f"site {site!r} sent {type(message).__name__} before there was a global model.")
             case m.Fetch():
                 return self._handout.chunks(site, message) if self.model else []
             case m.Offer(stream="initial"):
