@@ -15,6 +15,7 @@ from lightning_fed.coordinator.events import entries_of
 from lightning_fed.coordinator.recorded import read_run
 from lightning_fed.coordinator.statistics_table import FILE, Cell, ColumnTable, Quantile, Table
 from lightning_fed.errors import StoreError
+from lightning_fed.evaluation.hiding import hidden_cells
 from lightning_fed.files import write_whole
 from lightning_fed.plan.privacy import ExamplePrivacy
 from lightning_fed.plan.statistics import CountedColumn, Statistics
@@ -72,24 +73,6 @@ def table_of_mean(
         noise = release_of(promise).noise_multiplier * statistics.sensitivity * math.sqrt(len(sites))
     total = total_of(mean, len(sites), statistics, noisy=promise is not None)
     return table_of(statistics, total, sites, federation, run, round(noise, 2))
-
-
-def hidden_cells(cells: Sequence[int], least: int) -> set[int]:
-    """Which cells of a column are not shown.
-
-    Besides those of 1 to ``least - 1`` rows, as many of the next larger ones as it takes that what is hidden is at
-    least two cells and ``least`` rows together: else the total, which every other column shows too, would give a small
-    cell away. Empty cells are the last to be taken.
-
-    Source: complementary suppression, as in Hundepool et al. 2012, Statistical Disclosure Control, chapter 4.
-    """
-    hidden = {place for place, cell in enumerate(cells) if 0 < cell < least}
-    others = sorted(
-        (place for place in range(len(cells)) if place not in hidden), key=lambda p: (not cells[p], cells[p])
-    )
-    while hidden and others and (len(hidden) < 2 or sum(cells[place] for place in hidden) < least):
-        hidden.add(others.pop(0))
-    return hidden
 
 
 def _column(name: str, column: CountedColumn, numbers: Sequence[int], least: int) -> ColumnTable:

@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_fed.coordinator.statistics import hidden_cells, table_of
+from lightning_fed.coordinator.statistics import table_of
+from lightning_fed.evaluation.hiding import hidden_cells
 from lightning_fed.plan import CountedColumn, Statistics
 from lightning_fed.update.tally import count
 
