@@ -15,7 +15,7 @@ from lightning_fed.protocol import messages as m
 from lightning_fed.transport.addresses import HOW, listens_over_ipv6
 from lightning_fed.transport.allowance import MESSAGES, PAUSE_S, Allowance
 from lightning_fed.transport.bell import Bell
-from lightning_fed.transport.descriptors import raise_limit
+from lightning_fed.transport.descriptors import check_room, raise_limit
 from lightning_fed.transport.identity import Identity, Roster
 from lightning_fed.transport.inflow import Inflow, Peer, most_strangers
 from lightning_fed.transport.sockets import (
@@ -46,6 +46,9 @@ _LAST_WORD_S = 5.0
 
 _UNDER_WAY_S = 2.0
 """What is heard so shortly after a second process came may have been sent by a first one that has died since."""
+
+_FILES = 32
+"""Open files of a hub that nobody has called yet, threads included, and some to spare."""
 
 _CURES = {
     zmq.EADDRINUSE: "Is another coordinator running? Stop it, or choose another port.",
@@ -116,13 +119,16 @@ class Hub:
         traffic: byte counters.
 
     Raises:
-        ConnectionLostError: the address cannot be used, for example because the port is in use.
+        ConnectionLostError: the address cannot be used, for example because the port is in use, or too few files may
+            be open.
     """
 
     def __init__(self, address: str, identity: Identity, roster: Roster, bell: Bell | None = None) -> None:
         over_ipv6 = listens_over_ipv6(address)
         self._roster = roster
         self._allowed = _AllowList(roster)
+        limit = raise_limit()
+        check_room(_FILES)
         self._context = zmq.Context()
         self._authenticator = ThreadAuthenticator(self._context)
         self._authenticator.start()
@@ -140,7 +146,7 @@ class Hub:
         self._socket.setsockopt(zmq.SNDHWM, MOST_UNSENT)
         self._socket.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
         members = len(roster.sites)
-        self._inflow = Inflow(self._socket, MOST_UNREAD, members, most_strangers(raise_limit(), members))
+        self._inflow = Inflow(self._socket, MOST_UNREAD, members, most_strangers(limit, members))
         self._socket.curve_server = True
         self._socket.curve_secretkey = identity.curve_secret
         self._socket.curve_publickey = identity.curve_public

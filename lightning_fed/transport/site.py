@@ -22,6 +22,7 @@ from lightning_fed.errors import (
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.site.session import Outgoing, SiteSession
 from lightning_fed.transport.addresses import HOW, ipv6_or_not
+from lightning_fed.transport.descriptors import check_room
 from lightning_fed.transport.identity import Identity, PublicCard
 from lightning_fed.transport.sockets import frames_of, message_and_chunk, prepare
 
@@ -42,6 +43,9 @@ _FIRST_NOTICE_S, _NOTICE_S = 5.0, 60.0
 
 _GOODBYE_S = 5.0
 """How long ``close`` waits for the coordinator's farewell, and then for the last messages to get out."""
+
+_FILES = 16
+"""Open files of a connection, and some to spare."""
 
 _CHANCE = secrets.SystemRandom()
 
@@ -83,6 +87,9 @@ class SiteConnection:
         pulse: called about once a second while waiting; raises to end the wait.
         journal: is told what leaves and arrives, and is closed with the connection.
         newest_keys: asked before each connection for the keys of both sides, where they may change.
+
+    Raises:
+        ConnectionLostError: too few files may be open.
     """
 
     def __init__(
@@ -116,6 +123,7 @@ class SiteConnection:
         self._outgoing: list[Outgoing] = []
         self._close_by: float | None = None
         # Without this context of its own, a process that forks data loader workers would share sockets with them.
+        check_room(_FILES)
         self._context = zmq.Context()
         self._bell, self._ear = socket.socketpair()
         self._bell.setblocking(False)

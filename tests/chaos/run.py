@@ -50,6 +50,10 @@ _MOST_SKIPPED = 4
 """Rounds in a row that faults may cost: they come more than once a round, and each may hit an opened sum."""
 
 
+def _sockets(folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if Path(folder, name).is_socket()]
+
+
 class Wrong(AssertionError):
     """Something happened that must not, whatever the faults."""
 
@@ -192,7 +196,9 @@ class Run:
     def tidy(self, *, keep: bool) -> None:
         """Remove the run's files, or say where they lie."""
         if keep:
-            kept = shutil.copytree(self._folder, tempfile.mkdtemp(prefix="chaos-failed-"), dirs_exist_ok=True)
+            kept = shutil.copytree(
+                self._folder, tempfile.mkdtemp(prefix="chaos-failed-"), ignore=_sockets, dirs_exist_ok=True
+            )
             print(f"what the run wrote: {kept}", flush=True)
         if self._small_disk:
             subprocess.run(["umount", "--lazy", self._here.store], check=True)

@@ -65,6 +65,8 @@ def fit_and_interrupt(*args: Any, **options: Any) -> None:
         until(lambda: waiting <= {frame.name for frame in traceback.extract_stack(sys._current_frames()[main])}, "wait")
         os.kill(os.getpid(), signal.SIGINT)
 
+    # A shell that starts tests in the background has them ignore Ctrl-C, and Python then leaves it so.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=interrupt, daemon=True).start()
     fit_and_stay(*args, **options)
 
