@@ -1,13 +1,12 @@
 """Where too few files may be open, libzmq ends the process without a word; so that is looked at before."""
 
 import multiprocessing
-import os
 import resource
+from pathlib import Path
 
 import pytest
 
 from lightning_fed.errors import ConnectionLostError
-from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol.site.session import SiteSession
 from lightning_fed.transport.hub import Hub
 from lightning_fed.transport.identity import Roster, new_identity
@@ -28,7 +27,7 @@ def open_connection():
 
 def open_with(free, open_it, answer):
     """In a process of its own, as a limit that was lowered stays so."""
-    used = max(map(int, os.listdir("/proc/self/fd"))) + 1
+    used = max(int(file.name) for file in Path("/dev/fd").iterdir()) + 1
     resource.setrlimit(resource.RLIMIT_NOFILE, (used + free, used + free))
     try:
         open_it()
