@@ -28,22 +28,18 @@ import threading
 import time
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 import zmq
+from echo_site import take_part
 
-from lightning_fed.aggregation.contracts import SiteReport
 from lightning_fed.coordinator.service import Coordinator
 from lightning_fed.plan import Compression, FederationPlan, Masking
-from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.site.session import SiteSession
-from lightning_fed.transport.identity import Identity, Roster, load_identity, new_identity, write_identity
-from lightning_fed.transport.site import SiteConnection
-from lightning_fed.update.global_model import state_bytes
-from lightning_fed.update.layout import Layout, TensorSpec
+from lightning_fed.transport.identity import Roster, load_identity, new_identity, write_identity
 
 # Forked from a server that has imported everything; so the sites' peak memory includes pages that they share.
 _PROCESSES = multiprocessing.get_context("forkserver")
@@ -261,38 +257,13 @@ def _sites(address: str, keys: Sequence[Path], params: int, spent: Any) -> None:
     # Before the threads start: msgspec crashes when two of them are the first to read files of one kind.
     identities = [load_identity(key) for key in keys]
     roster = Roster.load(keys[0].parent.parent / "roster.yaml")
-    threads = [threading.Thread(target=_site, args=(address, identity, roster, params)) for identity in identities]
+    initial = partial(torch.rand, params)
+    threads = [threading.Thread(target=take_part, args=(address, one, roster, initial)) for one in identities]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     spent.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6, time.process_time()))
-
-
-def _site(address: str, identity: Identity, roster: Roster, params: int) -> None:
-    session = SiteSession(identity.name, identity.name, "benchmark", identity.signing_key, roster.members)
-    connection = SiteConnection(address, identity, roster.coordinator, session, 60.0, lambda notice: None)
-    layout = Layout((TensorSpec("weight", (params,), "float32"),))
-    connection.wait(lambda s: s.plan, "the plan")
-    connection.call(lambda s: s.join(layout))
-    if connection.wait(lambda s: "initial" if s.initial_wanted else s.model and "model", "the model") == "initial":
-        state = state_bytes({"weight": torch.rand(params)}, layout)
-        connection.call(lambda s: s.offer_initial(state))
-    while (begun := connection.wait(_begun_with_model, "a round"))[0]:
-        connection.call(lambda s, begun=begun: s.submit(begun[0], begun[1], SiteReport(1)))
-        connection.wait(lambda s, begun=begun: s.model[0] >= begun[0], "the next model")
-    connection.call(lambda s: s.leave(m.Leave("done")))
-    connection.close()
-
-
-def _begun_with_model(session: SiteSession) -> tuple[int, memoryview] | None:
-    """The round to answer and what to answer with; round 0 when the federation is over."""
-    if session.model is None:
-        return None
-    version, data = session.model
-    if session.finished == version:
-        return 0, memoryview(b"")
-    return (session.begun, memoryview(data)) if session.begun == version + 1 else None
 
 
 def measured_floor(sites: int, params: int, rounds: int) -> float:

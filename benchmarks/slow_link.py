@@ -20,22 +20,18 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from echo_site import take_part
 
-from lightning_fed.aggregation.contracts import SiteReport
 from lightning_fed.coordinator.service import Coordinator
 from lightning_fed.plan import Compression, FederationPlan, Masking
-from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.exchange import Exchange
-from lightning_fed.protocol.site.session import SiteSession
 from lightning_fed.protocol.upload_bytes import expected_upload
-from lightning_fed.transport.identity import Identity, Roster, load_identity, new_identity, write_identity
-from lightning_fed.transport.site import SiteConnection
-from lightning_fed.update.global_model import state_bytes
-from lightning_fed.update.layout import Layout, TensorSpec
+from lightning_fed.transport.identity import Roster, load_identity, new_identity, write_identity
 
 _PROCESSES = multiprocessing.get_context("spawn")
 _PIECE = 1 << 14
@@ -119,37 +115,16 @@ def _sites(address: str, keys: Sequence[Path], folder: str, params: int) -> None
     torch.set_num_threads(1)
     identities = [load_identity(key) for key in keys]
     roster = Roster.load(Path(folder) / "roster.yaml")
-    threads = [threading.Thread(target=_site, args=(address, identity, roster, params)) for identity in identities]
+    update = memoryview((0.01 * torch.randn(params)).numpy()).cast("B")
+    initial = partial(torch.zeros, params)
+    threads = [
+        threading.Thread(target=take_part, args=(address, one, roster, initial, lambda model: update))
+        for one in identities
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-
-
-def _site(address: str, identity: Identity, roster: Roster, params: int) -> None:
-    session = SiteSession(identity.name, identity.name, "benchmark", identity.signing_key, roster.members)
-    connection = SiteConnection(address, identity, roster.coordinator, session, 60.0, lambda notice: None)
-    layout = Layout((TensorSpec("weight", (params,), "float32"),))
-    connection.wait(lambda s: s.plan, "the plan")
-    connection.call(lambda s: s.join(layout))
-    if connection.wait(lambda s: "initial" if s.initial_wanted else s.model and "model", "the model") == "initial":
-        state = state_bytes({"weight": torch.zeros(params)}, layout)
-        connection.call(lambda s: s.offer_initial(state))
-    update = memoryview((0.01 * torch.randn(params)).numpy()).cast("B")
-    while (begun := connection.wait(_begun, "a round")) > 0:
-        connection.call(lambda s, begun=begun: s.submit(begun, update, SiteReport(100)))
-        connection.wait(lambda s, begun=begun: s.model[0] >= begun, "the next model")
-    connection.call(lambda s: s.leave(m.Leave("done")))
-    connection.close()
-
-
-def _begun(session: SiteSession) -> int | None:
-    """The round to answer; -1 when the federation is over."""
-    if session.model is None:
-        return None
-    if session.finished == session.model[0]:
-        return -1
-    return session.begun if session.begun == session.model[0] + 1 else None
 
 
 def _proxy(port: int, mbit: float, rtt_ms: float, pipe: Any) -> None:

@@ -239,7 +239,8 @@ def measured(key: str, setting: Setting, options: argparse.Namespace) -> Row:
     if not python.exists():
         return Row(**asdict(row) | {"why_not": f"there is no {python}: run make bench-peers"})
     row = Row(**asdict(row) | {"version": version(python, system.peer)})
-    environment = QUIET | ({"PYTHONPATH": os.environ.get("PYTHONPATH", "")} if not system.peer else {})
+    ours = os.pathsep.join((str(HERE.parent), os.environ.get("PYTHONPATH", "")))
+    environment = QUIET | ({"PYTHONPATH": ours} if not system.peer else {})
     with work_folder() as work:
         ends = Path(work, "marks")
         ends.mkdir()

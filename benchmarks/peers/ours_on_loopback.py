@@ -12,17 +12,12 @@ import time
 from pathlib import Path
 
 import torch
+from echo_site import take_part
 from marks import mark
 
-from lightning_fed.aggregation.contracts import SiteReport
 from lightning_fed.coordinator.service import Coordinator
 from lightning_fed.plan import FederationPlan, Masking
-from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.site.session import SiteSession
 from lightning_fed.transport.identity import Roster, load_identity, new_identity, write_identity
-from lightning_fed.transport.site import SiteConnection
-from lightning_fed.update.global_model import state_bytes
-from lightning_fed.update.layout import Layout, TensorSpec
 
 
 def main() -> None:
@@ -40,7 +35,7 @@ def main() -> None:
     elif options.role == "all":
         start_all(options)
     else:
-        take_part(options, options.role)
+        echo(options, options.role)
 
 
 def start_all(options: argparse.Namespace) -> None:
@@ -74,38 +69,20 @@ def coordinate(options: argparse.Namespace) -> None:
     service.run()
 
 
-def take_part(options: argparse.Namespace, name: str) -> None:
+def echo(options: argparse.Namespace, name: str) -> None:
     """Answer every round with the model that began it."""
     while not Path("address").exists():
         time.sleep(0.05)
     identity, roster = load_identity(Path(f"keys/{name}.key")), Roster.load(Path("roster.yaml"))
-    session = SiteSession(name, name, "benchmark", identity.signing_key, roster.members)
-    connection = SiteConnection(
-        Path("address").read_text(), identity, roster.coordinator, session, 60.0, lambda notice: None
+    address = Path("address").read_text()
+    # What is sent back counts as an update and so doubles the model each round; from here it stays a number.
+    take_part(
+        address,
+        identity,
+        roster,
+        initial=lambda: torch.rand(options.params) * 1e-30,
+        after_round=lambda: mark(options.marks, name),
     )
-    layout = Layout((TensorSpec("weight", (options.params,), "float32"),))
-    connection.wait(lambda s: s.plan, "the plan")
-    connection.call(lambda s: s.join(layout))
-    if connection.wait(lambda s: "initial" if s.initial_wanted else s.model and "model", "the model") == "initial":
-        # What is sent back counts as an update and so doubles the model each round; from here it stays a number.
-        state = state_bytes({"weight": torch.rand(options.params) * 1e-30}, layout)
-        connection.call(lambda s: s.offer_initial(state))
-    while (begun := connection.wait(_begun_with_model, "a round"))[0]:
-        connection.call(lambda s, begun=begun: s.submit(begun[0], begun[1], SiteReport(1)))
-        connection.wait(lambda s, begun=begun: s.model[0] >= begun[0], "the next model")
-        mark(options.marks, name)
-    connection.call(lambda s: s.leave(m.Leave("done")))
-    connection.close()
-
-
-def _begun_with_model(session: SiteSession) -> tuple[int, memoryview] | None:
-    """The round to answer and what to answer with; round 0 when the federation is over."""
-    if session.model is None:
-        return None
-    version, data = session.model
-    if session.finished == version:
-        return 0, memoryview(b"")
-    return (session.begun, memoryview(data)) if session.begun == version + 1 else None
 
 
 if __name__ == "__main__":
