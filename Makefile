@@ -37,8 +37,9 @@ study: $(INSTALLED)
 	$(BIN)/lightning-fed simulate --config configs/fracture-study.yaml
 	@$(BIN)/lightning-fed report runs/fracture-study/store --html runs/fracture-study/report.html --open
 
+# A worker for each of two cores; a file's tests stay together, as they share what is slow to make.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # Modules of other packages, in an environment of their own, which sees that of the package and its PyTorch.
 drop-in: $(DROP_IN)/.installed
