@@ -122,7 +122,7 @@ def _look_at_site(findings: Findings, options: Namespace) -> None:
         return
     # As the strategy does: a fit asks nobody.
     passphrase = partial(passphrase_of, file=settings.passphrase_file)
-    identity = check_key(findings, settings.identity, passphrase, settings.site)
+    identity = check_key(findings, settings.identity, passphrase, settings.site, settings.identity_from)
     roster, identity = check_own_roster(
         findings, settings.roster, settings.ledger, settings.identity, passphrase, identity
     )

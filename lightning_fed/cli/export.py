@@ -122,7 +122,7 @@ def write_export(
 
 def _coordinator(config: Namespace) -> Identity:
     roster = Roster.load(config.roster)
-    identity = load_identity(config.identity, asking(config.passphrase_file))
+    identity = load_identity(config.identity, asking(config.passphrase_file), "--identity")
     if identity.card != roster.coordinator:
         raise IdentityError(
             f"{config.identity} is not the key of the coordinator that {config.roster} names, so nobody could verify "

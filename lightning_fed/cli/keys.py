@@ -83,13 +83,15 @@ def _roster(options: Namespace) -> None:
 
 
 def _lock(options: Namespace) -> None:
-    identity = load_identity(options.file, asking(options.old_file))
+    identity = load_identity(options.file, asking(options.old_file), "the command line")
     rewrite_identity(identity, options.file, new_passphrase(options.passphrase_file))
     print(f"{options.file}  is locked with the passphrase; without it these keys are lost")
 
 
 def _unlock(options: Namespace) -> None:
-    rewrite_identity(load_identity(options.file, asking(options.passphrase_file)), options.file, None)
+    rewrite_identity(
+        load_identity(options.file, asking(options.passphrase_file), "the command line"), options.file, None
+    )
     print(f"{options.file}  is not locked any more; whoever reads it can speak for its owner")
 
 
@@ -97,7 +99,7 @@ def _show(options: Namespace) -> None:
     file: Path = options.file
     match file.suffix:
         case ".key":
-            _print_cards([load_identity(file, asking(options.passphrase_file)).card], keys=True)
+            _print_cards([load_identity(file, asking(options.passphrase_file), "the command line").card], keys=True)
         case ".yaml" | ".yml":
             roster = Roster.load(file)
             if roster.consortium:

@@ -17,7 +17,7 @@ def run(arguments: Sequence[str]) -> int:
     """
     config = _parser().parse_args(list(arguments[1:]))
     options = config[config.subcommand]
-    identity = load_identity(options.identity, asking(options.passphrase_file))
+    identity = load_identity(options.identity, asking(options.passphrase_file), "--identity")
     history = sign_ledger(options.ledger, identity.signing_key)
     lines = len(history.entries) - 1
     print(f"{options.ledger}  {lines} lines are signed by {identity.name}'s key now; its last hash is {history.head}")

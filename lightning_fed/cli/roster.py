@@ -24,7 +24,7 @@ def run(arguments: Sequence[str]) -> int:
     cards = {card.name: card for card in (before.coordinator, *before.sites.values())}
     changed = {"sign": _sign, "add": _add, "remove": _remove, "rotate": _rotate}[config.subcommand](cards, options)
     coordinator = changed.pop(before.coordinator.name)
-    consortium = load_identity(options.key, asking(options.passphrase_file))
+    consortium = load_identity(options.key, asking(options.passphrase_file), "--key")
     if before.consortium and before.consortium.signing_public != consortium.card.signing_public:
         raise IdentityError(
             f"{options.roster} is signed by {before.consortium.name!r}, of fingerprint "

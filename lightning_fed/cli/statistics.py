@@ -60,7 +60,8 @@ def _site(options: Namespace) -> int:
     say = partial(console.print, markup=False, highlight=False)
     policy, ledger = SitePolicy.load(options.policy), options.ledger or Path("ledgers") / f"{options.site}.jsonl"
     key = options.identity or Path("keys") / f"{options.site}.key"
-    own = OwnRoster.load(options.roster, key, asking(options.passphrase_file), policy, ledger)
+    named = "--identity" if options.identity else "the default of --identity"
+    own = OwnRoster.load(options.roster, key, asking(options.passphrase_file), policy, ledger, named)
     if own.identity.name != options.site:
         raise IdentityError(f"{key.name} is the identity of {own.identity.name!r}, and the site is {options.site!r}.")
     site = StatisticsSite(own, policy, partial(_rows, options), ledger, say)

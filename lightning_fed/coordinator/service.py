@@ -239,6 +239,17 @@ class Coordinator:
                 self._store.folder,
             )
         self._perform(self._session.start())
+        if self._session.phase == "closing" and self._session.model and not self._above:
+            _log.warning(
+                "this run is complete (%d of %d rounds), so none begins; for %g s, sites may still fetch global model "
+                "%d. To begin anew, give another store. For more rounds, once this command has ended: lightning-fed "
+                "admin %s extend ROUNDS, then start coordinator and sites again.",
+                self._session.model.version,
+                self._session.plan.rounds,
+                self._session.plan.gather_s,
+                self._session.model.version,
+                self._store.folder,
+            )
         if self._session.model:
             self._look_at_the_disk(self._session.model)
         while self._session.outcome is None:

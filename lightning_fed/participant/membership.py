@@ -39,7 +39,7 @@ from lightning_fed.participant.sigterm import AgreedSigterm
 from lightning_fed.participant.site_model import SiteModel
 from lightning_fed.participant.site_state import SiteState
 from lightning_fed.participant.thawing import thawed, trained_later
-from lightning_fed.participant.trainer_limits import end_of
+from lightning_fed.participant.trainer_limits import end_of, how_to_stay
 from lightning_fed.participant.weight_averaging import refuse_averaged_validation
 from lightning_fed.plan import FederationPlan
 from lightning_fed.policy import SitePolicy
@@ -254,7 +254,9 @@ class Membership(Callback):
                 f"site {name!r} has joined the federation and has nothing to train on: its training loader has "
                 f"{batches} batches, and Trainer(limit_train_batches={trainer.limit_train_batches}). Give it data."
             )
-        rank_zero_warn(f"site {name!r} leaves without having trained: {end_of(trainer)} was reached before.")
+        rank_zero_warn(
+            f"site {name!r} leaves without having trained: {end_of(trainer)} was reached before. {how_to_stay(trainer)}"
+        )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say goodbye, without a word about why."""

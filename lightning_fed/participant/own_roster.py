@@ -56,7 +56,13 @@ class OwnRoster:
 
     @classmethod
     def load(
-        cls, path: Path, key_file: Path, passphrase: Callable[[Path], bytes], policy: SitePolicy, ledger: Path
+        cls,
+        path: Path,
+        key_file: Path,
+        passphrase: Callable[[Path], bytes],
+        policy: SitePolicy,
+        ledger: Path,
+        setting: str = "identity",
     ) -> "OwnRoster":
         """Read what this site was given, and what it has taken since.
 
@@ -66,6 +72,7 @@ class OwnRoster:
             passphrase: see ``load_identity``.
             policy: what the site accepts.
             ledger: the site's ledger, beside which the newest roster lies.
+            setting: the one that has named the key file, for messages.
 
         Raises:
             IdentityError: a file is missing, is damaged, or does not fit the others.
@@ -73,9 +80,9 @@ class OwnRoster:
         try:
             roster, path = newest_roster(path, ledger)
         except IdentityError:
-            load_identity(key_file, passphrase)  # where both are missing, the keys are made first
+            load_identity(key_file, passphrase, setting)  # where both are missing, the keys are made first
             raise
-        identity = identity_in(roster, key_file, passphrase)
+        identity = identity_in(roster, key_file, passphrase, setting)
         roster.check_own(identity.card, path)
         other = partial(identity_in, key_file=key_file, passphrase=passphrase)
         return cls(roster, identity, policy, memory_of(roster, ledger), other)

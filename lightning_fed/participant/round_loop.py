@@ -21,7 +21,7 @@ from lightning_fed.participant.membership import Membership
 from lightning_fed.participant.model_metrics import Report
 from lightning_fed.participant.policy_checks import steps_of_a_round
 from lightning_fed.participant.thawing import refuse_thawed
-from lightning_fed.participant.trainer_limits import end_of
+from lightning_fed.participant.trainer_limits import end_of, how_to_stay
 from lightning_fed.participant.weight_averaging import pass_to_come, trains_no_more
 from lightning_fed.protocol.site.session import SiteSession
 
@@ -49,12 +49,16 @@ class RoundLoop(Membership):
         if self._finished or self._spent:
             pass
         elif self._settled:
-            rank_zero_info(f"{end_of(trainer)} has ended the fit of site {name!r} with global model {version}.")
+            assert self.plan is not None
+            rank_zero_warn(
+                f"{end_of(trainer)} has ended the fit of site {name!r} with global model {version} of "
+                f"{self.plan.rounds}: it leaves before the federation has ended. {how_to_stay(trainer)}"
+            )
         else:
             rank_zero_warn(
                 f"{end_of(trainer)} has ended the fit of site {name!r} in the middle of round {self._round}, after "
                 f"{self._local.so_far}. They are not sent: the site leaves, and its module holds global model "
-                f"{version} again."
+                f"{version} again. {how_to_stay(trainer)}"
             )
             self._model.put_back(trainer, pl_module)
         self._leave("done" if self._finished else "stopped")

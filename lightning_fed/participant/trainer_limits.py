@@ -111,6 +111,18 @@ class TrainerLimits:
         fit.min_epochs, fit.max_epochs, epoch.min_steps, epoch.max_steps = self._user
 
 
+def how_to_stay(trainer: Trainer) -> str:
+    """What a user does who wants the site to take part in further rounds, after a fit has ended before them."""
+    limit = end_of(trainer)
+    named = next((name for name in ("max_steps", "max_epochs") if limit.startswith(f"Trainer({name}")), "")
+    if not named:
+        return "The federation goes on without this site. Start it again to take part in further rounds."
+    return (
+        f"The federation goes on without this site. To take part in further rounds, leave {named} out, so that the fit "
+        "lasts for all of the plan's rounds, and start the site again."
+    )
+
+
 def end_of(trainer: Trainer) -> str:
     """What has ended a fit, for messages."""
     if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:

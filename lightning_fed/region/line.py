@@ -69,7 +69,9 @@ class Line:
     def __init__(self, upstream: Upstream, folder: Path, passphrase: Callable[[Path], bytes]) -> None:
         self._folder = folder
         self._policy = upstream.read_policy()
-        own = OwnRoster.load(upstream.roster, upstream.identity, passphrase, self._policy, folder / "region")
+        own = OwnRoster.load(
+            upstream.roster, upstream.identity, passphrase, self._policy, folder / "region", "upstream.identity"
+        )
         self._name, self._own = own.identity.name, own
         self._policy.check_members(own.roster.fingerprints, self._name, signed=own.roster.consortium is not None)
         own.remember()

@@ -137,7 +137,8 @@ class Progress:
             case {"event": kind, "site": site}:
                 if kind == "site_left" and event.get("reason") != "done":
                     self.failing.add(site)
-                self._set([site], _SITE_STATES.get(kind, self.sites.get(site, "")).format(**event))
+                state = "site_stopped" if kind == "site_left" and event.get("reason") == "stopped" else kind
+                self._set([site], _SITE_STATES.get(state, self.sites.get(site, "")).format(**event))
 
     def _pause(self, user: str) -> None:
         self.pause = f"paused by {user}" if user else ""
@@ -156,6 +157,7 @@ _SITE_STATES = {
     "site_joined": "waits for a round",
     "site_lost": "lost",
     "site_left": "left ({reason})",
+    "site_stopped": "left: its own fit has ended (its output says why)",
     "site_refused": "refused: {reason}",
     "site_excluded": "left out until round {until}: {reason}",
     "site_late": "late in round {round} ({in_a_row} in a row): {reason}",

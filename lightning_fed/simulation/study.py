@@ -43,7 +43,11 @@ def simulate(simulation: Simulation, display: Display | None = None) -> int:
     with folder.locked() as lock, _hang_up_interrupts():
         folder.claim(simulation)
         if progress_of(simulation, folder).finished:
-            display.say(f"The run in {folder.path} is finished; remove the folder to train again.")
+            done = folder.newest_version()
+            display.say(
+                f"The run in {folder.path} is complete ({done} rounds), so nothing is trained. To begin anew, give "
+                "another folder (--run FOLDER), or remove this one."
+            )
             succeeded = True
         else:
             succeeded = federate(simulation, folder, display, lock)

@@ -40,6 +40,7 @@ from lightning_fed.participant.metric_followers import undecided
 from lightning_fed.participant.own_roster import OwnRoster
 from lightning_fed.policy import SitePolicy
 from lightning_fed.strategies.devices import OneDevice, Sharded, check_arguments
+from lightning_fed.transport.identity import key_file_of
 from lightning_fed.transport.passphrase import passphrase_of
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Federated(Strategy):
         super().__init__(**strategy)
         self.coordinator = _setting("coordinator", coordinator, "like tcp://coordinator.example:5790")
         self.site = _setting("site", site, "the site's name in the roster")
-        self._identity = Path(identity or os.environ.get("LIGHTNING_FED_IDENTITY") or f"keys/{self.site}.key")
+        self._identity, self._identity_from = key_file_of(identity, self.site)
         self._roster = Path(roster or os.environ.get("LIGHTNING_FED_ROSTER") or "keys/roster.yaml")
         self._policy = policy if isinstance(policy, SitePolicy | None) else SitePolicy.load(policy)
         self._patience_s = patience_s
@@ -115,7 +116,9 @@ class Federated(Strategy):
             return
         if self._loop is None:
             policy = self._policy or SitePolicy()
-            own = OwnRoster.load(self._roster, self._identity, self._passphrase, policy, self._ledger)
+            own = OwnRoster.load(
+                self._roster, self._identity, self._passphrase, policy, self._ledger, self._identity_from
+            )
             if own.identity.name != self.site:
                 raise FederationError(
                     f"{self._identity.name} is the identity of {own.identity.name!r} and the strategy is for site "
@@ -124,8 +127,9 @@ class Federated(Strategy):
             if self._policy is None:
                 rank_zero_warn(
                     f"site {self.site!r} has no policy: it accepts whatever plan the coordinator sends, be it without "
-                    "masks, and whoever is in the roster, and may be asked for its untrained model. Give it one: "
-                    "FederatedStrategy(policy='configs/policy.yaml')."
+                    "masks, and whoever is in the roster, and may be asked for its untrained model. Write one with "
+                    f"'lightning-fed init --role site --name {self.site}', have the privacy officer read it, and name "
+                    "it: FederatedStrategy(policy='site/policy.yaml')."
                 )
             elif self._policy.members is None:
                 rank_zero_warn(

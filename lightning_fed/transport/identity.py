@@ -9,6 +9,7 @@ it has a version, and a newer one of the same consortium may take its place whil
 """
 
 import hashlib
+import os
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -390,19 +391,42 @@ def rewrite_identity(identity: Identity, path: Path, passphrase: bytes | None) -
     write_whole(path, _secret_bytes(identity, passphrase), private=True)
 
 
-def load_identity(path: str | Path, passphrase: Callable[[Path], bytes] = passphrase_of) -> Identity:
+def key_file_of(given: str | Path | None, site: str) -> tuple[Path, str]:
+    """A site's secret key file, and which setting has named it, for messages.
+
+    Args:
+        given: what ``identity`` says; without it the environment does, else it is ``keys/SITE.key``.
+        site: the site's name.
+    """
+    if given:
+        return Path(given), "identity"
+    named = os.environ.get("LIGHTNING_FED_IDENTITY")
+    if named:
+        return Path(named), "the environment variable LIGHTNING_FED_IDENTITY"
+    return Path(f"keys/{site}.key"), "the default of identity"
+
+
+def load_identity(
+    path: str | Path, passphrase: Callable[[Path], bytes] = passphrase_of, setting: str = "identity"
+) -> Identity:
     """Read a secret key file.
 
     Args:
         path: the file.
         passphrase: called with the path if the file is locked; asks the environment unless given.
+        setting: which one has named the file, for messages.
 
     Raises:
         IdentityError: the file is missing, is no key file, others may read it, or it is locked and the passphrase does
             not open it.
     """
     path = Path(path)
-    content = read(path, _SecretFile, "key file", "Make one with: lightning-fed keys new NAME")
+    # Who mistypes a path has keys, and a second pair would be unknown to everybody.
+    advice = (
+        f"The path comes from {setting}: correct it, or start in the folder that it is relative to. Only who has "
+        "no keys yet makes them: lightning-fed keys new NAME"
+    )
+    content = read(path, _SecretFile, "key file", advice)
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
         raise IdentityError(f"others can read the secret keys in {path}. Run: chmod 600 {path}")
     _check_name(content.name)

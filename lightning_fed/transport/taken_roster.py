@@ -34,13 +34,17 @@ def newest_roster(path: Path, ledger: Path) -> tuple[Roster, Path]:
     return taken, memory
 
 
-def identity_in(roster: Roster, key_file: Path, passphrase: Callable[[Path], bytes]) -> Identity:
+def identity_in(
+    roster: Roster, key_file: Path, passphrase: Callable[[Path], bytes], setting: str = "identity"
+) -> Identity:
     """The keys that a roster knows a site by: those of its key file or of the one of that name in ``next`` beside it.
+
+    ``setting`` is the one that has named the key file, for messages.
 
     Raises:
         IdentityError: a key file cannot be used.
     """
-    identity = load_identity(key_file, passphrase)
+    identity = load_identity(key_file, passphrase, setting)
     following = key_file.parent / "next" / key_file.name
     if roster.sites.get(identity.name) != identity.card and following.exists():
         other = load_identity(following, passphrase)

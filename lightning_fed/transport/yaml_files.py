@@ -38,7 +38,8 @@ def read(path: Path, kind: type[_T], what: str, advice: str) -> _T:
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise IdentityError(f"the {what} {path} does not exist. {advice}") from error
+        looked = "" if path.is_absolute() else f"Looked at {path.absolute()}. "
+        raise IdentityError(f"the {what} {path} does not exist. {looked}{advice}") from error
     except OSError as error:
         raise IdentityError(f"the {what} {path} cannot be read: {error.strerror}. Check its permissions.") from error
     return parse(data, kind, what, str(path), advice)

@@ -148,7 +148,11 @@ def test_a_missing_identity_is_one_line_and_exit_code_1(lightning_fed, tmp_path)
     config = write(tmp_path / "site.yaml", trainer={**TRAINER, "strategy": strategy, "logger": False})
     code, _, err = lightning_fed("fit", "--config", config)
     assert code == 1
-    assert "lightning-fed fit: the key file keys/north.key does not exist" in err
+    assert (
+        f"lightning-fed fit: the key file keys/north.key does not exist. Looked at {tmp_path / 'keys/north.key'}."
+        in err
+    )
+    assert "The path comes from the default of identity" in err
     assert "Traceback" not in err
 
 

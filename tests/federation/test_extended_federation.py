@@ -11,11 +11,16 @@ from modules import train as fit
 
 from lightning_fed import FederatedStrategy
 from lightning_fed.cli.main import main
+from lightning_fed.coordinator.service import Coordinator
+from lightning_fed.coordinator.store import Store
 from lightning_fed.plan import Compression, ExamplePrivacy, Masking, Privacy
 from lightning_fed.policy import SitePolicy
 from lightning_fed.privacy.accounting import DpSgd, epsilon
 from lightning_fed.privacy.history import read_history
 from lightning_fed.privacy.ledger_rows import ledger_rows
+from lightning_fed.transport.identity import Roster, load_identity
+from lightning_fed.update.global_model import GlobalModel
+from lightning_fed.update.layout import Layout, TensorSpec
 
 MASKED = Masking("required", bits=32, bound=4096.0)
 
@@ -115,7 +120,9 @@ def test_a_federation_that_was_ended_early_goes_on_from_where_it_ended(federatio
         site.result()
     coordinator.result()
     # The same command alone hands out the last model, and begins nothing.
-    here.coordinate(Plain).kill()
+    handing_out = here.coordinate(Plain)
+    here.wait_for("finished", count=2)
+    handing_out.kill()
     assert main(["admin", str(here.store), "extend", "3"]) == 0
     run(here)
     assert [event["round"] for event in here.events("round_finished")] == list(range(1, last + 4))
@@ -147,3 +154,21 @@ def test_ledgers_go_on_and_a_site_whose_budget_ends_in_the_extension_leaves_the_
     assert rounds == [[1], [1, 2, 3], [1, 2, 3]]
     assert here.events("site_left")[3]["site"] == "site-0"
     assert here.events("site_left")[3]["reason"] == "stopped"
+
+
+def test_a_coordinator_that_is_started_on_a_complete_run_says_so_and_what_to_do(federation, caplog):
+    here = federation(rounds=2, gather_s=0.2)
+    store = Store(here.store, here.plan, {})
+    store.save(GlobalModel(2, Layout((TensorSpec("weight", (3,), "float32"),)), torch.zeros(3), {}))
+    store.close()
+    Coordinator(
+        here.plan,
+        address=here.address,
+        identity=load_identity(here.keys / "coordinator.key"),
+        roster=Roster.load(here.keys / "roster.yaml"),
+        store=here.store,
+    ).run()
+    (said,) = [record.getMessage() for record in caplog.records if "is complete" in record.getMessage()]
+    assert "this run is complete (2 of 2 rounds)" in said
+    assert "give another store" in said
+    assert f"lightning-fed admin {here.store} extend ROUNDS" in said

@@ -269,6 +269,7 @@ def test_a_federation_that_loses_more_than_the_dropped_site_stops_and_names_it(w
     assert isinstance(w.coordinator.outcome, QuorumLostError)
     assert "site-1 (dropped)" in str(w.coordinator.outcome)
     assert "site-2 (stopped)" in str(w.coordinator.outcome)
+    assert "Who stopped has ended its own fit (max_epochs," in str(w.coordinator.outcome)
 
 
 COMMANDS = st.one_of(

@@ -85,6 +85,11 @@ def test_a_site_that_leaves_with_an_error_is_failing_until_the_coordinator_start
     assert progress_after([*EVENTS, *left, EVENTS[0]]).failing == set()
 
 
+def test_a_site_whose_own_trainer_has_ended_is_shown_as_such():
+    left = {"event": "site_left", "site": "north", "reason": "stopped"}
+    assert "its own fit has ended" in progress_after([*EVENTS, left]).sites["north"]
+
+
 def test_metrics_that_come_before_their_round_is_done_are_kept():
     assert progress_after([EVENTS[9], EVENTS[8]]).rounds[1].metrics == {"val_loss": 0.51234}
 

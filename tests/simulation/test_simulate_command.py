@@ -143,7 +143,9 @@ def test_two_sites_train_together_and_are_compared_with_training_alone(simulate,
 
     again, output = output_of(simulate(config))
     assert again == 0
-    assert "is finished; remove the folder to train again" in output
+    assert "is complete (2 rounds), so nothing is trained. To begin anew, give another folder (--run" in " ".join(
+        output.split()
+    )
     assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
     assert len(events_of(tmp_path, "started")) == 1
 

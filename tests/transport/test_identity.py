@@ -5,6 +5,7 @@ import os
 import stat
 import time
 import traceback
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -19,6 +20,7 @@ from lightning_fed.transport.identity import (
     PublicCard,
     Roster,
     _SecretFile,
+    key_file_of,
     load_card,
     load_identity,
     new_identity,
@@ -99,9 +101,16 @@ def test_a_damaged_key_file_is_refused_without_quoting_the_keys(tmp_path, spoil)
         assert not [key[start : start + 8] for start in range(len(key) - 7) if key[start : start + 8] in shown]
 
 
-def test_a_missing_key_file_says_how_to_make_one(tmp_path):
-    with pytest.raises(IdentityError, match=r"does not exist\. Make one with: lightning-fed keys new NAME"):
-        load_identity(tmp_path / "north.key")
+def test_a_missing_key_file_names_the_place_and_the_setting_before_it_says_how_keys_are_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(IdentityError) as caught:
+        load_identity(*key_file_of(None, "north")[:1], setting=key_file_of(None, "north")[1])
+    said = str(caught.value)
+    parts = [str(tmp_path / "keys" / "north.key"), "comes from the default of identity", "lightning-fed keys new NAME"]
+    assert [said.index(part) for part in parts] == sorted(said.index(part) for part in parts)
+    monkeypatch.setenv("LIGHTNING_FED_IDENTITY", "there.key")
+    assert key_file_of(None, "north") == (Path("there.key"), "the environment variable LIGHTNING_FED_IDENTITY")
+    assert key_file_of("here.key", "north") == (Path("here.key"), "identity")
 
 
 def test_a_key_file_is_not_taken_for_a_card(tmp_path):

@@ -11,7 +11,11 @@ from lightning_fed.transport.taken_roster import identity_in, newest_roster
 
 
 def check_key(
-    findings: Findings, path: Path, passphrase: Callable[[Path], bytes], name: str | None = None
+    findings: Findings,
+    path: Path,
+    passphrase: Callable[[Path], bytes],
+    name: str | None = None,
+    setting: str = "identity",
 ) -> Identity | None:
     """Look at a secret key file.
 
@@ -20,12 +24,13 @@ def check_key(
         path: the file.
         passphrase: see ``load_identity``.
         name: whose it must be; anybody's when not given.
+        setting: the one that has named the file, for messages.
 
     Returns:
         The keys, if they can be used.
     """
     try:
-        identity = load_identity(path, passphrase)
+        identity = load_identity(path, passphrase, setting)
     except IdentityError as error:
         findings.fail("key", str(error))
         return None

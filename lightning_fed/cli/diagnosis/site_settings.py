@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from lightning_fed.errors import ConfigError
+from lightning_fed.transport.identity import key_file_of
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class SiteSettings:
         coordinator: address.
         site: the site's name.
         identity: its key file.
+        identity_from: the setting that has named it, for messages.
         roster: the roster file.
         policy: the policy file, or what stands in its place in the config; None without one.
         ledger: file of the site's privacy ledger.
@@ -31,6 +33,7 @@ class SiteSettings:
     coordinator: str
     site: str
     identity: Path
+    identity_from: str
     roster: Path
     policy: Path | Mapping[str, Any] | None
     ledger: Path
@@ -75,13 +78,15 @@ def read_site(path: Path) -> SiteSettings:
         )
     given = _section(strategy.get("init_args") or {}, path)
     site = _setting(given, "site")
+    identity, identity_from = key_file_of(given.get("identity"), site)
     policy = given.get("policy")
     data_set = str(given.get("data_set") or "")
     return SiteSettings(
         config=config,
         coordinator=_setting(given, "coordinator"),
         site=site,
-        identity=Path(given.get("identity") or os.environ.get("LIGHTNING_FED_IDENTITY") or f"keys/{site}.key"),
+        identity=identity,
+        identity_from=identity_from,
         roster=Path(given.get("roster") or os.environ.get("LIGHTNING_FED_ROSTER") or "keys/roster.yaml"),
         policy=policy if isinstance(policy, dict) else Path(policy) if policy else None,
         ledger=Path(given.get("ledger") or Path("ledgers") / f"{data_set or site}.jsonl"),

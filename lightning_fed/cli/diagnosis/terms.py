@@ -73,7 +73,9 @@ def check_policy(
         policy = policy_of(given)
         if policy is None:
             findings.warn(
-                "policy", f"there is none: {_NO_POLICY}.", "Write one (configs/policy.yaml), and name it: policy."
+                "policy",
+                f"there is none: {_NO_POLICY}.",
+                f"Write one (lightning-fed init --role site --name {site}), and name its policy.yaml: policy.",
             )
             return SitePolicy()
         findings.ok("policy", f"{given if isinstance(given, Path) else 'the one in the config'} can be read.")

@@ -668,10 +668,16 @@ class CoordinatorSession:
             if self.model
             else " No site has given an initial model, as sites that require masks do not: configure model:."
         )
+        stopped = (
+            " Who stopped has ended its own fit (max_epochs, max_steps, early stopping, or its privacy budget): its "
+            "output says why, and what to set."
+            if "stopped" in gone.values()
+            else ""
+        )
         self.outcome = QuorumLostError(
             f"too few sites are left, {self._fewest} are needed ({self._quorum.why}): "
             + ", ".join(f"{site} ({reason})" for site, reason in gone.items())
-            + f" left or were left out.{stored} See to the sites, then start the coordinator again."
+            + f" left or were left out.{stopped}{stored} See to the sites, then start the coordinator again."
         )
         return True
 
