@@ -53,3 +53,9 @@ def test_lightning_fed_alone_imports_no_package_of_lightning():
     code = "import lightning_fed, sys\nfrom lightning_fed import FederatedStrategy\nprint(*sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=True)
     assert not {"lightning", "pytorch_lightning", "lightning_fabric"} & set(result.stdout.split())
+
+
+def test_files_of_a_study_are_written_without_pytorch():
+    code = "import lightning_fed.radiology.synthetic.__main__, sys\nprint(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=True)
+    assert not {"torch", "torchvision", "lightning"} & set(result.stdout.split())

@@ -3,20 +3,31 @@
 from typing import TYPE_CHECKING
 
 from lightning_fed.deferred import deferred
-from lightning_fed.radiology.dataset import RadiographDataset
-from lightning_fed.radiology.dicom import read_radiograph
-from lightning_fed.radiology.harmonisation import HistogramStandardisation, landmark_sums, standard_scale
 from lightning_fed.radiology.labels import Radiograph, read_labels, salter_harris_from_ao
 from lightning_fed.radiology.layouts import LayoutReader, read_fracatlas, read_grazpedwri, read_mura
-from lightning_fed.radiology.pictures import read_picture
 from lightning_fed.radiology.splits import split_patients, split_radiographs
-from lightning_fed.radiology.transforms import EvaluationTransform, TrainingTransform, monai_training_transform
 
 if TYPE_CHECKING:
     from lightning_fed.radiology.datamodule import RadiographDataModule
+    from lightning_fed.radiology.dataset import RadiographDataset
+    from lightning_fed.radiology.dicom import read_radiograph
+    from lightning_fed.radiology.harmonisation import HistogramStandardisation, landmark_sums, standard_scale
+    from lightning_fed.radiology.pictures import read_picture
     from lightning_fed.radiology.pooled import PooledRadiographs
+    from lightning_fed.radiology.transforms import EvaluationTransform, TrainingTransform, monai_training_transform
 else:
-    __getattr__ = deferred(__name__, {"datamodule": ("RadiographDataModule",), "pooled": ("PooledRadiographs",)})
+    # What needs PyTorch, too: the processes that write a synthetic study, and those that check a table, do without.
+    __getattr__ = deferred(
+        __name__,
+        {"datamodule": ("RadiographDataModule",), "pooled": ("PooledRadiographs",)},
+        without_lightning={
+            "dataset": ("RadiographDataset",),
+            "dicom": ("read_radiograph",),
+            "harmonisation": ("HistogramStandardisation", "landmark_sums", "standard_scale"),
+            "pictures": ("read_picture",),
+            "transforms": ("EvaluationTransform", "TrainingTransform", "monai_training_transform"),
+        },
+    )
 
 __all__ = [
     "EvaluationTransform",

@@ -8,8 +8,9 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from lightning_fed.errors import DataError
 from lightning_fed.radiology.dicom import read_radiograph
+from lightning_fed.radiology.files import is_picture
 from lightning_fed.radiology.labels import Radiograph
-from lightning_fed.radiology.pictures import is_picture, read_picture
+from lightning_fed.radiology.pictures import read_picture
 from lightning_fed.radiology.transforms import Sample, SampleTransform
 
 

@@ -6,6 +6,8 @@ from pathlib import Path, PurePath
 
 from lightning_fed.errors import DataError
 
+_PICTURES = {".png", ".jpg", ".jpeg"}
+
 
 class FilesOnDisk:
     """Finds files whose names are written composed (NFC) on one side and decomposed (NFD) on the other.
@@ -54,6 +56,11 @@ class FilesOnDisk:
                 names.setdefault(unicodedata.normalize("NFC", path.name), []).append(path.name)
             self._names[folder] = names
         return self._names[folder]
+
+
+def is_picture(path: Path) -> bool:
+    """Tell whether a file's name is that of a PNG or JPEG."""
+    return path.suffix.lower() in _PICTURES
 
 
 def shortened(text: str, limit: int = 80) -> str:

@@ -9,8 +9,7 @@ from typing import Literal, get_args
 
 from lightning_fed.errors import DataError
 from lightning_fed.radiology.attributes import keyword_of, read_header
-from lightning_fed.radiology.files import FilesOnDisk, shortened
-from lightning_fed.radiology.pictures import is_picture
+from lightning_fed.radiology.files import FilesOnDisk, is_picture, shortened
 from lightning_fed.radiology.tables import (
     flag,
     folded,

@@ -20,14 +20,8 @@ from lightning_fed.radiology.levels import GreyLevels
 from lightning_fed.radiology.rendering import without_tails
 from lightning_fed.radiology.stored import quiet_libraries
 
-_SUFFIXES = {".png", ".jpg", ".jpeg"}
 # Bit depth and colour type stand at the same place in every PNG (ISO/IEC 15948, 5.6 and 11.2.1: IHDR comes first).
 _DEPTH, _COLOUR_TYPE, _GREY = 24, 25, 0
-
-
-def is_picture(path: Path) -> bool:
-    """Tell whether a file's name is that of a PNG or JPEG."""
-    return path.suffix.lower() in _SUFFIXES
 
 
 def read_picture(

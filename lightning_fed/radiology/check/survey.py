@@ -11,8 +11,8 @@ from PIL import Image
 from lightning_fed.radiology.attributes import read_header
 from lightning_fed.radiology.datamodule import RadiographDataModule, refusal
 from lightning_fed.radiology.dataset import RadiographDataset
+from lightning_fed.radiology.files import is_picture
 from lightning_fed.radiology.labels import SPLITS, Radiograph, Split
-from lightning_fed.radiology.pictures import is_picture
 
 UNKNOWN = "unknown"
 SPACING = "pixel spacing (mm)"
