@@ -21,6 +21,7 @@ NAVIGATION = {
     "How-to guides": [
         "docs/lightning-cli",
         "docs/statistics",
+        "docs/evaluation",
         "docs/add-privacy",
         "docs/transfer-learning",
         "docs/slow-lines",

@@ -24,6 +24,7 @@ COMMANDS = {
     "admin": ("admin", "steer a running federation: pause, resume, stop-after, drop, admit, extend"),
     "data": ("data", "show what a data module would see of a folder of radiographs"),
     "statistics": ("statistics", "count what all sites have, together and under masks, before anything is trained"),
+    "evaluate": ("evaluate", "measure models at each site and over all, with intervals and subgroups"),
     "report": ("report", "show what happened in a run, and what was spent of a privacy budget"),
     "audit": ("audit", "check the logs of coordinator and sites against each other, show what left a site"),
     "export": ("export", "write a global model with its model card into a folder, signed; or verify one"),

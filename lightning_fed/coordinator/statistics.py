@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ from lightning_fed.coordinator.events import entries_of
 from lightning_fed.coordinator.recorded import read_run
 from lightning_fed.coordinator.statistics_table import FILE, Cell, ColumnTable, Quantile, Table
 from lightning_fed.errors import StoreError
+from lightning_fed.evaluation.cells import SCALE
 from lightning_fed.evaluation.hiding import hidden_cells
 from lightning_fed.files import write_whole
 from lightning_fed.plan.privacy import ExamplePrivacy
 from lightning_fed.plan.statistics import CountedColumn, Statistics
 from lightning_fed.privacy.counts import release_of
-from lightning_fed.update.tally import NAME, SCALE, Counts, total_of
+from lightning_fed.update.tally import NAME, Counts, total_of
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _SHOWN_DIGITS = 4
@@ -78,7 +79,7 @@ def table_of_mean(
 def _column(name: str, column: CountedColumn, numbers: Sequence[int], least: int) -> ColumnTable:
     cells = numbers[: column.cells]
     hidden = hidden_cells(cells, least)
-    shown = [Cell(what, None if p in hidden else cells[p]) for p, what in enumerate(_names(column))]
+    shown = [Cell(what, None if p in hidden else cells[p]) for p, what in enumerate(column.names)]
     if column.edges is None:
         return ColumnTable(name, shown)
     inside = sum(cells[2:-1])
@@ -99,14 +100,6 @@ def _quantiles(edges: Sequence[float], cells: Sequence[int], hidden: set[int]) -
         place = next(p for p, rows in enumerate(below) if rows >= share * below[-1] and rows)
         if place not in hidden:
             yield Quantile(share, bounds[place], bounds[place + 1])
-
-
-def _names(column: CountedColumn) -> list[str]:
-    if column.values is not None:
-        return ["missing", *column.values, "other"]
-    edges = column.edges or []
-    bins = [f"{lower:g} to {upper:g}" for lower, upper in pairwise(edges)]
-    return ["missing", f"below {edges[0]:g}", *bins, f"above {edges[-1]:g}"]
 
 
 def _rounded(value: float) -> float:

@@ -11,6 +11,7 @@ from lightning_fed.evaluation.score_counts import ScoreCounts
 _NEAREST = 1e-9
 """A score nearer than this to 0 or 1 is moved there: the log-odds of 0 and 1 are infinite."""
 _MOST_STEPS = 100
+_SMALLEST_STEP = 1e-9
 
 
 def brier(counts: ScoreCounts) -> float:
@@ -74,6 +75,8 @@ def calibration_slope(counts: ScoreCounts) -> float:
     place, best = np.zeros(2), -math.inf
     step = np.zeros(2)
     for _ in range(_MOST_STEPS):
+        if np.abs(step).max() < _SMALLEST_STEP and best > -math.inf:
+            return float(place[1])
         line = (place + step) @ design
         fit = float(np.dot(counts.positive, line) - np.dot(here, np.logaddexp(0.0, line)))
         if fit < best:  # beyond the maximum: Newton's steps are halved until they climb
@@ -84,8 +87,6 @@ def calibration_slope(counts: ScoreCounts) -> float:
         gradient = design @ (counts.positive - here * chance)
         curvature = (design * (here * chance * (1 - chance))) @ design.T
         step = np.linalg.solve(curvature, gradient)
-        if np.abs(step).max() < 1e-9:
-            return float(place[1])
     return math.nan
 
 

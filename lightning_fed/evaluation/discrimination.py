@@ -31,9 +31,9 @@ def auroc(counts: ScoreCounts) -> Bounded:
     if not pairs:
         return Bounded(math.nan, math.nan, math.nan)
     below = np.cumsum(counts.negative) - counts.negative
-    # As Python's integers: pairs of pooled cases may be more than an int64 holds in a product of sums.
-    right = int(np.dot(counts.positive.astype(object), below.astype(object)))
-    tied = int(np.dot(counts.positive.astype(object), counts.negative.astype(object)))
+    # As Python's integers where there are more pairs than an int64 holds.
+    positive = counts.positive.astype(np.int64 if pairs < 1 << 62 else object)
+    right, tied = int(np.dot(positive, below)), int(np.dot(positive, counts.negative))
     return Bounded((right + tied / 2) / pairs, right / pairs, (right + tied) / pairs)
 
 

@@ -53,6 +53,15 @@ class CountedColumn:
         return len(self.values) + 2 if self.values is not None else len(self.edges or ()) + 2
 
     @property
+    def names(self) -> list[str]:
+        """What the cells are called, in their order."""
+        if self.values is not None:
+            return ["missing", *self.values, "other"]
+        edges = self.edges or []
+        bins = [f"{lower:g} to {upper:g}" for lower, upper in pairwise(edges)]
+        return ["missing", f"below {edges[0]:g}", *bins, f"above {edges[-1]:g}"]
+
+    @property
     def numbers(self) -> int:
         """How many whole numbers a site sends of it: its cells, and the two sums that a mean and a deviation need."""
         return self.cells + (2 if self.edges is not None else 0)

@@ -10,14 +10,14 @@ A number is sent as four digits of 12 bits, each a float32. Under masks a digit 
 so nothing is rounded; and the mean of a digit over 2,048 sites still says which whole number their sum was.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lightning_fed.errors import DataError, UpdateRefusedError
-from lightning_fed.plan.statistics import CountedColumn, Statistics
+from lightning_fed.evaluation.cells import MOST_ROWS, SCALE, reader_of
+from lightning_fed.plan.statistics import Statistics
 from lightning_fed.update.vectors import FloatVector
 
 Counts = NDArray[np.int64]
@@ -32,10 +32,7 @@ LARGEST_DIGIT = (1 << _BITS) - 1
 MOST_SITES = 1 << 11
 """So many digits add up to less than 2^23: a float32 mean of them times their number is off by less than a half."""
 
-SCALE = 1 << 24
 NOISE_UNIT = 1 << 11
-MOST_ROWS = 1 << 23
-"""Of one site: sums of ``SCALE`` then stay below 2^48."""
 
 
 def count(statistics: Statistics, rows: Iterable[Mapping[str, str]]) -> Counts:
@@ -50,7 +47,7 @@ def count(statistics: Statistics, rows: Iterable[Mapping[str, str]]) -> Counts:
         DataError: a number's cell holds something else, or there are too many rows. It shows the cell, and so is for
             the site's own eyes.
     """
-    columns = [(name.casefold(), name, _reader(column)) for name, column in statistics.columns.items()]
+    columns = [(name.casefold(), name, reader_of(column)) for name, column in statistics.columns.items()]
     counts = np.zeros(statistics.numbers, dtype=np.int64)
     for number, row in enumerate(rows, start=1):
         if number > MOST_ROWS:
@@ -69,37 +66,6 @@ def count(statistics: Statistics, rows: Iterable[Mapping[str, str]]) -> Counts:
                 ) from error
             at += reader.numbers
     return counts
-
-
-class _Numbers:
-    def __init__(self, column: CountedColumn) -> None:
-        self._edges = np.asarray(column.edges)
-        self.numbers = column.numbers
-
-    def places(self, cell: str) -> list[tuple[int, int]]:
-        value = float(cell or "nan")
-        if math.isnan(value):
-            return [(0, 1)]
-        first, last = float(self._edges[0]), float(self._edges[-1])
-        bins = len(self._edges) - 1
-        if not first <= value <= last:
-            return [(1 if value < first else bins + 2, 1)]
-        place = min(int(np.searchsorted(self._edges, value, side="right")), bins)
-        share = (value - first) / (last - first)
-        return [(1 + place, 1), (bins + 3, round(share * SCALE)), (bins + 4, round(share * share * SCALE))]
-
-
-class _Words:
-    def __init__(self, column: CountedColumn) -> None:
-        self._places = {value.strip().casefold(): place for place, value in enumerate(column.values or (), start=1)}
-        self.numbers = column.numbers
-
-    def places(self, cell: str) -> list[tuple[int, int]]:
-        return [(self._places.get(cell.casefold(), self.numbers - 1) if cell else 0, 1)]
-
-
-def _reader(column: CountedColumn) -> _Numbers | _Words:
-    return _Words(column) if column.values is not None else _Numbers(column)
 
 
 def units_of(statistics: Statistics) -> Counts:

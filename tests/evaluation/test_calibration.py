@@ -52,6 +52,12 @@ def test_the_slope_is_that_of_a_logistic_regression(seed):
     assert calibration_slope(exact(scores, labels)) == pytest.approx(fit.coef_[0, 0], rel=1e-5)
 
 
+def test_each_sample_of_two_mixed_classes_has_a_slope():
+    slopes = [calibration_slope(exact(*drawn(seed, 80, slope=0.7))) for seed in range(300)]
+    assert not np.isnan(slopes).any()
+    assert np.mean(slopes) == pytest.approx(0.7, abs=0.05)
+
+
 def test_the_intercept_brings_the_mean_score_to_the_share_of_positives():
     scores, labels = drawn(0, 500, moved=-1.0)
     moved = calibration_intercept(exact(scores, labels))

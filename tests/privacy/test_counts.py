@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from lightning_fed.errors import PlanError
+from lightning_fed.evaluation.cells import SCALE
 from lightning_fed.plan import CountedColumn, ExamplePrivacy, Statistics
 from lightning_fed.privacy.accounting import DpSgd
 from lightning_fed.privacy.counts import release_of, with_noise
-from lightning_fed.update.tally import NOISE_UNIT, SCALE, count, finer, units_of
+from lightning_fed.update.tally import NOISE_UNIT, count, finer, units_of
 
 
 def test_noise_has_the_standard_deviation_that_was_paid_for_in_each_unit():

@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_fed.errors import DataError, PlanError, UpdateRefusedError
+from lightning_fed.evaluation.cells import MOST_ROWS, SCALE
 from lightning_fed.plan import CountedColumn, FederationPlan, Masking, Statistics
 from lightning_fed.protocol.exchange import Exchange
-from lightning_fed.update.tally import MOST_ROWS, MOST_SITES, SCALE, count, digits_of, finer, total_of, units_of
+from lightning_fed.update.tally import MOST_SITES, count, digits_of, finer, total_of, units_of
 
 STATISTICS = Statistics({"age": CountedColumn(edges=[0, 10, 30]), "view": CountedColumn(values=["AP", "LAT"])})
 WORDS = Statistics({"view": CountedColumn(values=["AP"])})
