@@ -2,6 +2,7 @@ import time
 
 import pytest
 import torch
+from torchvision.transforms import v2
 
 from lightning_fed.errors import DataError
 from lightning_fed.radiology import EvaluationTransform, TrainingTransform, monai_training_transform
@@ -45,6 +46,19 @@ def test_training_transform_repeats_under_the_same_torch_seed():
 def test_training_transform_without_strength_changes_nothing():
     transform = TrainingTransform(64, flip_probability=0, max_rotation_deg=0, max_shift=0, max_zoom=0, max_exposure=0)
     torch.testing.assert_close(transform(sample())["image"], sample()["image"], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", [33, 64])
+def test_the_warp_is_torchvisions_to_the_bit(size):
+    torchvisions = v2.RandomAffine(10.0, (0.05, 0.05), (0.9, 1.1), interpolation=v2.InterpolationMode.BILINEAR)
+    image = torch.rand(1, size, size)
+    ours = TrainingTransform(size, flip_probability=0.0, max_exposure=0.0)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        warped = ours({"image": image})["image"]
+        torch.manual_seed(seed)
+        torch.rand(4)  # of mirror and exposure
+        assert torch.equal(warped, torchvisions(image).clamp(0, 1))
 
 
 def test_flip_mirrors_left_to_right_and_never_top_to_bottom():
