@@ -5,6 +5,7 @@ Python with the oldest of every dependency; the wheel on the newest Python that 
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -56,6 +57,10 @@ def try_out(folder: Path, python: str, package: Path, resolution: str) -> None:
 def uv(*words: str | Path, check: bool = True, capture_output: bool = False) -> subprocess.CompletedProcess[bytes]:
     """Run uv, which takes the Pythons that are here."""
     environment = {**os.environ, "UV_PYTHON_DOWNLOADS": "never"}
+    if shutil.which("pyenv"):
+        # Its python3.13 and the like run only the versions that are switched on.
+        versions = subprocess.run(["pyenv", "versions", "--bare"], check=True, capture_output=True, text=True)
+        environment["PYENV_VERSION"] = ":".join(versions.stdout.split())
     command = [Path(sys.executable).parent / "uv", *words]
     return subprocess.run(command, check=check, capture_output=capture_output, env=environment)
 
