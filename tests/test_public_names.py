@@ -1,8 +1,10 @@
 """The public names; whoever changes them changes this list, and so sees it."""
 
 import importlib
+import re
 
 import pytest
+from documents import PAGES, blocks_of
 
 from lightning_fed.deferred import Deferred
 
@@ -14,7 +16,7 @@ PUBLIC = {
     """,
     "lightning_fed.callbacks": """
         AdaBN DifferentialPrivacy Ditto FedDyn FedProx FedRep FederatedFinetuning MomentAlignment RoundCallback Scaffold
-        SharedStatistics SharedVector TopKCompression
+        SharedStatistics SharedVector TopKCompression adapt merged
     """,
     "lightning_fed.radiology": """
         EvaluationTransform HistogramStandardisation LayoutReader PooledRadiographs Radiograph RadiographDataModule
@@ -43,3 +45,19 @@ def test_the_public_names_are_these_and_are_documented(module):
         assert name == "__version__" or callable(one)
         assert name in ("__version__", "LayoutReader") or (one.__doc__ or "").strip(), f"{module}.{name}"
         assert not (one.__doc__ or "").startswith(f"{name}("), f"{module}.{name} has only what dataclass says of it"
+
+
+PAGES_IMPORTS = [
+    (block.place, module, name.split(" as ")[0].strip())
+    for page in PAGES
+    for block in blocks_of(page)
+    if block.language == "python"
+    for module, names in re.findall(r"^\s*from (lightning_fed[\w.]*) import \(?([^)\n]+)", block.text, re.M)
+    for name in names.split(",")
+]
+
+
+def test_what_the_pages_import_is_public():
+    assert len(PAGES_IMPORTS) > 20
+    private = [one for one in PAGES_IMPORTS if one[2] not in PUBLIC.get(one[1], "").split()]
+    assert not private, private

@@ -6,6 +6,7 @@ from lightning_fed.deferred import deferred
 
 if TYPE_CHECKING:
     from lightning_fed.callbacks.adabn import AdaBN
+    from lightning_fed.callbacks.adapters import adapt, merged
     from lightning_fed.callbacks.differential_privacy import DifferentialPrivacy
     from lightning_fed.callbacks.ditto import Ditto
     from lightning_fed.callbacks.feddyn import FedDyn
@@ -22,6 +23,7 @@ else:
         __name__,
         {
             "adabn": ("AdaBN",),
+            "adapters": ("adapt", "merged"),
             "differential_privacy": ("DifferentialPrivacy",),
             "ditto": ("Ditto",),
             "feddyn": ("FedDyn",),
@@ -53,4 +55,6 @@ __all__ = [
     "SharedStatistics",
     "SharedVector",
     "TopKCompression",
+    "adapt",
+    "merged",
 ]

@@ -18,7 +18,7 @@ from lightning_fed.cli.package import serve_arguments
 from lightning_fed.cli.parser import NamesNearest
 from lightning_fed.cli.passphrases import asking
 from lightning_fed.errors import ConfigError
-from lightning_fed.transport.identity import Identity, Roster
+from lightning_fed.transport.identity import Identity, Roster, load_identity
 from lightning_fed.transport.knock import Knock, knock
 from lightning_fed.transport.passphrase import passphrase_of
 
@@ -81,13 +81,6 @@ def _look_at_coordinator(findings: Findings, options: Namespace) -> None:
     except ConfigError as error:
         findings.fail("config", str(error))
         return
-    if "upstream" in config:
-        findings.fail(
-            "config",
-            f"{options.config} is a region's (it has upstream:), which doctor does not know.",
-            "Start it: lightning-fed region refuses what cannot be used, with the reason. Its sites: doctor site.",
-        )
-        return
     check_versions(findings)
     key, roster_path = (
         Path(config.get("identity", "keys/coordinator.key")),
@@ -105,12 +98,36 @@ def _look_at_coordinator(findings: Findings, options: Namespace) -> None:
     store = Path(config.get("store", "."))
     check_clock(findings, [key, roster_path, options.config, store / "run.json", store / "events.jsonl"])
     check_listening(findings, str(config.get("address", "tcp://127.0.0.1:5790")))
+    if "upstream" in config:
+        _look_upwards(findings, config["upstream"])
+        return
     if options.quick:
         return
     serve_arguments(["doctor", "--config", str(options.config)])
     from lightning_fed.cli.diagnosis.coordinator import check_training
 
     check_training(findings, options.config, roster, options.line_mbit)
+
+
+def _look_upwards(findings: Findings, upstream: object) -> None:
+    """Look at a region's part in the level above; what it gets from there is named, and not checked."""
+    with findings.of("upstream"):
+        needed = ("address", "identity", "roster")
+        if not isinstance(upstream, dict) or not all(isinstance(upstream.get(name), str) for name in needed):
+            raise ConfigError(f"upstream needs {', '.join(needed)}. Write them into the region's config.")
+        file, given = Path(upstream["roster"]), upstream.get("passphrase_file")
+        identity = load_identity(upstream["identity"], asking(Path(given) if given else None), "upstream.identity")
+        roster = Roster.load(file)
+        roster.check_own(identity.card, file)
+        findings.ok("upstream", f"{file} has the keys of {identity.name!r}, as which this region is a site above.")
+        with knock(upstream["address"], identity, roster.coordinator, 5.0) as door:
+            report_knock(findings, upstream["address"], door, identity.name, roster.coordinator)
+    findings.skip(
+        "plan",
+        "a region has its plan from the coordinator above: plan, quorum, policy, model, disk, memory and line are not "
+        "checked.",
+        "Start it: lightning-fed region refuses what cannot be used, with the reason. Its sites: doctor site.",
+    )
 
 
 def _look_at_site(findings: Findings, options: Namespace) -> None:

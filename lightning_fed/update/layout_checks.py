@@ -45,8 +45,10 @@ def check_same_layout(expected: Layout, got: Layout, site: str) -> None:
     """Compare a site's layout with the federation's, but for what is a site's own.
 
     Raises:
-        ModelMismatchError: names the first tensor that differs, with both shapes and dtypes.
+        ModelMismatchError: names what is frozen on one side alone, or the first tensor that differs, with both shapes
+            and dtypes.
     """
+    _check_same_frozen(expected, got, site)
     for kind in ("exchanged", "frozen"):
         ours, theirs = getattr(expected, kind), getattr(got, kind)
         for index in range(max(len(ours), len(theirs))):
@@ -66,3 +68,26 @@ def check_same_layout(expected: Layout, got: Layout, site: str) -> None:
                 f"site and {ours or 'no further ones'} in the federation. Give the site the same LightningModule with "
                 "the same arguments."
             )
+
+
+def _check_same_frozen(expected: Layout, got: Layout, site: str) -> None:
+    """Sides that differ in what is frozen alone would else be told of two tensors that have nothing to do with it."""
+    theirs, ours = ({spec.name for spec in layout.exchanged} for layout in (got, expected))
+    at_site, there = ([spec.name for spec in layout.frozen] for layout in (got, expected))
+    if theirs.union(at_site) != ours.union(there):
+        return
+    only_site, only_there = sorted(ours.intersection(at_site)), sorted(theirs.intersection(there))
+    told = [
+        f"{names[:3]} ({len(names)} in all) {'is' if len(names) == 1 else 'are'} frozen {where}"
+        for names, where in (
+            (only_site, "at the site and trained in the federation"),
+            (only_there, "in the federation and trained at the site"),
+        )
+        if names
+    ]
+    if told:
+        raise ModelMismatchError(
+            f"site {site!r} freezes other parameters than the federation: {', and '.join(told)}. Freeze "
+            "(requires_grad_(False)) the same ones at every site and in the model that the coordinator starts from "
+            "(model: in its config), before trainer.fit."
+        )

@@ -396,3 +396,29 @@ def test_the_table_shows_a_mark_a_check_and_a_cure(doctor, lightning_fed):
     assert "✗  address" in out
     assert "→ Start the coordinator" in out
     assert out.splitlines()[-1].endswith("1 failed, 2 not checked")
+
+
+def test_of_a_region_its_two_sides_are_looked_at_and_what_comes_from_above_is_named(doctor, tmp_path):
+    above = {"address": ADDRESS, "identity": "keys/north.key", "roster": "keys/roster.yaml"}
+    region = {"address": "tcp://127.0.0.1:*", "store": "store", "upstream": above}
+    code, found = doctor("coordinator", federation=region)
+    assert code == 1
+    assert {check for check, finding in found.items() if finding["state"] == "failed"} == {"address"}
+    assert "'north', as which this region is a site above" in found["upstream"]["found"]
+    assert found["plan"]["state"] == "not checked"
+    assert "lightning-fed region" in found["plan"]["cure"]
+    code, found = doctor("coordinator", federation=region | {"upstream": above | {"identity": "other.key"}})
+    assert (code, found["upstream"]["state"]) == (1, "failed")
+    assert f"Looked at {tmp_path / 'other.key'}. The path comes from upstream.identity" in found["upstream"]["found"]
+
+
+def test_a_plan_that_counts_is_looked_at_and_what_it_has_not_is_named(doctor):
+    federation = {
+        "address": "tcp://127.0.0.1:*",
+        "store": "store",
+        "plan": {"quorum": 2, "statistics": {"columns": {"sex": {"values": ["F", "M"]}}}},
+    }
+    code, found = doctor("coordinator", federation=federation)
+    assert (code, found["plan"]["state"], found["model"]["state"]) == (0, "ok", "not checked"), found
+    assert "plan.statistics" in found["model"]["found"]
+    assert "lightning-fed statistics coordinator" in found["model"]["cure"]

@@ -66,7 +66,8 @@ def test_a_federation_whose_metric_does_not_improve_ends_for_every_site_as_after
     (finished,) = w.events("finished")
     assert finished["version"] == w.saved[-1].version == last
     assert "auroc has not been better than 0.75, that of global model 1, for " in finished["reason"]
-    assert "plan.best.patience" in finished["reason"]
+    assert "(plan.best.patience = 2)" in finished["reason"]
+    assert "lightning-fed admin STORE extend ROUNDS gives more" in finished["reason"]
     for name in w.names:
         assert w.sites[name].finished == last == w.sites[name].model[0]
     leave_all(w)

@@ -217,3 +217,12 @@ def test_of_thousands_of_tied_weights_the_first_that_differs_is_named():
     with pytest.raises(ModelMismatchError, match="name-5000") as error:
         check_same_layout(ours, theirs, "north")
     assert len(str(error.value)) < 300
+
+
+def test_what_is_frozen_on_one_side_alone_is_named_with_the_side_and_the_cure():
+    free, part = Network(), Network()
+    part.head.requires_grad_(False)
+    with pytest.raises(ModelMismatchError, match=r"'head.weight'\] \(2 in all\) are frozen at the site and trained in"):
+        check_same_layout(layout_of(free), layout_of(part), "north")
+    with pytest.raises(ModelMismatchError, match=r"are frozen in the federation and trained at the site\. Freeze"):
+        check_same_layout(layout_of(part), layout_of(free), "north")

@@ -8,6 +8,7 @@ from jsonargparse import ArgumentError, Namespace
 
 from lightning_fed.cli.coordinate import initial_of, read_config
 from lightning_fed.cli.diagnosis.findings import Findings
+from lightning_fed.cli.diagnosis.site_settings import mapping_in
 from lightning_fed.cli.diagnosis.terms import check_quorum
 from lightning_fed.cli.diagnosis.volume import check_coordinator_line, check_coordinator_memory
 from lightning_fed.coordinator.disk import bytes_free, bytes_taken, shortage
@@ -26,7 +27,9 @@ from lightning_fed.update.model_digest import layout_digest
 def check_training(findings: Findings, config_path: Path, roster: Roster | None, line_mbit: float | None) -> None:
     """Look at the plan, the initial model, the store, and what rounds will take."""
     try:
-        config = read_config(["--config", str(config_path)], exits=False)
+        planned = mapping_in(config_path).get("plan")
+        counts = isinstance(planned, dict) and bool(planned.get("statistics"))
+        config = read_config(["--config", str(config_path)], exits=False, counts=counts)
     except (ArgumentError, FederationError) as error:
         findings.fail("config", str(error))
         return
@@ -35,6 +38,14 @@ def check_training(findings: Findings, config_path: Path, roster: Roster | None,
     findings.ok("plan", f"{plan.name!r}, {plan.rounds} rounds ({plan.hash[:12]}). Its parts go together.")
     if roster is not None:
         check_quorum(findings, plan, roster)
+    if plan.statistics:
+        findings.skip(
+            "model",
+            "the plan counts and trains nothing (plan.statistics): there is no model, and store, disk, memory and line "
+            "are not checked.",
+            "Start it with: lightning-fed statistics coordinator",
+        )
+        return
     plan, newest = _check_store(findings, config.store, plan)
     layout = _check_initial(findings, config)
     if layout is None:

@@ -110,5 +110,6 @@ class BestSoFar:
             return ""
         return (
             f"{self.metric} has not been better than {best.value:.6g}, that of global model {best.version}, for "
-            f"{later} rounds (plan.best.patience)"
+            f"{later} rounds (plan.best.patience = {self._patience}); once the coordinator has ended, "
+            "lightning-fed admin STORE extend ROUNDS gives more"
         )
