@@ -15,8 +15,8 @@ PUBLIC = {
         Statistics Uniform ValueCodec Weighting __version__ load_global_model
     """,
     "lightning_fed.callbacks": """
-        AdaBN DifferentialPrivacy Ditto FedDyn FedProx FedRep FederatedFinetuning MomentAlignment RoundCallback Scaffold
-        SharedStatistics SharedVector TopKCompression adapt merged
+        AdaBN DifferentialPrivacy Ditto FedDyn FedProx FedRep FederatedFinetuning MomentAlignment RandomAppearance
+        RoundCallback Scaffold SharedStatistics SharedVector TopKCompression adapt merged
     """,
     "lightning_fed.radiology": """
         EvaluationTransform HistogramStandardisation LayoutReader PooledRadiographs Radiograph RadiographDataModule
