@@ -33,6 +33,7 @@ NAVIGATION = {
         "docs/regions",
         "docs/reports",
         "docs/steering",
+        "docs/resume",
         "docs/from-flower",
         "docs/from-nvflare",
         "docs/troubleshooting",

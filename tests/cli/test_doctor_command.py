@@ -421,4 +421,4 @@ def test_a_plan_that_counts_is_looked_at_and_what_it_has_not_is_named(doctor):
     code, found = doctor("coordinator", federation=federation)
     assert (code, found["plan"]["state"], found["model"]["state"]) == (0, "ok", "not checked"), found
     assert "plan.statistics" in found["model"]["found"]
-    assert "lightning-fed statistics coordinator" in found["model"]["cure"]
+    assert "lightning-fed statistics coordinate" in found["model"]["cure"]

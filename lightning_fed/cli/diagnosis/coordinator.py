@@ -43,7 +43,7 @@ def check_training(findings: Findings, config_path: Path, roster: Roster | None,
             "model",
             "the plan counts and trains nothing (plan.statistics): there is no model, and store, disk, memory and line "
             "are not checked.",
-            "Start it with: lightning-fed statistics coordinator",
+            "Start it with: lightning-fed statistics coordinate",
         )
         return
     plan, newest = _check_store(findings, config.store, plan)
