@@ -14,15 +14,15 @@ from pathlib import Path
 import torch
 
 from examples.fracture.methods import METHODS, ROUNDS, WIDTH
-from examples.fracture.trials import ALONE, TOGETHER, Data, Scores, study, trial, unseen
+from examples.fracture.trials import ALONE, TOGETHER, VARIED, Data, Scores, study, trial, unseen
 
 RUNS = Path("runs/heterogeneity")
 STRENGTH = 1.0
 Rows = dict[str, list[dict[str, Scores]]]
 """By method: for each seed, the scores by site."""
 
-SEEN = (ALONE, TOGETHER, *METHODS)
-UNSEEN = (TOGETHER, "FedAvg", "SiloBN", "Histogram", "Moments")
+SEEN = (ALONE, TOGETHER, VARIED, *METHODS)
+UNSEEN = (TOGETHER, VARIED, "FedAvg", "SiloBN", "Histogram", "Moments", "Appearance")
 """What is compared at hospitals that took part, and at one that did not."""
 
 

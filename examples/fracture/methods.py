@@ -12,6 +12,7 @@ from lightning.pytorch import Callback
 from lightning_fed.callbacks.ditto import Ditto
 from lightning_fed.callbacks.fedrep import FedRep
 from lightning_fed.callbacks.moment_alignment import MomentAlignment
+from lightning_fed.callbacks.random_appearance import RandomAppearance
 from lightning_fed.plan import FederationPlan, LocalTraining
 
 ROUNDS, LOCAL_EPOCHS = 20, 2
@@ -71,6 +72,7 @@ METHODS = {
     "Histogram": Method(standardised=True),
     "Moments": Method(callbacks=lambda: [MomentAlignment("backbone", features=4 * WIDTH, weight=1.0)]),
     "AdaBN": Method(adapted=True),
+    "Appearance": Method(callbacks=lambda: [RandomAppearance()]),
     "FedBN + FedAvgM": Method({"name": "fedavgm", "momentum": 0.5}, personal=["normalisation"]),
     "FedBN + FedDyn": Method({"name": "feddyn", "alpha": 0.3}, personal=["normalisation"]),
     "FedBN + FedDyn, fine-tuned": Method({"name": "feddyn", "alpha": 0.3}, personal=["normalisation"], tuned=6),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import Callback, Trainer, seed_everything
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.functional.classification import (
@@ -17,11 +17,12 @@ from examples.fracture.methods import LOCAL_EPOCHS, METHODS, ROUNDS, WIDTH, Meth
 from examples.fracture.scanners import Images, site_images
 from lightning_fed.callbacks.adabn import AdaBN
 from lightning_fed.callbacks.ditto import Ditto
+from lightning_fed.callbacks.random_appearance import RandomAppearance
 from lightning_fed.radiology.harmonisation import landmark_sums, standard_scale, standardised
 from lightning_fed.radiology.synthetic.style import default_sites
 from lightning_fed.simulation.in_process import QUIET, VirtualSite, federate_in_process
 
-ALONE, TOGETHER = "alone", "centralised"
+ALONE, TOGETHER, VARIED = "alone", "centralised", "centralised, Appearance"
 BATCH_SIZE = 32
 IMAGES, SHARES, TEST_IMAGES = 800, (1.5, 1.0, 0.5, 1.0), 250
 """Training images of all sites, how unequally they are spread, and test images of each site."""
@@ -47,8 +48,8 @@ def trial(name: str, data: Data, seed: int) -> dict[str, Scores]:
         data = on_common_scale(data, data.keys())
     if name == ALONE:
         return {site: scores(logits(trained(train, seed), test), test) for site, (train, test) in data.items()}
-    if name == TOGETHER:
-        model = trained(pooled(data), seed)
+    if name in (TOGETHER, VARIED):
+        model = trained(pooled(data), seed, _varying(name))
         return {site: scores(logits(model, test), test) for site, (_, test) in data.items()}
     models = federated(method, {site: train for site, (train, _) in data.items()}, seed)
     return {site: scores(logits(models[site], test, method.adapted), test) for site, (_, test) in data.items()}
@@ -62,8 +63,8 @@ def unseen(name: str, data: Data, seed: int, adapted: Sequence[bool]) -> list[di
         others = {other: both for other, both in data.items() if other != site}
         shown = on_common_scale(data, others.keys()) if method.standardised else data
         seen, test = {other: shown[other] for other in others}, shown[site][1]
-        if name == TOGETHER:
-            model = trained(pooled(seen), seed)
+        if name in (TOGETHER, VARIED):
+            model = trained(pooled(seen), seed, _varying(name))
         else:
             models = federated(method, {other: train for other, (train, _) in seen.items()}, seed)
             model = next(iter(models.values()))
@@ -90,11 +91,15 @@ def federated(
     return models
 
 
-def trained(images: Images, seed: int) -> BatchNormClassifier:
+def trained(images: Images, seed: int, callbacks: Sequence[Callback] = ()) -> BatchNormClassifier:
     """A model trained without a federation, for as many epochs."""
     model = _model(seed)
-    _fit(model, images, ROUNDS, seed)
+    _fit(model, images, ROUNDS, seed, callbacks)
     return model
+
+
+def _varying(name: str) -> list[Callback]:
+    return [RandomAppearance()] if name == VARIED else []
 
 
 def pooled(data: Data) -> Images:
@@ -138,9 +143,11 @@ def scores(logits: Tensor, images: Images) -> Scores:
     }
 
 
-def _fit(model: BatchNormClassifier, images: Images, rounds: int, seed: int) -> None:
+def _fit(
+    model: BatchNormClassifier, images: Images, rounds: int, seed: int, callbacks: Sequence[Callback] = ()
+) -> None:
     seed_everything(seed, verbose=False)
-    Trainer(max_epochs=rounds * LOCAL_EPOCHS, **QUIET).fit(model, loader(images, True))
+    Trainer(max_epochs=rounds * LOCAL_EPOCHS, callbacks=list(callbacks), **QUIET).fit(model, loader(images, True))
 
 
 def _model(seed: int) -> BatchNormClassifier:

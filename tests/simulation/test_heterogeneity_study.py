@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from examples.fracture import heterogeneity, study
+from examples.fracture import heterogeneity, study, trials
 from examples.fracture.heterogeneity import print_table
 from examples.fracture.methods import METHODS
 from examples.fracture.scanners import Images, _rendered
-from examples.fracture.trials import federated, logits, on_common_scale, scores
+from examples.fracture.trials import TOGETHER, VARIED, federated, logits, on_common_scale, scores, unseen
 from lightning_fed.radiology.synthetic.style import default_sites
 
 
@@ -50,6 +50,14 @@ def test_the_common_scale_is_made_of_the_named_sites_alone():
     assert not torch.equal(alone["north"][1].image, on_common_scale(data, ["north", "east"])["north"][1].image)
 
 
+def test_centralised_training_sees_other_appearances_where_its_row_says_so(monkeypatch):
+    monkeypatch.setattr(trials, "ROUNDS", 1)
+    data = {"north": (images(1), images(2)), "east": (images(3), images(4))}
+    (plain,), (again,), (varied,) = (unseen(name, data, 0, [False]) for name in (TOGETHER, TOGETHER, VARIED))
+    assert plain == again
+    assert all(plain[site]["ece"] != varied[site]["ece"] for site in data)
+
+
 def test_gains_are_paired_by_seed(capsys):
     def at(auroc: float) -> dict[str, dict[str, float]]:
         return {"north": {"auroc": auroc, "sensitivity": 0.5, "ece": 0.1}}
@@ -64,7 +72,10 @@ def test_gains_are_paired_by_seed(capsys):
         ("--leave-one-out", "--leave-one-out does not go with --scanners usual"),
         ("--methods FedBN", "--methods does not go with --scanners usual"),
         ("--scanners strong --config configs/fracture-study.yaml", "--config does not go with --scanners strong"),
-        ("--scanners strong --methods FedNB", "there is no 'FedNB'; choose from 'alone', 'centralised', 'FedAvg'"),
+        (
+            "--scanners strong --methods FedNB",
+            "there is no 'FedNB'; choose from 'alone', 'centralised', 'centralised, Appearance'",
+        ),
         ("--scanners strong --leave-one-out --methods Ditto", "there is no 'Ditto' with --leave-one-out"),
         ("--scanners strong --sites 5", "--sites"),
         ("--seeds 0", "at least 1"),
