@@ -13,7 +13,7 @@ from lightning_fed.participant.model_metrics import ModelMetrics
 from lightning_fed.participant.plan_callbacks import check_model
 from lightning_fed.participant.policy_checks import check_policy
 from lightning_fed.participant.processes import Processes
-from lightning_fed.participant.sent_once import load_frozen, name_what_stays
+from lightning_fed.participant.sent_once import load_frozen
 from lightning_fed.participant.signed_sums_file import SignedSumsFile
 from lightning_fed.participant.site_ledger import SiteLedger
 from lightning_fed.participant.site_state import SiteState
@@ -155,7 +155,6 @@ class Joining:
         self._processes.first(trainer, check_ledger)
         frozen = link.ask(trainer, "the frozen parameters", lambda s: None if s.frozen is None else (s.frozen,))
         load_frozen(module, self._layout, frozen[0], resumed=resumed)
-        name_what_stays(module, self._layout)
 
     def summary(self, trainer: Trainer, version: int) -> str:
         """What a site says of itself when it has joined."""

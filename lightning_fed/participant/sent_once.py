@@ -60,18 +60,21 @@ def load_frozen(module: nn.Module, layout: Layout, data: bytes, *, resumed: bool
         )
 
 
-def name_what_stays(module: nn.Module, layout: Layout) -> None:
-    """Say which of the module's state no global model holds."""
+def _named_lacking(module: nn.Module, layout: Layout) -> list[str]:
+    """Which of the module's state no global model holds, and say so."""
     if names := lacking(module, layout):
         rank_zero_warn(
             f"the model's state holds {names[:4]}, {len(names)} in all, which are no plain tensors of the module "
             "(extra state, saved metrics, sparse or quantised tensors). They stay at the site, and the federation's "
             "checkpoints are without them: load those with load_from_checkpoint(path, strict=False)."
         )
+    return names
 
 
 class SentOnce:
     """Compares what was sent once with what training makes of it, and the model's tensors with those that there were.
+
+    At the start a warning names what no global model holds.
 
     Args:
         module: the model, with the federation's frozen parameters and constants.
@@ -81,7 +84,7 @@ class SentOnce:
     def __init__(self, module: nn.Module, layout: Layout) -> None:
         self._rounds = 0
         self._layout = layout
-        self._lacking = {*lacking(module, layout)}
+        self._lacking = {*_named_lacking(module, layout)}
         self._frozen = _digests(module, layout.frozen)
         self._constants = _digests(module, (spec for spec in layout.constants if not spec.name.endswith(_COUNT)))
 
@@ -129,6 +132,8 @@ def _digests(module: nn.Module, specs: Iterable[TensorSpec]) -> dict[str, bytes]
 
 def _changed(digests: dict[str, bytes], module: nn.Module) -> list[str]:
     """Names of the tensors that are others now, and taken out of the digests."""
+    if not digests:
+        return []
     live = {
         **dict(module.named_buffers(remove_duplicate=False)),
         **dict(module.named_parameters(remove_duplicate=False)),

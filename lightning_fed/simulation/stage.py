@@ -163,7 +163,9 @@ class _Start:
 
     def begin(self) -> None:
         """As ``seed_everything``."""
-        if self._state is None or torch.cuda.is_available():
+        # Without a GPU in use, the seed that the first time gave to GPUs still waits for the first use. Whether there
+        # is one at all, PyTorch looks up each time anew.
+        if self._state is None or torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             seed_everything(self._seed)
             self._state = self._state or random_state()
         else:

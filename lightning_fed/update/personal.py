@@ -39,6 +39,8 @@ def personal_names(module: nn.Module, patterns: Sequence[str]) -> frozenset[str]
     Raises:
         ModelMismatchError: a pattern matches nothing: what was meant to stay would leave. Lists names near it.
     """
+    if not patterns:
+        return frozenset()
     tensors = module.state_dict(keep_vars=True).keys()
     own: set[str] = set()
     for pattern in patterns:
@@ -50,8 +52,6 @@ def personal_names(module: nn.Module, patterns: Sequence[str]) -> frozenset[str]
                 f"are shell patterns such as 'head.*', or the words {NORMALISATION!r} and {STATISTICS!r}."
             )
         own.update(matching)
-    if not own:
-        return frozenset()
     registered = {
         *(name for name, _ in module.named_parameters(remove_duplicate=False)),
         *(name for name, _ in module.named_buffers(remove_duplicate=False)),
