@@ -34,6 +34,7 @@ PLAN_CLASSES = {
     "best": "BestModel",
     "statistics": "Statistics",
     "statistics.columns": "CountedColumn",
+    "evaluation": "Evaluation",
 }
 """Blocks of a plan, and the class that holds each one's settings."""
 

@@ -59,7 +59,10 @@ class SitePolicy:
         gives_initial: whether this site's untrained model may become the federation's first one. False when not given
             and ``masking`` is required, since a model leaves without masks.
         statistics: columns that may be counted (``lightning-fed statistics``); none when not given.
-        min_count: ``plan.statistics.minimum_count`` must be at least this.
+        evaluation: whether models are measured on this site's cases (``lightning-fed evaluate``): ``none``; ``totals``
+            over all sites only; or ``each_site``, its own figures too. The label and the subgroups must be among
+            ``statistics``.
+        min_count: the ``minimum_count`` of ``plan.statistics`` and ``plan.evaluation`` must be at least this.
 
     Raises:
         PlanRefusedError: a value with which no policy makes sense.
@@ -80,6 +83,7 @@ class SitePolicy:
     members: dict[str, str] | None = None
     gives_initial: bool | None = None
     statistics: list[str] = field(default_factory=list)
+    evaluation: Literal["none", "totals", "each_site"] = "none"
     min_count: int = 1
 
     def __post_init__(self) -> None:
@@ -186,21 +190,44 @@ class SitePolicy:
             )
         if barred := [] if self.metrics is None else [name for name in plan.metrics if name not in self.metrics]:
             violations.append(f"it asks for the metrics {barred}, and this site reports only {self.metrics} (metrics).")
-        violations += self._beyond_statistics(plan)
+        violations += self._beyond_counts(plan) + self._beyond_evaluation(plan, site)
         _refuse(site, "the plan", violations, "Change the plan, or ask the site's privacy officer about policy.yaml.")
 
-    def _beyond_statistics(self, plan: FederationPlan) -> list[str]:
-        counted, violations = plan.statistics, []
+    def _beyond_counts(self, plan: FederationPlan) -> list[str]:
+        counted, violations = plan.counted, []
+        what, where = ("statistics", "statistics.columns") if plan.statistics else ("evaluation", "evaluation")
         if counted and (barred := counted.barred(self.statistics)):
             allowed = f"only {self.statistics}" if self.statistics else "no column"
             violations.append(
-                f"statistics.columns asks for {barred}, and this site lets {allowed} be counted (statistics). To allow "
+                f"{where} asks for {barred}, and this site lets {allowed} be counted (statistics). To allow "
                 f"them, write into the policy: statistics: [{', '.join([*self.statistics, *barred])}]."
             )
         if counted and counted.minimum_count < self.min_count:
             violations.append(
-                f"statistics.minimum_count = {counted.minimum_count} is below this site's minimum of {self.min_count} "
+                f"{what}.minimum_count = {counted.minimum_count} is below this site's minimum of {self.min_count} "
                 "(min_count)."
+            )
+        return violations
+
+    def _beyond_evaluation(self, plan: FederationPlan, site: str) -> list[str]:
+        measured = plan.evaluation
+        if measured is None:
+            return []
+        violations = []
+        if self.evaluation == "none":
+            violations.append(
+                f"it measures {measured.models} on this site's cases, and this site allows no evaluation (evaluation). "
+                "To allow totals over all sites, write into the policy: evaluation: totals."
+            )
+        elif measured.sites and self.evaluation != "each_site":
+            violations.append(
+                "evaluation.sites asks for each site's own figures, and this site lets only totals over all sites "
+                "leave (evaluation). To allow its own, write into the policy: evaluation: each_site."
+            )
+        if measured.sites and site not in measured.sites:
+            violations.append(
+                f"evaluation.sites = {measured.sites} does not name this site: totals less the figures of all others "
+                "would be its own. Name all sites, or none."
             )
         return violations
 

@@ -10,9 +10,9 @@ from lightning_fed.deferred import Deferred
 
 PUBLIC = {
     "lightning_fed": """
-        Aggregation Algorithm BestModel ByExamples Compression CountedColumn ExamplePrivacy FederatedStrategy
-        FederationPlan LocalTraining Masking PlainStep Privacy RobustRule ServerRule SitePolicy SitePrivacy SiteReport
-        Statistics Uniform ValueCodec Weighting __version__ load_global_model
+        Aggregation Algorithm BestModel ByExamples Compression CountedColumn Evaluation ExamplePrivacy
+        FederatedStrategy FederationPlan LocalTraining Masking PlainStep Privacy RobustRule ServerRule SitePolicy
+        SitePrivacy SiteReport Statistics Uniform ValueCodec Weighting __version__ load_global_model
     """,
     "lightning_fed.callbacks": """
         AdaBN DifferentialPrivacy Ditto FedDyn FedProx FedRep FederatedFinetuning MomentAlignment RandomAppearance
@@ -25,7 +25,8 @@ PUBLIC = {
         standard_scale
     """,
     "lightning_fed.simulation": """
-        Baselines InProcessRun OnRay Simulation SiteOverrides VirtualSite count_in_process federate_in_process simulate
+        Baselines InProcessRun OnRay Simulation SiteOverrides VirtualSite count_in_process evaluate_in_process
+        federate_in_process simulate
     """,
     "lightning_fed.errors": """
         AlreadyConnectedError BudgetExhaustedError ConfigError ConnectionLostError DataError FederationError

@@ -62,7 +62,7 @@ def serve(config: Namespace) -> None:
         roster_file=config.roster,
     )
     run_beside(coordinator, config, screen, loggers)
-    if config.show != "json" and not config.plan.statistics:
+    if config.show != "json" and not config.plan.counted:
         screen.display.say(f"the final global model is {config.store}/models/{coordinator.version:06d}.ckpt")
 
 
@@ -129,7 +129,7 @@ def read_config(
         arguments: the command line behind the command.
         exits: False raises ``jsonargparse.ArgumentError`` instead.
         program: how the command is called.
-        counts: whether the plan is of statistics, and so has one round and a ring in which counts are exact.
+        counts: whether the plan only counts, and so has one round and a ring in which counts are exact.
 
     Returns:
         The command's options by name; ``plan`` is a :class:`FederationPlan`, ``logger`` a list.

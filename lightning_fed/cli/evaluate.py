@@ -10,6 +10,7 @@ import msgspec
 import yaml
 from rich.console import Console
 
+from lightning_fed.cli.counting_site import add_site, take_part
 from lightning_fed.cli.evaluation_tables import tables_of
 from lightning_fed.cli.parser import NamesNearest
 from lightning_fed.errors import ConfigError, StoreError, did_you_mean
@@ -22,13 +23,17 @@ if TYPE_CHECKING:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run ``evaluate tables | show``.
+    """Run ``evaluate tables | coordinate | site | show``.
 
     Raises:
-        FederationError: a config or the data cannot be used.
+        FederationError: a config, a key or the data cannot be used, a policy refuses, or too few sites are there.
     """
+    if arguments[1:2] == ["coordinate"]:
+        return _coordinate(arguments[2:])
     config = _parser().parse_args(list(arguments[1:]))
     options = config[config.subcommand]
+    if config.subcommand == "site":
+        return take_part(options, lambda counted: table_rows(options.table, list(counted.columns)))
     if config.subcommand == "show":
         return _show(read_evidence(options.folder), options.folder)
     from lightning_fed.evaluation.local import evidence_of
@@ -42,6 +47,17 @@ def run(arguments: Sequence[str]) -> int:
     except OSError as error:
         raise StoreError(f"{options.out / FILE} cannot be written: {error.strerror}. Choose another --out.") from error
     return _show(evidence, options.out)
+
+
+def _coordinate(arguments: Sequence[str]) -> int:
+    from lightning_fed.cli import coordinate
+    from lightning_fed.coordinator.evaluation import write_summed
+
+    config = coordinate.read_config(arguments, program="lightning-fed evaluate coordinate", counts=True)
+    if config.plan.evaluation is None:
+        raise ConfigError("the config has no plan.evaluation, so there is nothing to measure. Name the models there.")
+    coordinate.serve(config)
+    return _show(write_summed(config.store), config.store)
 
 
 def _evaluation(path: Path) -> tuple[str, "Evaluation"]:
@@ -94,7 +110,7 @@ def _show(evidence: Evidence, folder: Path) -> int:
     for each in tables_of(evidence):
         console.print(each)
     for line in (
-        f"Brackets hold 95 % intervals, of {evidence.replicates} resamples of the patients.",
+        f"Sites: {len(evidence.sites)}. Brackets: 95 % intervals, of {evidence.replicates} resamples of the patients.",
         f"Figures of fewer than {evidence.minimum_count} patients of either class are hidden, and as many beside them "
         "as would give them away.",
         f"the same as data: {folder / FILE}",
@@ -117,6 +133,14 @@ def _parser() -> NamesNearest:
     tables.add_argument("--out", type=Path, default=Path("evaluation"), help=f"folder for {FILE}")
     tables.add_argument("--seed", type=int, default=0, help="of the resamples")
     commands.add_subcommand("tables", tables, help="measure on tables that lie here")
+    # Its own parser knows its options: it takes those of the coordinator that trains.
+    commands.add_subcommand("coordinate", NamesNearest(), help="measure over sites: run the coordinator")
+    site = NamesNearest(
+        description="Measure on this site's table, if its policy allows; add the counts to the others'."
+    )
+    add_site(site, "what this site accepts; it must allow the evaluation")
+    site.add_argument("--table", type=Path, required=True, help="CSV, Excel or Parquet file, a row a case")
+    commands.add_subcommand("site", site, help="measure over sites: take part as a site")
     show = NamesNearest(description="Show the evaluation of a folder again.")
     show.add_argument("folder", type=Path, help=f"where {FILE} lies")
     commands.add_subcommand("show", show, help="show an evaluation again")

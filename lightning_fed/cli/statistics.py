@@ -10,13 +10,13 @@ from jsonargparse import Namespace
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from lightning_fed.cli.counting_site import add_site, take_part
 from lightning_fed.cli.parser import NamesNearest
-from lightning_fed.cli.passphrases import FILE_HELP, asking
 from lightning_fed.coordinator.statistics_table import FILE, Table, read_table
-from lightning_fed.errors import ConfigError, DataError, IdentityError, printable
+from lightning_fed.errors import ConfigError, DataError, printable
 
 if TYPE_CHECKING:
-    from lightning_fed.plan import Statistics
+    from lightning_fed.plan import Evaluation, Statistics
 
 _HIDDEN = "hidden"
 
@@ -48,34 +48,17 @@ def _coordinate(arguments: Sequence[str]) -> int:
 
 
 def _site(options: Namespace) -> int:
-    from lightning_fed.participant.own_roster import OwnRoster
-    from lightning_fed.participant.statistics import StatisticsSite
-    from lightning_fed.policy import SitePolicy
-
     if (options.table is None) == (options.dicom is None):
         raise ConfigError(
             "a site counts either a table (--table FILE) or headers (--dicom FOLDER). Give one of the two."
         )
-    console = Console(soft_wrap=True)
-    say = partial(console.print, markup=False, highlight=False)
-    policy, ledger = SitePolicy.load(options.policy), options.ledger or Path("ledgers") / f"{options.site}.jsonl"
-    key = options.identity or Path("keys") / f"{options.site}.key"
-    named = "--identity" if options.identity else "the default of --identity"
-    own = OwnRoster.load(options.roster, key, asking(options.passphrase_file), policy, ledger, named)
-    if own.identity.name != options.site:
-        raise IdentityError(f"{key.name} is the identity of {own.identity.name!r}, and the site is {options.site!r}.")
-    site = StatisticsSite(own, policy, partial(_rows, options), ledger, say)
-    plan = site.take_part(site.connected(options.coordinator, options.patience_s))
-    assert plan.statistics is not None
-    hidden = ", under masks" if plan.masking.mode == "required" else ""
-    say(f"the counts of {', '.join(plan.statistics.columns)} are in the sum{hidden}. The coordinator has the table.")
-    return 0
+    return take_part(options, partial(_rows, options))
 
 
-def _rows(options: Namespace, statistics: "Statistics") -> Iterable[Mapping[str, str]]:
+def _rows(options: Namespace, counted: "Statistics | Evaluation") -> Iterable[Mapping[str, str]]:
     # By name, as a config names a data module: the federation runs without the radiology room and never imports it.
     records = import_module("lightning_fed.radiology.records")
-    names = list(statistics.columns)
+    names = list(counted.columns)
     if options.table is not None:
         return records.table_records(options.table, names)  # type: ignore[no-any-return]
     if not options.dicom.is_dir():
@@ -129,23 +112,11 @@ def _parser() -> NamesNearest:
     # Its own parser knows its options: it takes those of the coordinator that trains.
     commands.add_subcommand("coordinate", NamesNearest(), help="run the coordinator, and show the table")
     site = NamesNearest(description="Count this site's rows, if its policy allows, and add the counts to the others'.")
-    site.add_argument("--config", action="config", help="YAML file with these options")
-    site.add_argument("--coordinator", type=str, required=True, help="address like tcp://coordinator.example:5790")
-    site.add_argument("--site", type=str, required=True, help="this site's name in the roster")
-    site.add_argument("--policy", type=Path, required=True, help="what this site accepts; it must name the columns")
+    add_site(site, "what this site accepts; it must name the columns")
     site.add_argument("--table", type=Path | None, default=None, help="CSV, Excel or Parquet file, a row a radiograph")
     site.add_argument(
         "--dicom", type=Path | None, default=None, help="folder of DICOM files, whose headers are counted"
     )
-    site.add_argument("--identity", type=Path | None, default=None, help="secret key file; else keys/SITE.key")
-    site.add_argument(
-        "--passphrase_file", "--passphrase-file", type=Path | None, default=None, help=f"of the key file: {FILE_HELP}"
-    )
-    site.add_argument("--roster", type=Path, default=Path("keys/roster.yaml"), help="the members' public keys")
-    site.add_argument(
-        "--ledger", type=Path | None, default=None, help="beside which the site's logs lie; else ledgers/SITE.jsonl"
-    )
-    site.add_argument("--patience_s", "--patience-s", type=float, default=600.0, help="seconds without a coordinator")
     commands.add_subcommand("site", site, help="take part as a site")
     show = NamesNearest(description="Show the table of a store again.")
     show.add_argument("store", type=Path, help="the coordinator's folder")

@@ -42,10 +42,10 @@ def extend(store: Path, more: int) -> tuple[int, int]:
         StoreError: the folder is no store, or cannot be written.
     """
     plan = read_run(store)[1]
-    if plan.get("statistics"):
+    if plan.get("statistics") or plan.get("evaluation"):
         raise ConfigError(
-            "the plan counts and trains nothing (plan.statistics): it has one round and no more. To count again, start "
-            "a run in another store."
+            "the plan counts and trains nothing (plan.statistics, plan.evaluation): it has one round and no more. To "
+            "count again, start a run in another store."
         )
     try:
         lock = os.open(store / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -138,8 +138,8 @@ class Coordinator:
         model, fresh = self._store.model, False
         if model is None and above:
             model, fresh = above.first, True
-        elif model is None and plan.statistics:
-            model, fresh = nothing_counted(plan.statistics), True
+        elif model is None and plan.counted:
+            model, fresh = nothing_counted(plan.counted), True
         elif model is None and initial is not None:
             initial.configure_model()
             if plan.privacy.example and plan.privacy.example.replace_layers:

@@ -114,9 +114,26 @@ def write_table(store: Path) -> Table:
         UpdateRefusedError: no honest sites' counts add up to what was stored.
     """
     run, plan = read_run(store)
+    mean, sites = read_mean(store)
     try:
         statistics = msgspec.convert(plan.get("statistics"), Statistics)
         promise = msgspec.convert((plan.get("privacy") or {}).get("example"), ExamplePrivacy | None)
+    except msgspec.MsgspecError as error:
+        raise StoreError(
+            f"the counts of {store} cannot be read: {error}. Restore the store, or count again."
+        ) from error
+    table = table_of_mean(statistics, promise, mean, sites, str(plan["name"]), run)
+    write_whole(store / FILE, msgspec.json.format(msgspec.json.encode(table)) + b"\n")
+    return table
+
+
+def read_mean(store: Path) -> tuple[NDArray[np.float32], list[str]]:
+    """What was summed in a store, divided by the number of sites; and the sites.
+
+    Raises:
+        StoreError: nothing was counted, or it cannot be read.
+    """
+    try:
         content = (store / "events.jsonl").read_bytes()
         rounds = [event for event in entries_of(content) if event.event == "round_finished"]
         if not rounds:
@@ -125,12 +142,8 @@ def write_table(store: Path) -> Table:
                 f"was killed when it came. See lightning-fed report {store}, and count again in another store."
             )
         with safe_open(store / "models" / "000001.safetensors", framework="np") as file:
-            mean = np.asarray(file.get_tensor(NAME))
-        sites = rounds[-1].participants
-    except (OSError, SafetensorError, msgspec.MsgspecError) as error:
+            return np.asarray(file.get_tensor(NAME)), list(rounds[-1].participants)
+    except (OSError, SafetensorError) as error:
         raise StoreError(
             f"the counts of {store} cannot be read: {error}. Restore the store, or count again."
         ) from error
-    table = table_of_mean(statistics, promise, mean, sites, str(plan["name"]), run)
-    write_whole(store / FILE, msgspec.json.format(msgspec.json.encode(table)) + b"\n")
-    return table

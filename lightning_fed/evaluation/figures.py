@@ -55,6 +55,12 @@ def with_intervals(found: Mapping[str, float], resamples: Iterable[Mapping[str, 
     return {name: Figure(shown(value), *map(shown, intervals[name])) for name, value in found.items()}
 
 
+def shown_bounds(lower: float, upper: float) -> tuple[float, float]:
+    """Two bounds with four decimals, rounded outward, so that what they hold stays within."""
+    size = 10**_SHOWN_DIGITS
+    return math.floor(lower * size) / size, math.ceil(upper * size) / size
+
+
 def shown(value: float) -> float | None:
     """A number with four significant digits; None for NaN."""
     return None if math.isnan(value) else float(f"{value:.{_SHOWN_DIGITS}g}")

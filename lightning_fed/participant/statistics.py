@@ -14,6 +14,7 @@ from lightning_fed.participant.sent_log import SentLog
 from lightning_fed.participant.signed_sums_file import SignedSumsFile
 from lightning_fed.participant.site_ledger import SiteLedger
 from lightning_fed.plan import FederationPlan
+from lightning_fed.plan.evaluation import Evaluation
 from lightning_fed.plan.statistics import Statistics
 from lightning_fed.policy import SitePolicy
 from lightning_fed.privacy.accounting import require_delta_for
@@ -24,12 +25,12 @@ from lightning_fed.protocol.exchange import Exchange
 from lightning_fed.protocol.site.session import SiteSession
 from lightning_fed.protocol.site.signed_sums import SignedSums
 from lightning_fed.transport.site import SiteConnection
-from lightning_fed.update.counted_model import layout_of_statistics
+from lightning_fed.update.counted_model import layout_of_counted
 from lightning_fed.update.layout import Layout
 from lightning_fed.update.model_digest import layout_digest
-from lightning_fed.update.tally import count, digits_of, finer, units_of
+from lightning_fed.update.tally import Counts, count, digits_of, finer, units_of
 
-Rows = Callable[[Statistics], Iterable[Mapping[str, str]]]
+Rows = Callable[[Statistics | Evaluation], Iterable[Mapping[str, str]]]
 """Gives a site's rows, cells by column, for what a plan counts."""
 
 
@@ -138,25 +139,24 @@ class StatisticsSite:
         if refusal is not None:
             raise refusal
         self._policy.check_plan(plan, self._name)
-        if (statistics := plan.statistics) is None:
+        if (counted := plan.counted) is None:
             trains = f"the federation {plan.name!r} trains a model and counts nothing"
             raise PlanRefusedError(f"{trains}. Take part with a Trainer: lightning-fed fit", [trains])
         # Before the site joins: the others need not wait for one whose table is damaged.
-        counts = count(statistics, self._rows(statistics))
+        counts = self._counts(counted)
         promise = plan.privacy.example
         if promise:
             require_delta_for(promise.delta, max(1, int(counts[0])), "example")
-        self._join(connection, plan, run, layout_of_statistics(statistics))
+        self._join(connection, plan, run, layout_of_counted(counted))
         if not self._wait(connection, "the other sites", _begun):
             raise UpdateRefusedError(
                 f"site {self._name!r} is not in the sum: the federation {plan.name!r} has counted without it. It came "
                 "too late or was not drawn; ask for another run."
             )
-        if promise and self._ledger:
+        if promise and self._ledger and isinstance(counted, Statistics):
             release = release_of(promise)
             self._ledger.pay_for_training(1, release)
-            units, sensitivity = units_of(statistics), statistics.sensitivity
-            counts = with_noise(finer(counts, statistics), units, sensitivity, release)
+            counts = with_noise(finer(counts, counted), units_of(counted), counted.sensitivity, release)
         digits = digits_of(counts)
         connection.call(lambda session: session.submit(1, memoryview(bytearray(digits)), SiteReport(0)))
         spent, rejected = self._wait(
@@ -167,6 +167,16 @@ class StatisticsSite:
         if rejected:
             self._notice(f"the counts of site {self._name!r} were not taken, at least once: {rejected}")
         return plan
+
+    def _counts(self, counted: Statistics | Evaluation) -> Counts:
+        rows = self._rows(counted)
+        if isinstance(counted, Statistics):
+            return count(counted, rows)
+        # scipy takes a while, and nothing else of a site needs it.
+        from lightning_fed.evaluation.cases import read_cases
+        from lightning_fed.evaluation.summed import numbers_of
+
+        return numbers_of(counted, read_cases(counted, rows), self._name)
 
     def _join(self, connection: Connection, plan: FederationPlan, run: str, layout: Layout) -> None:
         owner = Owner(self._name, self._own.identity.signing_key, "")

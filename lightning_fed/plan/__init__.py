@@ -2,6 +2,7 @@
 
 from lightning_fed.plan.best import BestModel
 from lightning_fed.plan.compression import Compression
+from lightning_fed.plan.evaluation import Evaluation
 from lightning_fed.plan.federation import FederationPlan
 from lightning_fed.plan.masking import Masking
 from lightning_fed.plan.privacy import ExamplePrivacy, Privacy, SitePrivacy
@@ -12,6 +13,7 @@ __all__ = [
     "BestModel",
     "Compression",
     "CountedColumn",
+    "Evaluation",
     "ExamplePrivacy",
     "FederationPlan",
     "LocalTraining",

@@ -7,6 +7,9 @@ from lightning_fed.errors import PlanError
 from lightning_fed.plan.checks import at_least
 from lightning_fed.plan.statistics import CountedColumn
 
+FIGURES = 7
+"""How many figures are measured of a model; see ``evaluation.figures``."""
+
 MOST_NUMBERS = 1 << 22
 """Most numbers of a site: 64 MiB on the wire."""
 
@@ -36,7 +39,7 @@ class Evaluation:
     threshold: float = 0.5
     minimum_count: int = 10
     replicates: int = 200
-    bins: int = 100
+    bins: int = 60
 
     def __post_init__(self) -> None:
         at_least("evaluation.minimum_count", self.minimum_count, 1)
@@ -72,8 +75,21 @@ class Evaluation:
 
     @property
     def numbers(self) -> int:
-        """About how many whole numbers a site sends; see ``evaluation.summed``."""
-        return len(self.models) * len(self.groups) * (self.replicates + 1) * (2 * self.bins + 4)
+        """How many whole numbers a site sends; see ``evaluation.summed``."""
+        models, groups = len(self.models), len(self.groups)
+        counts = models * groups * (self.replicates + 1) * (2 * self.score_bins + 1)
+        return 1 + 3 * groups + counts + len(self.sites) * self.slot
+
+    @property
+    def score_bins(self) -> int:
+        """Bins of the scores: those of the plan, one of which the threshold divides."""
+        return self.bins + 1
+
+    @property
+    def slot(self) -> int:
+        """How many whole numbers the figures of one site are; see ``evaluation.slots``."""
+        models = len(self.models)
+        return len(self.groups) * (4 + 3 * FIGURES * models) + 4 * (models * (models - 1) // 2)
 
     def barred(self, allowed: Mapping[str, object] | list[str]) -> list[str]:
         """The label and the subgroups that are not among the columns which a site allows to be counted."""

@@ -19,9 +19,10 @@ from lightning_fed.plan.asynchronous import check_asynchronous
 from lightning_fed.plan.best import BestModel
 from lightning_fed.plan.checks import at_least
 from lightning_fed.plan.compression import Compression
+from lightning_fed.plan.evaluation import Evaluation
 from lightning_fed.plan.masking import Masking
 from lightning_fed.plan.privacy import Privacy
-from lightning_fed.plan.soundness import check_best, check_composition, check_statistics
+from lightning_fed.plan.soundness import check_best, check_composition, check_counted
 from lightning_fed.plan.statistics import Statistics
 from lightning_fed.plan.training import LocalTraining
 from lightning_fed.wire import hash_of
@@ -70,6 +71,8 @@ class FederationPlan:
             model is named when not given.
         statistics: what the sites count together, once, in a federation that trains nothing; one that trains when not
             given. See ``lightning-fed statistics``.
+        evaluation: what the sites measure together of models that are trained, once; nothing when not given. See
+            ``lightning-fed evaluate``.
 
     Raises:
         PlanError: a value that no federation can run with.
@@ -93,6 +96,7 @@ class FederationPlan:
     metrics: list[str] = field(default_factory=list)
     best: BestModel | None = None
     statistics: Statistics | None = None
+    evaluation: Evaluation | None = None
 
     def __post_init__(self) -> None:
         if not self.name or not all(c.isalnum() or c in "-_." for c in self.name):
@@ -118,11 +122,28 @@ class FederationPlan:
         check_asynchronous(algorithm, self.masking, self.privacy, self.compression, self.cohort_size)
         check_composition(algorithm, self.masking, self.privacy, self.compression, self.quorum, self.metrics)
         check_best(self.best, self.metrics, self.privacy)
-        if self.statistics is not None:
-            check_statistics(
-                self.rounds, algorithm, self.masking, self.privacy, self.compression, self.personal, self.metrics
+        if self.statistics is not None and self.evaluation is not None:
+            raise PlanError(
+                "plan.statistics and plan.evaluation are each counted in a federation of its own. Leave out one of the "
+                "two, and count it in another run."
+            )
+        if self.counted is not None:
+            check_counted(
+                "statistics" if self.statistics is not None else "evaluation",
+                self.rounds,
+                algorithm,
+                self.masking,
+                self.privacy,
+                self.compression,
+                self.personal,
+                self.metrics,
             )
         algorithm.check_sites(self.quorum)
+
+    @property
+    def counted(self) -> Statistics | Evaluation | None:
+        """What is counted in the place of training; None if the federation trains."""
+        return self.statistics if self.statistics is not None else self.evaluation
 
     @property
     def aggregation(self) -> Algorithm:

@@ -91,10 +91,10 @@ def _check_sums(plan: FederationPlan) -> None:
     Raises:
         PlanError: says what of it, and why.
     """
-    if plan.statistics is not None:
+    if plan.counted is not None:
         raise PlanError(
-            "plan.statistics are counted once over all sites, and their smallest counts are judged there; a region "
-            f"would pass on counts of a few sites. {_ONE_COORDINATOR}"
+            "plan.statistics and plan.evaluation are counted once over all sites, and their smallest counts are judged "
+            f"there; a region would pass on counts of a few sites. {_ONE_COORDINATOR}"
         )
     if plan.privacy.site is not None:
         raise PlanError(

@@ -92,7 +92,8 @@ def check_best(best: BestModel | None, metrics: list[str], privacy: Privacy) -> 
         )
 
 
-def check_statistics(
+def check_counted(
+    what: str,
     rounds: int,
     algorithm: Algorithm,
     masking: Masking,
@@ -107,17 +108,20 @@ def check_statistics(
         PlanError: says what, and what to write instead.
     """
     if rounds != 1:
-        raise PlanError(
-            f"plan.rounds = {rounds}, and plan.statistics are counted once: every sum costs privacy. Set 1."
-        )
+        raise PlanError(f"plan.rounds = {rounds}, and plan.{what} is counted once: every sum costs privacy. Set 1.")
     if masking.mode == "required" and masking.bits != 32:
         raise PlanError(
-            f"plan.masking.bits = {masking.bits} would round what plan.statistics counts. Set masking: {{bits: 32}}."
+            f"plan.masking.bits = {masking.bits} would round what plan.{what} counts. Set masking: {{bits: 32}}."
         )
     if algorithm.name != "fedavg" or compression.method != "none" or personal or metrics:
         raise PlanError(
-            "plan.statistics go with algorithm: {name: fedavg} and without compression, personal and metrics, which "
+            f"plan.{what} goes with algorithm: {{name: fedavg}} and without compression, personal and metrics, which "
             "are about models. Leave those out."
+        )
+    if what == "evaluation" and (privacy.site or privacy.example):
+        raise PlanError(
+            "plan.privacy does not go with plan.evaluation: noise that hides a row would drown what is measured of few "
+            "patients. Leave plan.privacy out, and let each site's policy decide whether it takes part."
         )
     if privacy.site:
         raise PlanError(

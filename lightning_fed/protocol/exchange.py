@@ -98,7 +98,7 @@ class Exchange:
         """
         parts = self.algorithm.build(self.size, self.statistics)
         promised = self.plan.privacy.site or self.plan.privacy.example
-        if (promised or self.plan.statistics) and type(parts.combine) is ByExamples:
+        if (promised or self.plan.counted) and type(parts.combine) is ByExamples:
             return Aggregation(Uniform(), parts.server)
         if promised and not (self.algorithm.needs_single_updates or sums_no_data(parts.combine)):
             # The plan was checked with a model of one value; this is the one that is trained.
@@ -220,7 +220,7 @@ class Exchange:
         site = self.plan.privacy.site
         if site:
             return (site.clipping_norm,)
-        if self.plan.statistics:
+        if self.plan.counted:
             # So the ring's step is 1, and whole numbers are not rounded.
             cohort = terms_of(self.plan, self.members).largest_cohort
             if cohort > MOST_SITES:

@@ -6,13 +6,16 @@ from lightning_fed.deferred import deferred
 
 if TYPE_CHECKING:
     from lightning_fed.simulation.config import Baselines, OnRay, Simulation, SiteOverrides
-    from lightning_fed.simulation.counting import count_in_process
+    from lightning_fed.simulation.counting import count_in_process, evaluate_in_process
     from lightning_fed.simulation.in_process import InProcessRun, VirtualSite, federate_in_process
     from lightning_fed.simulation.study import simulate
 else:
     __getattr__ = deferred(
         __name__,
-        {"counting": ("count_in_process",), "in_process": ("InProcessRun", "VirtualSite", "federate_in_process")},
+        {
+            "counting": ("count_in_process", "evaluate_in_process"),
+            "in_process": ("InProcessRun", "VirtualSite", "federate_in_process"),
+        },
         without_lightning={"config": ("Baselines", "OnRay", "Simulation", "SiteOverrides"), "study": ("simulate",)},
     )
 
@@ -24,6 +27,7 @@ __all__ = [
     "SiteOverrides",
     "VirtualSite",
     "count_in_process",
+    "evaluate_in_process",
     "federate_in_process",
     "simulate",
 ]

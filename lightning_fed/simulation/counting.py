@@ -5,9 +5,13 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lightning_fed.coordinator.statistics import table_of_mean
 from lightning_fed.coordinator.statistics_table import Table
 from lightning_fed.errors import ConfigError, FederationError
+from lightning_fed.evaluation.evidence import Evidence
 from lightning_fed.participant.own_roster import OwnRoster
 from lightning_fed.participant.statistics import StatisticsSite
 from lightning_fed.plan import FederationPlan
@@ -17,6 +21,7 @@ from lightning_fed.simulation.config import COORDINATOR
 from lightning_fed.simulation.memory import MemoryConnection, Switchboard
 from lightning_fed.simulation.stage import Stage
 from lightning_fed.transport.identity import Roster, new_identity
+from lightning_fed.update.tally import sum_of
 
 _log = logging.getLogger(__name__)
 
@@ -37,11 +42,44 @@ def count_in_process(plan: FederationPlan, rows: Mapping[str, Iterable[Mapping[s
     """
     if plan.statistics is None:
         raise ConfigError(f"the plan {plan.name!r} has no statistics, so there is nothing to count. Add some.")
+    policy = SitePolicy(statistics=list(plan.statistics.columns), foreign_classes=plan.foreign_classes)
+    mean, sites, run = _summed(plan, rows, policy)
+    return table_of_mean(plan.statistics, plan.privacy.example, mean, sites, plan.name, run)
+
+
+def evaluate_in_process(plan: FederationPlan, rows: Mapping[str, Iterable[Mapping[str, str]]]) -> Evidence:
+    """Measure models on the rows of virtual sites as real ones do, masks included, but for sockets and policies.
+
+    Args:
+        plan: a plan with ``evaluation``.
+        rows: of each site, by its name: cells by column, as text.
+
+    Returns:
+        What ``lightning-fed evaluate`` would show.
+
+    Raises:
+        ConfigError: the plan measures nothing, or there are fewer sites than its quorum.
+        FederationError: one of its other kinds, for what the message says.
+    """
+    if plan.evaluation is None:
+        raise ConfigError(f"the plan {plan.name!r} has no evaluation, so there is nothing to measure. Add one.")
+    # scipy takes a while, and nothing else of a simulation needs it.
+    from lightning_fed.evaluation.summed import evidence_of_sum
+
+    columns = [plan.evaluation.label, *plan.evaluation.subgroups]
+    policy = SitePolicy(statistics=columns, evaluation="each_site", foreign_classes=plan.foreign_classes)
+    mean, sites, _ = _summed(plan, rows, policy)
+    return evidence_of_sum(plan.evaluation, sum_of(mean, len(sites)), sites, plan.name)
+
+
+def _summed(
+    plan: FederationPlan, rows: Mapping[str, Iterable[Mapping[str, str]]], policy: SitePolicy
+) -> tuple[NDArray[np.float32], list[str], str]:
+    """The mean of what the sites have sent, the sites, and the run."""
     if len(rows) < plan.quorum:
         raise ConfigError(f"the sites {list(rows)} must be at least the quorum of {plan.quorum}.")
     identities = {name: new_identity(name) for name in rows}
     roster = Roster.of(new_identity(COORDINATOR).card, [identity.card for identity in identities.values()])
-    policy = SitePolicy(statistics=list(plan.statistics.columns), foreign_classes=plan.foreign_classes)
 
     with tempfile.TemporaryDirectory() as folder:
 
@@ -59,6 +97,4 @@ def count_in_process(plan: FederationPlan, rows: Mapping[str, Iterable[Mapping[s
         raise outcome
     summed = [record.data for record in switchboard.records if record.event == "round_finished"]
     assert model is not None and summed
-    sites = summed[-1]["participants"]
-    mean = model.vector.numpy()
-    return table_of_mean(plan.statistics, plan.privacy.example, mean, sites, plan.name, switchboard.coordinator.run)
+    return model.vector.numpy(), list(summed[-1]["participants"]), switchboard.coordinator.run

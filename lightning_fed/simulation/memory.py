@@ -56,7 +56,7 @@ class Switchboard:
         watch: Callable[[Record], None] | None = None,
     ) -> None:
         self._watch = watch
-        model = nothing_counted(plan.statistics) if plan.statistics else None
+        model = nothing_counted(plan.counted) if plan.counted else None
         self.coordinator = CoordinatorSession(plan, uuid.uuid4().hex, members, model, draw=random.Random(seed))  # noqa: S311 - a simulation draws cohorts again as before
         self.records: list[Record] = []
         self.bytes_up = self.bytes_down = self.connected = 0

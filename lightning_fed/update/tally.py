@@ -91,6 +91,13 @@ def digits_of(counts: Counts) -> FloatVector:
     return np.ascontiguousarray(np.stack(places, axis=1).reshape(-1), dtype=np.float32)
 
 
+def sum_of(mean: Sequence[float] | NDArray[np.float32], sites: int) -> Counts:
+    """The sum over sites of what ``digits_of`` was given, from the mean of what so many sites have sent."""
+    digits = np.rint(np.asarray(mean, dtype=np.float64).reshape(-1, DIGITS) * sites).astype(np.int64)
+    total: Counts = (digits << (_BITS * np.arange(DIGITS))).sum(axis=1)
+    return total
+
+
 def total_of(
     mean: Sequence[float] | NDArray[np.float32], sites: int, statistics: Statistics, *, noisy: bool = False
 ) -> Counts:
@@ -105,8 +112,7 @@ def total_of(
     Raises:
         UpdateRefusedError: no sites' honest numbers add up to it.
     """
-    digits = np.rint(np.asarray(mean, dtype=np.float64).reshape(-1, DIGITS) * sites).astype(np.int64)
-    total: Counts = (digits << (_BITS * np.arange(DIGITS))).sum(axis=1)
+    total = sum_of(mean, sites)
     if noisy:
         rounded = np.rint(np.maximum(total, 0) / NOISE_UNIT).astype(np.int64)
         return np.where(units_of(statistics) == SCALE, total, rounded)

@@ -117,7 +117,7 @@ def _wrong_with_ours(words: list[str], whole: bool) -> list[str]:
         parser.exit_on_error = False
         for subparser in _subparsers(parser):
             subparser.exit_on_error = False
-        arguments = words[2:] if words[:2] == ["statistics", "coordinate"] else words[1:]
+        arguments = words[2:] if words[:2] in (["statistics", "coordinate"], ["evaluate", "coordinate"]) else words[1:]
         try:
             parser.parse_args([word for word in arguments if word != "..."])
         except ArgumentError as error:
@@ -139,7 +139,9 @@ def _wrong_with_config(words: list[str]) -> list[str]:
 
 
 def _parser(words):
-    return parser_of("coordinate" if words[:2] == ["statistics", "coordinate"] else words[0])
+    return parser_of(
+        "coordinate" if words[:2] in (["statistics", "coordinate"], ["evaluate", "coordinate"]) else words[0]
+    )
 
 
 def _subparsers(parser):

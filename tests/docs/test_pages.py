@@ -19,8 +19,8 @@ from sybil.region import Region
 
 ROOT = Path(__file__).parents[2]
 RUN = [page for page in PAGES if runnable(page)]
-WHOLE = ("tutorial", "simulate", "add-privacy", "statistics")
-SIDE_BY_SIDE = re.compile(r"lightning-fed (statistics )?(coordinate|site|fit) |python (site|north)\.py")
+WHOLE = ("tutorial", "simulate", "add-privacy", "statistics", "evaluation")
+SIDE_BY_SIDE = re.compile(r"lightning-fed ((statistics|evaluate) )?(coordinate|site|fit) |python (site|north)\.py")
 TIMEOUT_S = 240
 
 
