@@ -25,7 +25,7 @@ def test_a_plan_without_statistics_is_refused(lightning_fed):
 def test_a_plan_of_statistics_needs_to_name_neither_rounds_nor_bits(lightning_fed, tmp_path):
     (tmp_path / "statistics.yaml").write_text("store: s\nplan: {statistics: {columns: {age: {edges: [0, 9]}}}}\n")
     code, _, err = lightning_fed("statistics", "coordinate", "--config", "statistics.yaml")
-    assert code == 1 and "key" in err and "plan" not in err
+    assert code == 1 and "key" in err and "plan." not in err
 
 
 def test_a_misspelt_key_is_named(lightning_fed, tmp_path):
