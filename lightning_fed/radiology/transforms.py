@@ -85,7 +85,7 @@ class TrainingTransform:
         return {**sample, "image": image.clamp(0, 1)}
 
     def _warp(self, image: Tensor) -> Tensor:
-        """What torchvision's ``v2.RandomAffine`` does, to the bit, in a third of its time: the grid is made once."""
+        """What torchvision's ``v2.RandomAffine`` does, to the bit, and quicker: the grid is made once."""
         size, shift = self.image_size, self.max_shift * self.image_size
         turn = math.radians(_uniform(-self.max_rotation_deg, self.max_rotation_deg))
         right, down = round(_uniform(-shift, shift)), round(_uniform(-shift, shift))
