@@ -40,22 +40,26 @@ _LOSSLESS_JPEG = {JPEGLossless, JPEGLosslessSV1}
 # and Pillow is the one that prints no warnings.
 _DECODERS = ("pylibjpeg", "pillow", "gdcm", "pydicom")
 _TALKATIVE = ("pydicom", "pylibjpeg", "openjpeg", "rle")
+for _name in _TALKATIVE:
+    # Without any handler the standard library would print what does not propagate.
+    logging.getLogger(_name).addHandler(logging.NullHandler())
 
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Keep the libraries' own reports of a damaged file off the console: the refusal says what is wrong, once."""
     loggers = [logging.getLogger(name) for name in _TALKATIVE]
-    before = [logger.level for logger in loggers]
+    before = [logger.propagate for logger in loggers]
     for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
+        # Their levels would do as well, but whoever changes one empties a cache of every logger of the process.
+        logger.propagate = False
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
+        for logger, propagates in zip(loggers, before, strict=True):
+            logger.propagate = propagates
 
 
 def stored_pixels(dataset: FileDataset) -> NDArray[np.integer]:

@@ -253,6 +253,7 @@ def test_reading_leaves_other_libraries_as_talkative_as_before(caplog):
         with pytest.raises(DataError):
             read_radiograph(get_testdata_file("JPGExtended.dcm", download=False))
         assert logging.getLogger("pydicom").level == logging.DEBUG
+        assert logging.getLogger("pydicom").propagate
     finally:
         logging.getLogger("pydicom").setLevel(logging.NOTSET)
     assert not [record for record in caplog.records if record.name.startswith("pydicom")]
