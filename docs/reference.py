@@ -14,13 +14,15 @@ from typing import Any
 
 from docstring_parser import parse
 
-from lightning_fed import FederatedStrategy
 from lightning_fed.aggregation.registry import ALGORITHMS
 from lightning_fed.cli.completion import parser_of
 from lightning_fed.cli.coordinate import config_parser
 from lightning_fed.cli.main import COMMANDS
 from lightning_fed.cli.region import config_parser as region_parser
 from lightning_fed.cli.schemas import schemas
+
+# The class itself: the package's own name of it stands in for it until Lightning is there.
+from lightning_fed.strategies.federated import FederatedStrategy
 
 HERE = Path(__file__).parent
 NOTE = "<!-- Written by `make reference` from the code's own descriptions; a test compares. -->"
@@ -124,13 +126,17 @@ def _of_command(parser: argparse.ArgumentParser, name: str) -> Iterator[str]:
     if rows:
         yield _table(("argument", "meaning", "if left out"), rows)
     for action in below:
+        said = {one.dest: one.help for one in action._get_subactions()}
         for word, one in action.choices.items():
-            yield f"### {name.removeprefix('lightning-fed ')} {word}\n\n{_prose(one.description or '')}\n"
+            text = _prose(one.description or said.get(word) or "")
+            yield f"### {name.removeprefix('lightning-fed ')} {word}\n\n{text}\n"
             yield from _of_command(one, f"{name} {word}")
 
 
 def _is_shown(action: argparse.Action) -> bool:
-    shown = action.help != argparse.SUPPRESS and not isinstance(action, argparse._SubParsersAction)
+    # What has no default to show is the file of a whole block, whose settings are shown one by one.
+    hidden = argparse.SUPPRESS in (action.help, action.default)
+    shown = not hidden and not isinstance(action, argparse._SubParsersAction)
     return shown and action.dest not in ("help", "print_config") and "." not in action.dest
 
 
@@ -202,7 +208,8 @@ def _algorithm(name: str) -> tuple[str, str, str]:
 def _arguments(kind: type) -> Iterator[tuple[str, str, str]]:
     said = {one.arg_name: one.description or "" for one in parse(inspect.getdoc(kind) or "").params}
     for name, one in inspect.signature(kind.__init__).parameters.items():
-        left_out = "must be given" if one.default is inspect.Parameter.empty else _default(one.default)
+        needed = one.default is one.empty and one.kind is not one.VAR_KEYWORD
+        left_out = "must be given" if needed else _default(one.default)
         if name in said:
             yield f"`{name}`", _prose(said[name]), left_out
 

@@ -1,5 +1,7 @@
 """The pages of all settings and commands are what the code says of them."""
 
+import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lightning_fed.cli.main import COMMANDS
+from lightning_fed.strategies.federated import FederatedStrategy
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -34,3 +37,17 @@ def test_every_command_has_its_part():
     text = (DOCS / "commands.md").read_text()
     for command in COMMANDS:
         assert f"| `{command}` |" in text
+
+
+def test_every_part_says_what_it_is_about():
+    for page in ("settings.md", "commands.md"):
+        text = (DOCS / page).read_text()
+        parts = re.split(r"^#+ ", text, flags=re.MULTILINE)[1:]
+        assert [part.splitlines()[0] for part in parts if not "".join(part.splitlines()[1:]).strip()] == []
+        assert "SUPPRESS" not in text
+
+
+def test_every_argument_of_the_strategy_is_there():
+    text = (DOCS / "settings.md").read_text().split("## The strategy of a site")[1].split("\n## ")[0]
+    given = re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE)
+    assert given == [name for name in inspect.signature(FederatedStrategy.__init__).parameters if name != "self"]
