@@ -133,6 +133,10 @@ class SitePolicy:
                     f"{did_you_mean(unknown[0], known)}"
                 )
             return msgspec.convert(settings, type=cls)
+        except FileNotFoundError as error:
+            raise PlanRefusedError(
+                f"there is no site policy {Path(path).absolute()}. Name the file that holds it: policy."
+            ) from error
         except (OSError, UnicodeDecodeError, yaml.YAMLError, msgspec.MsgspecError) as error:
             why = " ".join(str(error).replace("<unicode string>", name).split())
             raise PlanRefusedError(f"the site policy {name} cannot be read: {why}. Mend the file.") from error

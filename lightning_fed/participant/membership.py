@@ -96,6 +96,7 @@ class Membership(Callback):
         self._sent: SentLog | None = None
         self.plan: FederationPlan | None = None
         self.run: str | None = None
+        self._restored: int | None = None
         self.tuned: list[str] = []
         self._processes = Processes(self._name)
         self._link = Link(self._processes)
@@ -228,7 +229,18 @@ class Membership(Callback):
         joining.take_part(trainer, pl_module, self._link, self._model.ledger, self._initial, resumed=resumed)
         self._model.watch_sent_once(pl_module)
         self._load_newest(trainer, pl_module, at_least=0)
+        self._warn_of_old_checkpoint()
         self._say_joined(lambda: joining.summary(trainer, self._model.version))
+
+    def _warn_of_old_checkpoint(self) -> None:
+        restored, self._restored = self._restored, None
+        if restored is not None and self.version - restored > 1:
+            rank_zero_warn(
+                f"the checkpoint is of round {restored}, and the global model is of round {self.version}. The weights "
+                "are the global model's; this site's optimiser and learning rate go on from the checkpoint, "
+                f"{self.version - restored} rounds behind. A checkpoint of each round keeps them closer: "
+                "ModelCheckpoint(dirpath=..., save_top_k=0, save_last=True)."
+            )
 
     def _say_joined(self, summary: Callable[[], str]) -> None:
         rank_zero_info(summary())
@@ -311,6 +323,8 @@ class Membership(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the residual of a checkpoint of the same run; another run starts without."""
         self._state.restore(state_dict, self.run)
+        if state_dict.get("run") == self.run:
+            self._restored = state_dict["version"]
 
     # Inside
 

@@ -127,9 +127,9 @@ class Federated(Strategy):
             if self._policy is None:
                 rank_zero_warn(
                     f"site {self.site!r} has no policy: it accepts whatever plan the coordinator sends, be it without "
-                    "masks, and whoever is in the roster, and may be asked for its untrained model. Write one with "
-                    f"'lightning-fed init --role site --name {self.site}', have the privacy officer read it, and name "
-                    "it: FederatedStrategy(policy='site/policy.yaml')."
+                    "masks, and whoever is in the roster, and may be asked for its untrained model. Write one, have "
+                    "the privacy officer read it, and name it: FederatedStrategy(policy='policy.yaml'). 'lightning-fed "
+                    "init --role site --folder example' makes a folder with one to begin from; keep your own key."
                 )
             elif self._policy.members is None:
                 rank_zero_warn(

@@ -1,6 +1,7 @@
 """A site that comes late, or goes on from a checkpoint, knows how much of the federation is left before it asks."""
 
 import threading
+import warnings
 from typing import Any
 
 import lightning as L
@@ -174,3 +175,20 @@ def test_a_resumed_sites_plateau_is_looked_for_once_a_round(step, epochs, tmp_pa
     # What was validated right after the checkpoint was written is not in it.
     validated = done if step % (3 * epochs) else done - 1
     assert scheduler.last_epoch == validated + 4 - done
+
+
+@pytest.mark.parametrize(("kept_at", "stopped_at", "behind"), [(3, 9, 2), (6, 9, 0)])
+def test_a_checkpoint_of_rounds_ago_is_said_to_be_one(kept_at, stopped_at, behind, tmp_path):
+    agreed = plan(5)
+    here = Loopback(tmp_path, agreed)
+    keep = Until(kept_at, lambda trainer: trainer.save_checkpoint(tmp_path / "kept.ckpt"))
+    trainer_of([keep, Stop(stopped_at)], tmp_path, here.strategy()).fit(Asking(), loader())
+    here.wait()
+    here.begin(agreed)
+    resumed = trainer_of([], tmp_path, here.strategy())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        resumed.fit(Asking(), loader(), ckpt_path=tmp_path / "kept.ckpt")
+    here.wait()
+    said = [str(one.message) for one in caught if "rounds behind" in str(one.message)]
+    assert [f"{behind} rounds behind" in one and "save_last=True" in one for one in said] == [True] * (behind > 0)

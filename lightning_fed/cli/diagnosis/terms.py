@@ -75,7 +75,8 @@ def check_policy(
             findings.warn(
                 "policy",
                 f"there is none: {_NO_POLICY}.",
-                f"Write one (lightning-fed init --role site --name {site}), and name its policy.yaml: policy.",
+                "Write one, and name it: policy. 'lightning-fed init --role site --folder example' makes a folder with "
+                "one to begin from; keep your own key.",
             )
             return SitePolicy()
         findings.ok("policy", f"{given if isinstance(given, Path) else 'the one in the config'} can be read.")
