@@ -54,7 +54,7 @@ metrics: [val_loss, on, no]
 {metrics: [no], best: {metric: no, mode: max}}
 {metrics: [val_loss], best: {metric: val_loss, mode: min, patience: 5}}
 {rounds: 1, masking: {bits: 32}, statistics: {minimum_count: 5, columns: {a: {edges: [0, 1e2]}, b: {values: [A, on]}}}}
-{rounds: 1, masking: {bits: 32}, evaluation: {models: [on, b], label: no, patient: yes, subgroups: {a: {edges: [0, 1]}}}}
+{rounds: 1, masking: {bits: 32}, evaluation: {models: [on], label: no, patient: yes, subgroups: {a: {edges: [0, 1]}}}}
 {rounds: 1, masking: {bits: 32}, evaluation: {models: [m], sites: [no, b, c], threshold: 4e-1, minimum_count: 5}}
 {rounds: 1, masking: {bits: 32}, evaluation: {models: [m], replicates: 100, bins: 40}}
 """
