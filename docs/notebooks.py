@@ -28,7 +28,7 @@ FOLDER = ROOT / "examples" / "notebooks"
 
 PLACE = "What this notebook writes goes into a folder of its own, which is new each time:"
 NEW_FOLDER = "import os\nimport tempfile\n\nos.chdir(tempfile.mkdtemp())"
-SIDE_BY_SIDE = re.compile(r"lightning-fed coordinate |python site\.py ")
+SIDE_BY_SIDE = re.compile(r"lightning-fed coordinate |python hospital\.py ")
 TIMEOUT_S = 900
 
 _OF_THIS_RUN = (

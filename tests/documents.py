@@ -73,7 +73,7 @@ class Block:
 
     @property
     def file(self) -> str | None:
-        """The file that it is, where its first line names one (``# site.py``)."""
+        """The file that it is, where its first line names one (``# hospital.py``)."""
         named = _NAMED.match(self.text)
         return named[1] if named and self.language in ("python", "yaml") else None
 

@@ -116,10 +116,13 @@ def how_to_stay(trainer: Trainer) -> str:
     limit = end_of(trainer)
     named = next((name for name in ("max_steps", "max_epochs") if limit.startswith(f"Trainer({name}")), "")
     if not named:
-        return "The federation goes on without this site. Start it again to take part in further rounds."
+        return (
+            "The federation goes on without this site if enough others are left. Start it again to take part in "
+            "further rounds."
+        )
     return (
-        f"The federation goes on without this site. To take part in further rounds, leave {named} out, so that the fit "
-        "lasts for all of the plan's rounds, and start the site again."
+        "The federation goes on without this site if enough others are left. To take part in further rounds, leave "
+        f"{named} out, so that the fit lasts for all of the plan's rounds, and start the site again."
     )
 
 

@@ -202,3 +202,12 @@ def test_a_template_names_the_schema_that_it_keeps(name):
     assert beyond(schema, schema, yaml.safe_load(text)) == []
     wrong = {"plan": {"masking": {"mode": "of"}, "nobody": 1}} if name != "policy" else {"masking": "of", "nobody": 1}
     assert len(beyond(schema, schema, wrong)) == 2
+
+
+def test_the_baselines_that_a_template_shows_are_ones_that_its_schema_knows():
+    text = (TEMPLATES / "simulation.yaml").read_text()
+    written, shown = text.split("\n# baselines:\n")
+    config = yaml.safe_load(f"{written}\nbaselines:\n{re.sub('^# ', '', shown, flags=re.MULTILINE)}")
+    schema = msgspec.json.decode((TEMPLATES / "simulation.schema.json").read_bytes())
+    assert beyond(schema, schema, config) == []
+    assert config["baselines"].keys() == schema["$defs"]["Baselines"]["properties"].keys()

@@ -1,7 +1,7 @@
 """What tutorials and how-to guides show is run: files, configs, commands and Python, in the page's order.
 
-A block whose first line names a file (``# site.py``) is that file. Other Python blocks are run one after the other in
-one process. In a console block each command is run; sites and coordinators side by side, until all have ended. What
+A block whose first line names a file (``# hospital.py``) is that file. Other Python blocks are run one after the other
+in one process. In a console block each command is run; sites and coordinators side by side, until all have ended. What
 stands below a command is in its output.
 """
 
@@ -20,7 +20,7 @@ from sybil.region import Region
 ROOT = Path(__file__).parents[2]
 RUN = [page for page in PAGES if runnable(page)]
 WHOLE = ("tutorial", "simulate", "add-privacy", "statistics", "evaluation")
-SIDE_BY_SIDE = re.compile(r"lightning-fed ((statistics|evaluate) )?(coordinate|site|fit) |python (site|north)\.py")
+SIDE_BY_SIDE = re.compile(r"lightning-fed ((statistics|evaluate) )?(coordinate|site|fit) |python (hospital|north)\.py")
 TIMEOUT_S = 240
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lightning_fed import errors
+from lightning_fed.protocol.messages import VERSION
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text()
@@ -29,6 +30,10 @@ TEXTS = list(_texts())
 def test_each_section_names_an_error():
     assert len(SECTIONS) == len(re.findall("^### ", PAGE, re.M)) >= 10
     assert {kind for _, kind in SECTIONS} <= {*errors.__all__}
+
+
+def test_the_shown_doctor_speaks_todays_version_of_the_protocol():
+    assert re.findall(r"both sides speak version (\d+)", PAGE) == [str(VERSION)]
 
 
 def _pattern(text, filling):
