@@ -20,8 +20,20 @@ HOW = (
 )
 
 
-def _files_before(block):
-    return {one.file: one.text for one in blocks_of(block.page) if one.file}
+@pytest.fixture
+def files_of(monkeypatch, tmp_path):
+    """Writes the files of a block's page to where its commands find them, and gives their texts by name."""
+
+    def write(block):
+        files = {one.file: one.text for one in blocks_of(block.page) if one.file}
+        for name, text in files.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        return files
+
+    return write
 
 
 def _untrue(block):
@@ -64,13 +76,8 @@ def test_a_page_that_another_test_runs_is_named_there(page):
 
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language in ("sh", "console")], ids=lambda block: block.place)
-def test_the_commands_of_a_block_are_taken_by_their_parsers(block, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    files = _files_before(block)
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    monkeypatch.syspath_prepend(str(tmp_path))
+def test_the_commands_of_a_block_are_taken_by_their_parsers(block, files_of):
+    files = files_of(block)
     assert block.commands or block.reason
     wrong = {command: wrong_with(command, files, whole=block.reason is None) for command in block.commands}
     assert not any(wrong.values()), f"{block.place}: {wrong}"
@@ -86,9 +93,9 @@ def test_the_commands_in_sentences_are_there(page):
 @pytest.mark.parametrize(
     "block", [b for b in BLOCKS if b.note.startswith("example output of: ")], ids=lambda block: block.place
 )
-def test_an_examples_command_is_taken_by_its_parser_and_printed_with_it(block):
+def test_an_examples_command_is_taken_by_its_parser_and_printed_with_it(block, files_of):
     command = block.note.removeprefix("example output of: ")
-    assert not wrong_with(command, _files_before(block), whole=True)
+    assert not wrong_with(command, files_of(block), whole=True)
 
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.note == "message"], ids=lambda block: block.place)
