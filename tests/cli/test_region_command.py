@@ -149,8 +149,10 @@ def test_the_wrong_key_file_is_named_before_anybody_is_asked(lightning_fed, fold
     assert "north/a.key is the identity of 'a', and the roster's coordinator is 'coordinator'" in err
 
 
-def test_doctor_says_that_it_does_not_know_a_region(lightning_fed, folder):
+def test_doctor_looks_at_a_region_and_names_what_it_does_not_check(lightning_fed, folder):
     folder()
     code, out, _ = lightning_fed("doctor", "coordinator", "--config", "region.yaml")
     assert code == 1
-    assert "doctor does not know" in " ".join(out.split())
+    found = " ".join(out.split())
+    assert "lightning-fed region refuses what cannot be used, with the reason" in found
+    assert "not checked" in found

@@ -56,7 +56,7 @@ def test_an_algorithm_that_needs_more_than_the_mean_is_refused(name):
         ({"privacy": Privacy(site=SitePrivacy("central"))}, "plan.privacy.site clips each site's update"),
         (
             {"rounds": 1, "masking": Masking(bits=32), "statistics": Statistics({"age": CountedColumn([0, 9])})},
-            "plan.statistics are counted once",
+            "plan.statistics and plan.evaluation are counted once",
         ),
     ],
 )

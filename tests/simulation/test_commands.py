@@ -74,7 +74,7 @@ def test_what_is_printed_runs_the_same_study(lightning_fed, tiny, tmp_path, free
         *lines, last = [line for line in printed.splitlines() if not line.startswith("#")]
         lightning_fed("\n".join([lines[0], *(f"{line} &" for line in lines[1:]), f"{last} && wait"]))
     assert distance(stored(tmp_path / "run"), in_one_process(config)) < 1e-6
-    assert "is finished" in lightning_fed(simulate)
+    assert "is complete" in lightning_fed(simulate)
     assert (tmp_path / "run" / "results.json").exists()
 
 
