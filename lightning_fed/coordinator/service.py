@@ -240,15 +240,21 @@ class Coordinator:
             )
         self._perform(self._session.start())
         if self._session.phase == "closing" and self._session.model and not self._above:
+            plan, version = self._session.plan, self._session.model.version
+            more = (
+                ""
+                if plan.counted
+                else " For more rounds, once this command has ended: lightning-fed admin "
+                f"{self._store.folder} extend ROUNDS, then start coordinator and sites again."
+            )
             _log.warning(
                 "this run is complete (%d of %d rounds), so none begins; for %g s, sites may still fetch global model "
-                "%d. To begin anew, give another store. For more rounds, once this command has ended: lightning-fed "
-                "admin %s extend ROUNDS, then start coordinator and sites again.",
-                self._session.model.version,
-                self._session.plan.rounds,
-                self._session.plan.gather_s,
-                self._session.model.version,
-                self._store.folder,
+                "%d. To begin anew, give another store.%s",
+                version,
+                plan.rounds,
+                plan.gather_s,
+                version,
+                more,
             )
         if self._session.model:
             self._look_at_the_disk(self._session.model)

@@ -412,13 +412,16 @@ def test_of_a_region_its_two_sides_are_looked_at_and_what_comes_from_above_is_na
     assert f"Looked at {tmp_path / 'other.key'}. The path comes from upstream.identity" in found["upstream"]["found"]
 
 
-def test_a_plan_that_counts_is_looked_at_and_what_it_has_not_is_named(doctor):
-    federation = {
-        "address": "tcp://127.0.0.1:*",
-        "store": "store",
-        "plan": {"quorum": 2, "statistics": {"columns": {"sex": {"values": ["F", "M"]}}}},
-    }
+@pytest.mark.parametrize(
+    ("what", "settings", "command"),
+    [
+        ("statistics", {"columns": {"sex": {"values": ["F", "M"]}}}, "statistics"),
+        ("evaluation", {"models": ["global"]}, "evaluate"),
+    ],
+)
+def test_a_plan_that_counts_is_looked_at_and_what_it_has_not_is_named(doctor, what, settings, command):
+    federation = {"address": "tcp://127.0.0.1:*", "store": "store", "plan": {"quorum": 2, what: settings}}
     code, found = doctor("coordinator", federation=federation)
     assert (code, found["plan"]["state"], found["model"]["state"]) == (0, "ok", "not checked"), found
-    assert "plan.statistics" in found["model"]["found"]
-    assert "lightning-fed statistics coordinate" in found["model"]["cure"]
+    assert f"plan.{what}" in found["model"]["found"]
+    assert f"lightning-fed {command} coordinate" in found["model"]["cure"]

@@ -28,7 +28,7 @@ def check_training(findings: Findings, config_path: Path, roster: Roster | None,
     """Look at the plan, the initial model, the store, and what rounds will take."""
     try:
         planned = mapping_in(config_path).get("plan")
-        counts = isinstance(planned, dict) and bool(planned.get("statistics"))
+        counts = isinstance(planned, dict) and bool(planned.get("statistics") or planned.get("evaluation"))
         config = read_config(["--config", str(config_path)], exits=False, counts=counts)
     except (ArgumentError, FederationError) as error:
         findings.fail("config", str(error))
@@ -38,12 +38,13 @@ def check_training(findings: Findings, config_path: Path, roster: Roster | None,
     findings.ok("plan", f"{plan.name!r}, {plan.rounds} rounds ({plan.hash[:12]}). Its parts go together.")
     if roster is not None:
         check_quorum(findings, plan, roster)
-    if plan.statistics:
+    if plan.counted:
+        what, command = ("statistics", "statistics") if plan.statistics else ("evaluation", "evaluate")
         findings.skip(
             "model",
-            "the plan counts and trains nothing (plan.statistics): there is no model, and store, disk, memory and line "
+            f"the plan counts and trains nothing (plan.{what}): there is no model, and store, disk, memory and line "
             "are not checked.",
-            "Start it with: lightning-fed statistics coordinate",
+            f"Start it with: lightning-fed {command} coordinate",
         )
         return
     plan, newest = _check_store(findings, config.store, plan)
