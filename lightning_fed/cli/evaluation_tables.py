@@ -22,17 +22,19 @@ def tables_of(evidence: Evidence) -> Iterator[Table]:
 
 
 def _by_site(evidence: Evidence, scopes: list[Scope]) -> Table:
-    table = _table("area under the curve, by site", "model", *(scope.name for scope in scopes), "worst site")
+    several = len(evidence.each) > 1
+    last = ["worst site"] if several else []
+    table = _table("area under the curve, by site", "model", *(scope.name for scope in scopes), *last)
+    worst = {each.model: each.site for each in evidence.worst if several}
     for model in evidence.models:
-        worst = [each.site for each in evidence.worst if each.model == model and len(evidence.each) > 1]
         areas = [_figure(scope.groups[0], model, "auroc") for scope in scopes]
-        table.add_row(printable(model), *areas, printable("".join(worst)))
+        table.add_row(printable(model), *areas, *([printable(worst.get(model, ""))] if several else []))
     for what, counts in (
         ("cases", [scope.groups[0].cases for scope in scopes]),
         ("with the finding", [scope.groups[0].positives for scope in scopes]),
         ("patients", [scope.groups[0].patients for scope in scopes]),
     ):
-        table.add_row(what, *map(_count, counts), "", style="dim")
+        table.add_row(what, *map(_count, counts), style="dim")
     return table
 
 

@@ -1,11 +1,17 @@
 """What is shown of an evaluation, as data and as a file."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from lightning_fed.errors import StoreError
 from lightning_fed.files import write_whole
+
+if TYPE_CHECKING:
+    # The plan brings torch, and an evaluation is shown without it.
+    from lightning_fed.plan.evaluation import Evaluation
 
 FILE = "evaluation.json"
 """Its name in a folder."""
@@ -123,16 +129,40 @@ class Evidence(msgspec.Struct, frozen=True):
     worst: list[Worst] = []
 
 
-def worst_of(models: list[str], each: list[Scope]) -> list[Worst]:
-    """The worst site of each model."""
-    found = []
+def evidence(
+    evaluation: "Evaluation",
+    name: str,
+    sites: Iterable[str],
+    everybody: Scope,
+    each: list[Scope],
+    unlabelled: int,
+    *,
+    binned: bool,
+) -> Evidence:
+    """All of it together, with the worst site of each model; see ``Evidence``."""
+    least = evaluation.minimum_count
+    return Evidence(
+        name,
+        sorted(sites),
+        evaluation.models,
+        least,
+        evaluation.threshold,
+        evaluation.replicates,
+        binned,
+        None if 0 < unlabelled < least else unlabelled,
+        everybody,
+        each,
+        list(_worst(evaluation.models, each)),
+    )
+
+
+def _worst(models: list[str], each: list[Scope]) -> Iterator[Worst]:
     for model in models:
         areas = [(scope.name, scope.groups[0].models[model]["auroc"]) for scope in each if scope.groups[0].models]
         known = [(area.value, name, area) for name, area in areas if area.value is not None]
         if known:
             _, name, area = min(known, key=lambda entry: entry[:2])
-            found.append(Worst(model, name, area))
-    return found
+            yield Worst(model, name, area)
 
 
 def write_evidence(folder: Path, evidence: Evidence) -> Path:

@@ -8,7 +8,7 @@ import numpy as np
 from lightning_fed.evaluation.bootstrap import resampled
 from lightning_fed.evaluation.cases import Cases, together
 from lightning_fed.evaluation.delong import compared, delong_covariance
-from lightning_fed.evaluation.evidence import EVERYBODY, Difference, Evidence, Figure, Group, Scope, worst_of
+from lightning_fed.evaluation.evidence import EVERYBODY, Difference, Evidence, Figure, Group, Scope, evidence
 from lightning_fed.evaluation.figures import CONFIDENCE, figures_of, shown, with_intervals
 from lightning_fed.evaluation.hiding import Sides, hidden_in_table
 from lightning_fed.evaluation.score_counts import Integers, Scores
@@ -30,31 +30,17 @@ def evidence_of(evaluation: Evaluation, sites: Mapping[str, Cases], name: str, s
         for cases, one in zip(sites.values(), seeds, strict=True)
     ]
     whole = together(list(sites.values()))
-    least = evaluation.minimum_count
     sides = [sides_of(evaluation, cases) for cases in (*sites.values(), whole)]
-    hidden = hidden_in_table(sides, [column.cells for column in evaluation.subgroups.values()], least)
-    alone = len(sites) == 1
+    hidden = hidden_in_table(sides, evaluation.divisions, evaluation.minimum_count)
     each = [
         scope_of(evaluation, site, cases, weights, hidden[number])
         for number, (site, cases, weights) in enumerate(zip(sites, sites.values(), draws, strict=True))
     ]
-    if alone:
+    if len(sites) == 1:
         everybody = Scope(EVERYBODY, each[0].groups, each[0].differences)
     else:
         everybody = scope_of(evaluation, EVERYBODY, whole, np.concatenate(draws, axis=1), hidden[-1])
-    return Evidence(
-        name,
-        sorted(sites),
-        evaluation.models,
-        least,
-        evaluation.threshold,
-        evaluation.replicates,
-        False,
-        whole.unlabelled if whole.unlabelled >= least or not whole.unlabelled else None,
-        everybody,
-        each,
-        worst_of(evaluation.models, each),
-    )
+    return evidence(evaluation, name, sites, everybody, each, whole.unlabelled, binned=False)
 
 
 def sides_of(evaluation: Evaluation, cases: Cases) -> Sides:

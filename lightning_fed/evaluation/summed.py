@@ -21,7 +21,7 @@ from lightning_fed.evaluation.bootstrap import percentile_interval, resampled
 from lightning_fed.evaluation.cases import Cases
 from lightning_fed.evaluation.cells import SCALE
 from lightning_fed.evaluation.discrimination import auroc
-from lightning_fed.evaluation.evidence import EVERYBODY, Difference, Evidence, Figure, Group, Scope, worst_of
+from lightning_fed.evaluation.evidence import EVERYBODY, Difference, Evidence, Figure, Group, Scope, evidence
 from lightning_fed.evaluation.figures import CONFIDENCE, figures_of, shown, shown_bounds, with_intervals
 from lightning_fed.evaluation.hiding import Sides, hidden_in_table
 from lightning_fed.evaluation.local import scope_of, sides_of
@@ -70,8 +70,7 @@ def numbers_of(evaluation: Evaluation, cases: Cases, site: str) -> Integers:
                 counts[: 2 * bins] = np.bincount(place[mask], drawn, 2 * bins)
                 counts[2 * bins] = np.dot(squares[mask], drawn)
     if evaluation.sites:
-        columns = [column.cells for column in evaluation.subgroups.values()]
-        (hidden,) = hidden_in_table([sides_of(evaluation, cases)], columns, evaluation.minimum_count)
+        (hidden,) = hidden_in_table([sides_of(evaluation, cases)], evaluation.divisions, evaluation.minimum_count)
         scope = scope_of(evaluation, site, cases, draws, hidden)
         parts.slots[evaluation.sites.index(site)] = slot_of(evaluation, scope)
     return numbers
@@ -91,7 +90,7 @@ def evidence_of_sum(evaluation: Evaluation, total: Integers, sites: Sequence[str
     """
     parts = _parts(evaluation, total)
     _check(evaluation, parts)
-    least, bins, columns = evaluation.minimum_count, evaluation.score_bins, _columns(evaluation)
+    least, bins = evaluation.minimum_count, evaluation.score_bins
     whole = parts.counts[0, :, 0]
     sides = Sides(
         [int(counts[:bins].sum()) for counts in whole],
@@ -101,22 +100,10 @@ def evidence_of_sum(evaluation: Evaluation, total: Integers, sites: Sequence[str
     shown_sites = [site for site in sorted(sites) if site in evaluation.sites]
     scopes = [read_slot(evaluation, site, parts.slots[evaluation.sites.index(site)]) for site in shown_sites]
     rows = [*(sides_of_slot(scope, least) for scope in scopes), sides]
-    hidden = hidden_in_table(rows, columns, least, [hidden_by_site(scope) for scope in scopes])
+    hidden = hidden_in_table(rows, evaluation.divisions, least, [hidden_by_site(scope) for scope in scopes])
     each = [without(scope, out) for scope, out in zip(scopes, hidden, strict=False)]
     everybody = _pooled(evaluation, parts, sides, hidden[-1])
-    return Evidence(
-        name,
-        sorted(sites),
-        evaluation.models,
-        least,
-        evaluation.threshold,
-        evaluation.replicates,
-        True,
-        parts.unlabelled if parts.unlabelled >= least or not parts.unlabelled else None,
-        everybody,
-        each,
-        worst_of(evaluation.models, each),
-    )
+    return evidence(evaluation, name, sites, everybody, each, parts.unlabelled, binned=True)
 
 
 def _pooled(evaluation: Evaluation, parts: _Parts, sides: Sides, hidden: set[int]) -> Scope:
@@ -168,10 +155,6 @@ def _edges(evaluation: Evaluation) -> Floats:
     return edges
 
 
-def _columns(evaluation: Evaluation) -> list[int]:
-    return [column.cells for column in evaluation.subgroups.values()]
-
-
 def _parts(evaluation: Evaluation, numbers: Integers) -> _Parts:
     """Views of the numbers."""
     models, groups = len(evaluation.models), len(evaluation.groups)
@@ -188,7 +171,7 @@ def _parts(evaluation: Evaluation, numbers: Integers) -> _Parts:
 
 def _check(evaluation: Evaluation, parts: _Parts) -> None:
     first, wrong = 1, parts.unlabelled < 0 or parts.patients.min() < 0 or parts.counts.min() < 0
-    for cells in _columns(evaluation):
+    for cells in evaluation.divisions:
         here = slice(first, first + cells)
         wrong = wrong or bool((parts.counts[:, here].sum(axis=1) != parts.counts[:, 0]).any())
         first += cells

@@ -74,6 +74,11 @@ class Evaluation:
         return [("", "all"), *((name, cell) for name, column in self.subgroups.items() for cell in column.names)]
 
     @property
+    def divisions(self) -> list[int]:
+        """Into how many groups each column of subgroups divides the cases."""
+        return [column.cells for column in self.subgroups.values()]
+
+    @property
     def numbers(self) -> int:
         """How many whole numbers a site sends; see ``evaluation.summed``."""
         models, groups = len(self.models), len(self.groups)
