@@ -113,23 +113,28 @@ class TrainerLimits:
 
 def how_to_stay(trainer: Trainer) -> str:
     """What a user does who wants the site to take part in further rounds, after a fit has ended before them."""
-    limit = end_of(trainer)
-    named = next((name for name in ("max_steps", "max_epochs") if limit.startswith(f"Trainer({name}")), "")
-    if not named:
-        return (
-            "The federation goes on without this site if enough others are left. Start it again to take part in "
-            "further rounds."
-        )
-    return (
-        "The federation goes on without this site if enough others are left. To take part in further rounds, leave "
-        f"{named} out, so that the fit lasts for all of the plan's rounds, and start the site again."
+    limit = _reached(trainer)
+    again = (
+        f"To take part in further rounds, leave {limit} out, so that the fit lasts for all of the plan's rounds, and "
+        "start the site again."
+        if limit
+        else "Start it again to take part in further rounds."
     )
+    return f"The federation goes on without this site if enough others are left. {again}"
 
 
 def end_of(trainer: Trainer) -> str:
     """What has ended a fit, for messages."""
-    if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
-        return f"Trainer(max_steps={trainer.max_steps})"
-    if trainer.max_epochs not in (None, -1) and trainer.current_epoch >= (trainer.max_epochs or 0):
-        return f"Trainer(max_epochs={trainer.max_epochs})"
+    limit = _reached(trainer)
+    if limit:
+        return f"Trainer({limit}={getattr(trainer, limit)})"
     return "trainer.should_stop, set by early stopping, max_time or a callback,"
+
+
+def _reached(trainer: Trainer) -> str:
+    """Which of the Trainer's own limits was reached; empty if none was."""
+    if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
+        return "max_steps"
+    if trainer.max_epochs not in (None, -1) and trainer.current_epoch >= (trainer.max_epochs or 0):
+        return "max_epochs"
+    return ""

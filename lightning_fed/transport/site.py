@@ -122,8 +122,8 @@ class SiteConnection:
         self._in_vain: list[FederationError] = []
         self._outgoing: list[Outgoing] = []
         self._close_by: float | None = None
-        # Without this context of its own, a process that forks data loader workers would share sockets with them.
         check_room(_FILES)
+        # Without this context of its own, a process that forks data loader workers would share sockets with them.
         self._context = zmq.Context()
         self._bell, self._ear = socket.socketpair()
         self._bell.setblocking(False)

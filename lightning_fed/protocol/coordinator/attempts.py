@@ -49,7 +49,7 @@ class Attempts:
 
     def pool(self, coming: Set[str], fewest: int) -> Pool:
         """Sites that the next cohort can be drawn from; see ``BoundSites.pool``."""
-        return self._bound.pool(self._attendance.drawable_in_order, coming, fewest)
+        return self._bound.pool(self._attendance.drawable, coming, fewest)
 
     def refused(self, site: str, reason: str) -> None:
         """A site of the cohort was refused."""

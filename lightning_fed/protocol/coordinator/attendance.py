@@ -75,7 +75,6 @@ class Attendance:
     ) -> None:
         self._sites = {site: _Site() for site in sorted(sites)}
         self._groups = Groups()
-        self._in_order: list[str] | None = None
         self._roster: bytes | None = None
         for site in self._sites.keys() & set(members):
             self._sites[site].member = True
@@ -117,7 +116,6 @@ class Attendance:
         """A site is not in the roster any more."""
         del self._sites[site]
         self._groups.file(site, frozenset())
-        self._in_order = None
         self._complaints = {pair: None for pair in self._complaints if site not in pair}
 
     def takes_roster(self, site: str, members: bytes) -> None:
@@ -209,13 +207,6 @@ class Attendance:
         return self._groups.drawable
 
     @property
-    def drawable_in_order(self) -> list[str]:
-        """The same in ascending order, not to be changed; sorted anew only when one has come or gone."""
-        if self._in_order is None:
-            self._in_order = sorted(self._groups.drawable)
-        return self._in_order
-
-    @property
     def outdated(self) -> list[str]:
         """Sites that are there and go by another roster."""
         return sorted(self._groups.outdated)
@@ -244,8 +235,6 @@ class Attendance:
                 "left": state.left is not None,
                 "out": state.rounds_out > 0,
             }
-            if holds["drawable"] != (site in self._groups.drawable):
-                self._in_order = None
             self._groups.file(site, {group for group, belongs in holds.items() if belongs})
 
     # Conduct
