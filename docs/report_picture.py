@@ -7,7 +7,6 @@
 import argparse
 import io
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,9 @@ from lightning_fed.simulation.progress import EventTail, Progress
 from lightning_fed.simulation.tables import live_view
 
 HERE = Path(__file__).parent
-BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+sys.path.insert(0, str(HERE.parent / "tests"))
+
+from browser import chromium  # noqa: E402 - beside the tests
 
 PLAN = {
     "name": "bright-spots",
@@ -81,16 +82,8 @@ def train(folder: Path) -> Path:
 
 def take(page: Path, picture: Path) -> None:
     """Photograph the beginning of a page."""
-    from playwright.sync_api import sync_playwright
-
-    browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if browser is None:
-        sys.exit("there is no Chromium here. Install the system's: apt-get install chromium-headless-shell")
-    with (
-        sync_playwright() as playwright,
-        playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"]) as chromium,
-    ):
-        view = chromium.new_page(viewport={"width": WIDTH, "height": HEIGHT})
+    with chromium(sys.exit) as browser:
+        view = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         view.goto(page.absolute().as_uri())
         view.wait_for_function("[...document.querySelectorAll('.chart')].every(c => c.querySelector('.main-svg'))")
         view.screenshot(path=picture)

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from base64 import b64encode
@@ -13,6 +12,7 @@ from pathlib import Path
 import html5lib
 import pytest
 import torch
+from browser import chromium
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from plotly.offline import get_plotlyjs
 
@@ -44,7 +44,6 @@ ROOT = Path(__file__).parents[2]
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 SITE_KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
 HOSTILE = "</script><script>window.owned=1</script><a href='https://evil.example'>x</a>"
-BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 PLOTLY = "here is plotly.js"
 HTML = "{http://www.w3.org/1999/xhtml}"
 
@@ -366,16 +365,8 @@ def test_a_plan_is_told_in_words(plan, said, tmp_path):
 
 @pytest.fixture
 def browser():
-    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    if path is None:
-        pytest.skip("there is no Chromium here: apt-get install chromium-headless-shell")
-    from playwright.sync_api import sync_playwright
-
-    with (
-        sync_playwright() as playwright,
-        playwright.chromium.launch(executable_path=path, args=["--no-sandbox"]) as chromium,
-    ):
-        yield chromium
+    with chromium(pytest.skip) as found:
+        yield found
 
 
 @pytest.mark.browser

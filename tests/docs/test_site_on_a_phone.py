@@ -1,15 +1,14 @@
 """The built site in a browser of a phone's width: nothing of a page's text lies beyond the screen's edge."""
 
 import importlib.util
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from browser import chromium
 
 ROOT = Path(__file__).parents[2]
-BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 NEEDED = ("sphinx", "myst_parser", "pydata_sphinx_theme")
 WIDTH = 390
 
@@ -34,16 +33,8 @@ def site(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def phone():
-    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    if path is None:
-        pytest.skip("there is no Chromium here: apt-get install chromium-headless-shell")
-    from playwright.sync_api import sync_playwright
-
-    with (
-        sync_playwright() as playwright,
-        playwright.chromium.launch(executable_path=path, args=["--no-sandbox"]) as chromium,
-    ):
-        yield chromium.new_page(viewport={"width": WIDTH, "height": 844})
+    with chromium(pytest.skip) as browser:
+        yield browser.new_page(viewport={"width": WIDTH, "height": 844})
 
 
 @pytest.mark.browser
