@@ -20,6 +20,7 @@ NAVIGATION = {
     ],
     "How-to guides": [
         "docs/lightning-cli",
+        "docs/policy",
         "docs/statistics",
         "docs/evaluation",
         "docs/add-privacy",

@@ -1,10 +1,10 @@
 """``lightning-fed doctor``: what would go wrong, before anything runs."""
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 from rich.console import Console
@@ -17,7 +17,7 @@ from lightning_fed.cli.diagnosis.site_settings import SiteSettings, mapping_in, 
 from lightning_fed.cli.package import serve_arguments
 from lightning_fed.cli.parser import NamesNearest
 from lightning_fed.cli.passphrases import asking
-from lightning_fed.errors import ConfigError
+from lightning_fed.errors import ConfigError, PlanRefusedError
 from lightning_fed.transport.identity import Identity, Roster, load_identity
 from lightning_fed.transport.knock import Knock, knock
 from lightning_fed.transport.passphrase import passphrase_of
@@ -34,13 +34,17 @@ def run(arguments: Sequence[str]) -> int:
     """
     options = _parser().parse_args(list(arguments[1:]))
     side, chosen = options.subcommand, options[options.subcommand]
+    look = {"site": _look_at_site, "coordinator": _look_at_coordinator, "policy": _look_at_policy}[side]
     findings = Findings()
     with Console(stderr=True).status("looking ..."):
-        (_look_at_site if side == "site" else _look_at_coordinator)(findings, chosen)
+        look(findings, chosen)
     if chosen.json:
         show_json(findings)
     else:
-        show(findings, f"doctor {side} --config {chosen.config}")
+        show(
+            findings,
+            f"doctor {side} " + (f"--policy {chosen.policy}" if side == "policy" else f"--config {chosen.config}"),
+        )
     return 1 if findings.failed else 0
 
 
@@ -72,7 +76,31 @@ def _parser() -> NamesNearest:
             one.add_argument("--fingerprint", type=str | None, default=None, help="the federation's model's")
             one.add_argument("--timeout_s", "--timeout-s", type=float, default=5.0, help="of each step of a connection")
         commands.add_subcommand(side, one, help=f"look at a {side}")
+    commands.add_subcommand("policy", _of_a_policy(), help="look at a policy, and at a plan by it")
     return parser
+
+
+def _of_a_policy() -> NamesNearest:
+    """A privacy officer's, who has neither the site's config nor its keys."""
+    parser = NamesNearest(
+        description="Look at a policy, and say what a plan asks for and all that the policy refuses of it. Nobody is "
+        "connected to, and no keys or model are needed."
+    )
+    parser.add_argument("--policy", type=Path, required=True, help="the policy's file")
+    parser.add_argument("--site", type=str, required=True, help="the site's name")
+    parser.add_argument(
+        "--plan", type=Path | None, default=None, help="the coordinator's config, to take the plan from"
+    )
+    parser.add_argument("--roster", type=Path | None, default=None, help="the roster, to compare the members with")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    return parser
+
+
+def _look_at_policy(findings: Findings, options: Namespace) -> None:
+    from lightning_fed.cli.diagnosis.terms import look_by_policy
+
+    roster = check_roster(findings, options.roster, None) if options.roster else None
+    look_by_policy(findings, options.policy, options.site, options.plan, roster)
 
 
 def _look_at_coordinator(findings: Findings, options: Namespace) -> None:
@@ -156,20 +184,25 @@ def _look_at_site(findings: Findings, options: Namespace) -> None:
                 report_knock(findings, settings.coordinator, door, settings.site, roster.coordinator)
         if options.quick:
             return
-        welcome = _welcome(findings, options, door)
+        welcome = _welcome(findings, options, settings.policy, door)
     serve_arguments(["doctor", "--config", str(options.config)])
     _try_site(findings, options, settings, identity, roster, welcome)
 
 
-def _welcome(findings: Findings, options: Namespace, door: Knock | None) -> "Welcome | None":
+def _welcome(
+    findings: Findings, options: Namespace, given: Path | Mapping[str, Any] | None, door: Knock | None
+) -> "Welcome | None":
     """What the coordinator says to a site that comes, or would say by the plan in a file; None if that is not known."""
     from lightning_fed.protocol import messages as m
 
     if options.plan is not None:
-        from lightning_fed.cli.diagnosis.terms import plan_of
+        from lightning_fed.cli.diagnosis.terms import plan_bytes_of, policy_of
 
+        policy = None
+        with suppress(PlanRefusedError):  # it is a cross of its own, below
+            policy = policy_of(given)
         with findings.of("plan"):
-            return m.Welcome("", plan_of(options.plan).to_bytes())
+            return m.Welcome("", plan_bytes_of(options.plan, policy.foreign_classes if policy else ()))
         return None
     cure = "Name the coordinator's config, which its operator has: --plan federation.yaml"
     if door is None or door.socket is None:

@@ -1,4 +1,4 @@
-"""``lightning-fed init``: a folder to start from, for a simulation, a coordinator or a site."""
+"""``lightning-fed init``: a folder to start from, for a simulation, a coordinator, a site or a privacy officer."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -12,9 +12,9 @@ from jsonargparse import Namespace
 from lightning_fed.cli.parser import NamesNearest
 from lightning_fed.errors import ConfigError
 from lightning_fed.files import remedy
-from lightning_fed.transport.identity import Identity, new_identity, write_identity
+from lightning_fed.transport.identity import Identity, check_name, new_identity, write_identity
 
-Role = Literal["coordinator", "site", "simulation"]
+Role = Literal["coordinator", "site", "simulation", "policy"]
 
 _FILES: dict[Role, dict[str, str]] = {
     "simulation": {"README.md": "simulation.md"}
@@ -23,6 +23,7 @@ _FILES: dict[Role, dict[str, str]] = {
     | {name: name for name in ("coordinator.yaml", "coordinator.schema.json", "model.py")},
     "site": {"README.md": "site.md"}
     | {name: name for name in ("site.yaml", "policy.yaml", "policy.schema.json", "model.py")},
+    "policy": {"README.md": "policy.md"} | {name: name for name in ("policy.yaml", "policy.schema.json")},
 }
 """The template of each file, by its name in the folder."""
 
@@ -40,28 +41,31 @@ def run(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(list(arguments[1:]))
     role = _given_role(options)
     folder = Path(options.folder or _asked("--folder", f"Folder to write [{role}]: ") or role)
-    identity = _identity(role, options)
-    write_folder(role, folder, identity)
+    name = _name(role, options)
+    identity = new_identity(name) if role in ("coordinator", "site") else None
+    write_folder(role, folder, name, identity)
     print(f"{folder} is ready. Next:\n  cd {folder}\n  less README.md")
     if role == "simulation":
         print("  lightning-fed simulate --config simulation.yaml")
+    elif role == "policy":
+        print(f"  lightning-fed doctor policy --policy policy.yaml --site {name}")
     elif identity is not None:
         print(f"keys/{identity.name}.key is secret and stays there; the fingerprint is {identity.card.fingerprint}")
     return 0
 
 
-def write_folder(role: Role, folder: Path, identity: Identity | None) -> None:
+def write_folder(role: Role, folder: Path, name: str, identity: Identity | None) -> None:
     """Write all files of a role, or none.
 
     Args:
         role: whose files.
         folder: where; made if it is not there.
-        identity: the member's keys; None for a simulation, which makes its own.
+        name: the member's; empty for a simulation, which has many.
+        identity: the member's keys; None for a simulation, which makes its own, and for a policy, which has none.
 
     Raises:
         ConfigError: one of the files exists, as nothing is ever overwritten, or one cannot be written.
     """
-    name = identity.name if identity else ""
     templates = files("lightning_fed.cli") / "templates"
     content = {
         target: (templates / template).read_text(encoding="utf-8").replace(_NAME, name)
@@ -98,7 +102,8 @@ def write_folder(role: Role, folder: Path, identity: Identity | None) -> None:
 def _parser() -> NamesNearest:
     parser = NamesNearest(
         prog="lightning-fed init",
-        description="Write a folder to start from: config, policy, keys, a module that trains, and what to do next. "
+        description="Write a folder to start from: config, policy, keys, a module that trains, and what to do next; "
+        "or only a policy, for a privacy officer. "
         "What is not given is asked for. Nothing is ever overwritten.",
     )
     parser.add_argument("--role", type=Role | None, default=None, help="whom the folder is for")
@@ -114,21 +119,22 @@ def _given_role(options: Namespace) -> Role:
     return role
 
 
-def _identity(role: Role, options: Namespace) -> Identity | None:
-    """New keys for who needs them.
+def _name(role: Role, options: Namespace) -> str:
+    """Whose folder it is; empty for a simulation.
 
     Raises:
         ConfigError: a name for who has none of their own, or the coordinator's for a site.
         IdentityError: the name is not allowed.
     """
-    if role != "site":
+    if role not in ("site", "policy"):
         if options.name is not None:
             raise ConfigError(f"--name is a site's, and the role is {role}. Leave it out.")
-        return new_identity("coordinator") if role == "coordinator" else None
+        return "coordinator" if role == "coordinator" else ""
     name = options.name or _asked("--name", "The site's name: ")
     if name == "coordinator":
         raise ConfigError("a site cannot be named 'coordinator'. Choose another name (--name).")
-    return new_identity(name)
+    check_name(name)
+    return str(name)
 
 
 def _asked(option: str, question: str) -> str:

@@ -336,13 +336,25 @@ class Roster:
         return self._by_key.get(curve_public)
 
 
+def check_name(name: str) -> None:
+    """Accept a member's name or raise.
+
+    Raises:
+        IdentityError: it is empty, too long, or has other characters than a file's name may have anywhere.
+    """
+    if not 0 < len(name) <= LONGEST_NAME or not all((c.isascii() and c.isalnum()) or c in "-_." for c in name):
+        raise IdentityError(
+            f"the name {name[:LONGEST_NAME]!r} must be 1 to {LONGEST_NAME} letters, digits, '-', '_' and '.'."
+        )
+
+
 def new_identity(name: str) -> Identity:
     """Make new keys from the operating system's random source.
 
     Raises:
         IdentityError: the name is not allowed.
     """
-    _check_name(name)
+    check_name(name)
     curve_public, curve_secret = zmq.curve_keypair()
     signing_key = Ed25519PrivateKey.generate()
     card = PublicCard(name, curve_public, signing_key.public_key().public_bytes_raw())
@@ -429,7 +441,7 @@ def load_identity(
     content = read(path, _SecretFile, "key file", advice)
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
         raise IdentityError(f"others can read the secret keys in {path}. Run: chmod 600 {path}")
-    _check_name(content.name)
+    check_name(content.name)
     try:
         secrets = _opened(content, path, passphrase)
         curve_secret = secrets.curve_secret.encode()
@@ -480,7 +492,7 @@ def load_card(path: str | Path) -> PublicCard:
 
 
 def _card(content: _CardFile) -> PublicCard:
-    _check_name(content.name)
+    check_name(content.name)
     try:
         curve, signing = content.curve.encode(), bytes.fromhex(content.signing)
         if len(z85.decode(curve)) != _KEY_BYTES:
@@ -493,10 +505,3 @@ def _card(content: _CardFile) -> PublicCard:
 
 def _card_file(card: PublicCard) -> _CardFile:
     return _CardFile(card.name, card.curve_public.decode(), card.signing_public.hex())
-
-
-def _check_name(name: str) -> None:
-    if not 0 < len(name) <= LONGEST_NAME or not all((c.isascii() and c.isalnum()) or c in "-_." for c in name):
-        raise IdentityError(
-            f"the name {name[:LONGEST_NAME]!r} must be 1 to {LONGEST_NAME} letters, digits, '-', '_' and '.'."
-        )

@@ -154,6 +154,69 @@ def test_a_tensor_that_never_leaves_is_found_before_anybody_is_joined(doctor, tm
     assert "'layer.bias' would be exchanged" in found["joining"]["found"]
 
 
+@pytest.fixture
+def officer(lightning_fed, tmp_path):
+    """Call ``doctor policy`` with a policy and a plan; gives the exit code and the findings."""
+
+    def call(policy, plan):
+        (tmp_path / "policy.yaml").write_text(policy)
+        (tmp_path / "plan.yaml").write_text(yaml.safe_dump({"address": "tcp://*:5790", "plan": plan}))
+        given = ("--policy", "policy.yaml", "--site", "north", "--plan", "plan.yaml", "--json")
+        code, out, _ = lightning_fed("doctor", "policy", *given)
+        told = json.loads(out)
+        assert told["ok"] == (code == 0)
+        return code, told["findings"]
+
+    return call
+
+
+def test_a_policy_alone_refuses_all_of_a_plan_at_once_and_tells_what_that_asks_for(officer, tmp_path):
+    (tmp_path / "elsewhere.py").write_text("raise AssertionError('imported because of a plan')\n")
+    plan = {"quorum": 2, "masking": {"mode": "off"}, "algorithm": {"class_path": "elsewhere.Mean"}}
+    code, found = officer("{smallest_quorum: 3, masking: required, never_leaves: [head.*]}", plan)
+    assert code == 1
+    (refused,) = [one["found"] for one in found if one["state"] == "failed"]
+    for word in ("elsewhere.Mean", "smallest_quorum", "requires masks"):
+        assert word in refused
+    code, found = officer("{never_leaves: [head.*]}", {"quorum": 2, "masking": {"mode": "off"}})
+    assert code == 0
+    told = [one["found"] for one in found if one["state"] == "told"]
+    assert "What the coordinator sees: Each site's update, by name: masks are off." in " ".join(told)
+    assert [one["check"] for one in found if "never_leaves" in one["found"]] == ["model"]
+
+
+COUNTED = {"rounds": 1, "masking": {"bits": 32}}
+AGES = {"minimum_count": 5, "columns": {"age": {"edges": [0, 100]}}}
+
+
+@pytest.mark.parametrize(
+    ("plan", "policy", "told"),
+    [
+        ({"statistics": AGES}, "statistics: [age]", "Counts: age, over all sites; no cell of fewer than 5 rows."),
+        (
+            {"evaluation": {"models": ["score"], "label": "ill", "patient": "who"}},
+            "{statistics: [ill], evaluation: totals}",
+            "Measures: score on the cases of each site, by ill, who; only totals over all sites; nothing of fewer than "
+            "10 patients of either class.",
+        ),
+    ],
+)
+def test_a_policy_alone_tells_what_is_counted_where_nothing_is_trained(officer, plan, policy, told):
+    code, found = officer(policy, COUNTED | plan)
+    assert code == 0, found
+    assert [one["found"] for one in found if one["state"] == "told"] == [told]
+    assert "model" not in {one["check"] for one in found}
+    assert officer("{}", COUNTED | plan)[0] == 1
+
+
+def test_a_site_imports_no_class_because_of_a_plan_in_a_file(doctor, tmp_path):
+    (tmp_path / "elsewhere.py").write_text("raise AssertionError('imported because of a plan')\n")
+    plan = with_plan(doctor, algorithm={"class_path": "elsewhere.Mean"})
+    code, found = doctor("site", "--plan", "federation.yaml", federation=plan)
+    assert code == 1
+    assert "the plan names the classes ['elsewhere.Mean']" in found["plan"]["found"]
+
+
 def test_a_module_that_raises_is_a_cross_with_what_it_raised(doctor, tmp_path):
     (tmp_path / "broken.py").write_text(
         "from small_modules import Small\n"

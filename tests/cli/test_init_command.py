@@ -80,6 +80,39 @@ def test_the_written_coordinator_and_sites_are_accepted_and_know_each_other(ligh
         assert policy.members == {}
 
 
+def test_the_written_policy_is_held_against_a_plan_as_its_readme_says(lightning_fed, tmp_path, monkeypatch):
+    for role, folder in (("policy", "policy"), ("site", "north"), ("site", "south"), ("coordinator", "hub")):
+        name = () if role == "coordinator" else ("--name", "st-marys" if role == "policy" else folder)
+        assert lightning_fed("init", "--role", role, "--folder", folder, *name)[0] == 0
+    assert files_in(tmp_path / "policy") == ["README.md", "policy.schema.json", "policy.yaml"]
+    cards = [f"{member}/keys/{member}.pub" for member in ("north", "south")]
+    made = ("keys", "roster", "hub/keys/coordinator.pub", *cards, "--out", "policy/roster.yaml")
+    assert lightning_fed(*made)[0] == 0
+    (tmp_path / "hub" / "coordinator.yaml").rename(tmp_path / "policy" / "coordinator.yaml")
+    monkeypatch.chdir(tmp_path / "policy")
+    readme = Path("README.md").read_text()
+    assert "SITE_NAME" not in readme
+    hold, show = re.findall(r"```\n *lightning-fed (.*?)\n *```", readme)
+    code, out, err = lightning_fed(*hold.split())
+    assert code == 0, out + err
+    assert "allows the plan 'first' of 30 rounds" in out
+    assert "No differential privacy was promised." in out
+    nobody = lightning_fed(*hold.split(), "--roster", "roster.yaml")
+    assert nobody[0] == 1
+    assert "policy does not know the name" in nobody[1]
+    pinned = lightning_fed(*show.split())[1]
+    policy = Path("policy.yaml").read_text()
+    lines = [line for line in pinned.splitlines() if re.fullmatch(r"[\w-]+: [0-9a-f ]+", line)]
+    assert len(lines) == 3
+    Path("policy.yaml").write_text(policy.replace("members: {}", "members:\n  " + "\n  ".join(lines)))
+    code, out, err = lightning_fed(*hold.split(), "--roster", "roster.yaml")
+    assert "everybody in the roster is pinned" in out, out + err
+    # For the coordinator to mend, which the officer sees too.
+    (cross,) = [line for line in out.splitlines() if line.startswith("✗")]
+    assert cross.split()[1] == "quorum"
+    assert code == 1
+
+
 @pytest.mark.parametrize("there", SITE_FILES)
 @pytest.mark.parametrize("link", [False, True])
 def test_what_is_there_is_refused_by_its_name_and_nothing_is_written(lightning_fed, tmp_path, there, link):
@@ -131,6 +164,7 @@ def test_a_folder_with_other_files_is_written_to(lightning_fed, tmp_path):
         (("--role", "site", "--folder", "x", "--name", "../up"), "'../up' must be"),
         (("--role", "site", "--folder", "x", "--name", "coordinator"), "cannot be named 'coordinator'"),
         (("--role", "simulation", "--folder", "x", "--name", "y"), "--name is a site's"),
+        (("--role", "policy", "--folder", "x", "--name", "../up"), "'../up' must be"),
     ],
 )
 def test_what_is_missing_or_wrong_is_one_line_where_nobody_can_be_asked(tmp_path, arguments, words):

@@ -13,13 +13,14 @@ from rich.text import Text
 
 from lightning_fed.errors import FederationError, printable
 
-State = Literal["ok", "warning", "failed", "not checked"]
+State = Literal["ok", "warning", "failed", "not checked", "told"]
 
 _MARKS: dict[State, tuple[str, str]] = {
     "ok": ("✓", "green"),
     "warning": ("!", "yellow"),
     "failed": ("✗", "bold red"),
     "not checked": ("-", "dim"),
+    "told": ("·", "dim"),
 }
 
 _FILE_WIDTH = 120
@@ -32,7 +33,8 @@ class Finding:
 
     Attributes:
         check: what was looked at; the same word in every version, for scripts.
-        state: ``not checked`` is neither good nor bad, and says why.
+        state: ``not checked`` is neither good nor bad, and says why; ``told`` is what is asked for, for the reader to
+            judge.
         found: what was found.
         cure: what to do; empty where nothing is to be done, or where ``found`` ends with it, as errors do.
     """
@@ -67,6 +69,10 @@ class Findings:
     def skip(self, check: str, why: str, cure: str = "") -> None:
         """It was not looked at, or cannot be told; ``cure`` says how it can be."""
         self._all.append(Finding(check, "not checked", why, cure))
+
+    def tell(self, check: str, what: str) -> None:
+        """It is so, and whether that is good is the reader's to say."""
+        self._all.append(Finding(check, "told", what))
 
     def of(self, check: str) -> "_Crosses":
         """Make a cross of this package's errors within the block, whose text ends with what to do."""

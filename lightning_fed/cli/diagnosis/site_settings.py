@@ -10,6 +10,7 @@ import yaml
 
 from lightning_fed.errors import ConfigError
 from lightning_fed.transport.identity import key_file_of
+from lightning_fed.yaml_words import quoted, words
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,19 @@ class SiteSettings:
     passphrase_file: Path | None
 
 
-def mapping_in(path: Path) -> dict[str, Any]:
+def mapping_in(path: Path, *, as_text: bool = False) -> dict[str, Any]:
     """What a config file holds, with none of its classes imported.
+
+    Args:
+        path: the file.
+        as_text: whether words such as ``off`` stay words; see ``yaml_words``.
 
     Raises:
         ConfigError: it cannot be read, or has no keys.
     """
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = path.read_text(encoding="utf-8")
+        config = yaml.safe_load(quoted(document, words(document)) if as_text else document)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(
             f"the config {path} cannot be read: {' '.join(str(error).split())}. Mend the file."

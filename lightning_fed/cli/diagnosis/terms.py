@@ -1,6 +1,7 @@
 """The plan: where it comes from, and whether the site's policy and the roster go with it."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ from jsonargparse import ArgumentError
 
 from lightning_fed.cli.diagnosis.findings import Findings
 from lightning_fed.cli.diagnosis.keys import is_open_to_others
+from lightning_fed.cli.diagnosis.site_settings import mapping_in
 from lightning_fed.cli.parser import NamesNearest, converted, without_choices
+from lightning_fed.cli.plan_words import Plan, in_words
 from lightning_fed.errors import ConfigError, FederationError, PlanRefusedError
+from lightning_fed.foreign import class_paths
 from lightning_fed.plan import FederationPlan
 from lightning_fed.policy import SitePolicy
 from lightning_fed.protocol.terms import quorum_of
@@ -49,6 +53,24 @@ def plan_of(path: Path) -> FederationPlan:
     return converted({"plan": config.plan.as_dict()}, dict[str, FederationPlan])["plan"]
 
 
+def plan_bytes_of(path: Path, allowed: Collection[str]) -> bytes:
+    """The plan of a coordinator's config, in the bytes in which its coordinator would send it.
+
+    Args:
+        path: the config; it comes from elsewhere, as a plan over the line does, so nothing is imported because of it.
+        allowed: import paths of the classes of other packages that the plan may name.
+
+    Returns:
+        The bytes; as the config has its settings where it names other classes, which ``read_plan`` refuses unread.
+
+    Raises:
+        ConfigError: the file cannot be read, or a setting of its plan is not one.
+        PlanError: a value of the plan that no federation can run with.
+    """
+    plan = mapping_in(path, as_text=True).get("plan")
+    return plan_of(path).to_bytes() if set(class_paths(plan)) <= {*allowed} else msgspec.json.encode(plan)
+
+
 def policy_of(given: Path | Mapping[str, Any] | None) -> SitePolicy | None:
     """The policy that a site's config names, or spells out.
 
@@ -75,8 +97,8 @@ def check_policy(
             findings.warn(
                 "policy",
                 f"there is none: {_NO_POLICY}.",
-                "Write one, and name it: policy. 'lightning-fed init --role site --folder example' makes a folder with "
-                "one to begin from; keep your own key.",
+                "Write one, and name it: policy. 'lightning-fed init --role policy --folder policy' makes a folder "
+                "with one to begin from.",
             )
             return SitePolicy()
         findings.ok("policy", f"{given if isinstance(given, Path) else 'the one in the config'} can be read.")
@@ -122,6 +144,55 @@ def read_plan(
         findings.ok("plan", f"the policy allows the plan {plan.name!r} of {plan.rounds} rounds ({plan.hash[:12]}).")
         return plan, True
     return plan, False
+
+
+def look_by_policy(findings: Findings, file: Path, site: str, plan_file: Path | None, roster: Roster | None) -> None:
+    """What a privacy officer can see without the site: what a plan asks for, and what of it a policy refuses.
+
+    Args:
+        findings: takes what is found.
+        file: the policy.
+        site: whose it is.
+        plan_file: the coordinator's config; None if there is none yet.
+        roster: the federation's, likewise.
+    """
+    policy = check_policy(findings, file, site, roster)
+    if policy is None:
+        return
+    if plan_file is None:
+        findings.skip(
+            "plan", "there is none to look at.", "Ask the coordinator's operator for it: --plan coordinator.yaml"
+        )
+        return
+    with findings.of("plan"):
+        plan, _ = read_plan(findings, plan_bytes_of(plan_file, policy.foreign_classes), policy, site)
+        if plan is None:
+            return
+        for what, text in _asked_for(plan):
+            findings.tell("asks for", f"{what}: {text}")
+        if roster is not None:
+            check_quorum(findings, plan, roster)
+        if plan.counted is None:
+            findings.skip(
+                "model",
+                "the names of its tensors (never_leaves) and the steps of a local epoch (min_local_steps) are known "
+                "where model and data are.",
+                f"At the site: lightning-fed doctor site --config site.yaml --plan {plan_file.name}",
+            )
+
+
+def _asked_for(plan: FederationPlan) -> list[tuple[str, str]]:
+    """The plan in plain words, as headings and sentences."""
+    if plan.counted is None:
+        return in_words(msgspec.convert(dataclasses.asdict(plan), Plan))
+    if measured := plan.evaluation:
+        by = (measured.label, measured.patient, *measured.subgroups)
+        shown = "figures of each site" if measured.sites else "only totals over all sites"
+        what = f"{', '.join(measured.models)} on the cases of each site, by {', '.join(by)}; {shown}"
+        return [("Measures", f"{what}; nothing of fewer than {measured.minimum_count} patients of either class.")]
+    assert plan.statistics is not None
+    columns = ", ".join(plan.statistics.columns)
+    return [("Counts", f"{columns}, over all sites; no cell of fewer than {plan.statistics.minimum_count} rows.")]
 
 
 def check_quorum(findings: Findings, plan: FederationPlan, roster: Roster) -> None:
