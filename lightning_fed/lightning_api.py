@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.utilities import rank_zero_only as rank_zero_only
     from lightning.pytorch.utilities import rank_zero_warn as rank_zero_warn
     from lightning.pytorch.utilities.exceptions import SIGTERMException as SIGTERMException
+    from lightning.pytorch.utilities.model_helpers import is_overridden as is_overridden
     from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature as is_param_in_hook_signature
 
 # The same names for the running program, by the module of Lightning that has them (tests compare the two lists).
@@ -82,6 +83,7 @@ _WHERE = {
     ".trainer.states": ("RunningStage", "TrainerFn"),
     ".utilities": ("CombinedLoader", "rank_zero_info", "rank_zero_only", "rank_zero_warn"),
     ".utilities.exceptions": ("SIGTERMException",),
+    ".utilities.model_helpers": ("is_overridden",),
     ".utilities.signature_utils": ("is_param_in_hook_signature",),
 }
 _MODULES = {name: module for module, names in _WHERE.items() for name in names}

@@ -26,6 +26,22 @@ _DELTA_WITH_EPSILON = 1e-5
 
 
 @dataclass(frozen=True)
+class Leaving:
+    """What would leave of a model.
+
+    Attributes:
+        names: for each tensor, by its name in the exchange, all names under which the model holds its values.
+        whole: whether those are all of them, for sure.
+    """
+
+    names: Mapping[str, Collection[str]] = field(default_factory=dict)
+    whole: bool = False
+
+
+_UNKNOWN = Leaving()
+
+
+@dataclass(frozen=True)
 class SitePolicy:
     """Limits a hospital sets in its own file and no coordinator can talk it out of.
 
@@ -170,16 +186,26 @@ class SitePolicy:
             "'name: fingerprint' under members.",
         )
 
-    def check_plan(self, plan: FederationPlan, site: str, found: Sequence[str] = ()) -> None:
+    def check_plan(
+        self,
+        plan: FederationPlan,
+        site: str,
+        found: Sequence[str] = (),
+        leaving: Leaving = _UNKNOWN,
+    ) -> None:
         """Accept the plan or raise.
 
         Args:
             plan: the plan.
             site: this site's name.
             found: violations that were found before, to be named too.
+            leaving: what would leave of the model under this plan: what is wrong with it is named along with a plan
+                that is refused. It alone refuses none; that is for ``check_names``, once the model is as it will be
+                trained.
 
         Raises:
-            PlanRefusedError: names every setting beyond this site's limits, with its value and the limit.
+            PlanRefusedError: names every setting beyond this site's limits, with its value and the limit, and what
+                cannot be known yet.
         """
         violations = [*found, *self._beyond_masking(plan), *self._beyond_privacy(plan)]
         if plan.quorum < self.smallest_quorum:
@@ -195,7 +221,19 @@ class SitePolicy:
         if barred := [] if self.metrics is None else [name for name in plan.metrics if name not in self.metrics]:
             violations.append(f"it asks for the metrics {barred}, and this site reports only {self.metrics} (metrics).")
         violations += self._beyond_counts(plan) + self._beyond_evaluation(plan, site)
-        _refuse(site, "the plan", violations, "Change the plan, or ask the site's privacy officer about policy.yaml.")
+        if not violations:
+            return
+        later = []
+        if plan.counted is None:
+            violations += self._beyond_names(leaving.names)
+            if self.never_leaves and not leaving.whole:
+                further = "further tensors of the model" if leaving.names else "the model's tensors"
+                later.append(f"{further} (never_leaves)")
+            if self.min_local_steps > 1 and plan.local.steps is None:
+                later.append("the steps of a local epoch (min_local_steps)")
+        cure = "Change the plan, or ask the site's privacy officer about policy.yaml."
+        unknown = f" Looked at later, and in no list yet: {', '.join(later)}." if later else ""
+        _refuse(site, "the plan", violations, cure + unknown)
 
     def _beyond_counts(self, plan: FederationPlan) -> list[str]:
         counted, violations = plan.counted, []
@@ -315,6 +353,15 @@ class SitePolicy:
         Raises:
             PlanRefusedError: some match a pattern of ``never_leaves`` under one of their names. Lists all of them.
         """
+        _refuse(
+            site,
+            "to take part",
+            self._beyond_names(names),
+            "Freeze the tensor in the model, have the plan name it under personal (untied), or ask the site's privacy "
+            "officer.",
+        )
+
+    def _beyond_names(self, names: Mapping[str, Collection[str]]) -> list[str]:
         violations = []
         for name, known_as in names.items():
             others = [other for other in known_as if other != name]
@@ -330,13 +377,7 @@ class SitePolicy:
                 violations.append(
                     f"tensor {name!r}{also} would be exchanged, and {pattern!r} never leaves this site (never_leaves)."
                 )
-        _refuse(
-            site,
-            "to take part",
-            violations,
-            "Freeze the tensor in the model, have the plan name it under personal (untied), or ask the site's privacy "
-            "officer.",
-        )
+        return violations
 
 
 def _pins(pinned: str | None) -> str:

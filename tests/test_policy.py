@@ -11,6 +11,7 @@ from torch import nn
 from lightning_fed import SitePolicy
 from lightning_fed.errors import PlanRefusedError
 from lightning_fed.plan import ExamplePrivacy, FederationPlan, LocalTraining, Masking, Privacy, SitePrivacy
+from lightning_fed.policy import Leaving
 from lightning_fed.transport.identity import Roster, new_identity
 from lightning_fed.update.aliases import aliases
 from lightning_fed.update.layout import layout_of
@@ -207,6 +208,25 @@ class Model(nn.Module):
                 self.head.register_buffer("weight", self.embedding.weight.data, persistent=False)
             case "parametrised":
                 nn.utils.parametrizations.orthogonal(self.head)
+
+
+@pytest.mark.parametrize(
+    ("names", "whole", "said"),
+    [
+        ({}, False, "in no list yet: the model's tensors (never_leaves)."),
+        ({"head.weight": ["head.weight"]}, False, "in no list yet: further tensors of the model (never_leaves)."),
+        ({"head.weight": ["head.weight"]}, True, "about policy.yaml."),
+        ({"neck.weight": ["neck.weight"]}, True, "about policy.yaml."),
+    ],
+)
+def test_a_refused_plan_names_the_tensors_that_are_known_and_says_if_there_may_be_others(names, whole, said):
+    policy = SitePolicy(smallest_quorum=3, never_leaves=["head.*"])
+    with pytest.raises(PlanRefusedError) as caught:
+        policy.check_plan(FederationPlan(quorum=2), "north", leaving=Leaving(names, whole))
+    assert str(caught.value).endswith(said)
+    assert len(caught.value.violations) == 1 + ("head.weight" in names)
+    # A model alone is refused as it will be trained, which is later.
+    policy.check_plan(FederationPlan(quorum=3), "north", leaving=Leaving(names, whole))
 
 
 WAYS = [

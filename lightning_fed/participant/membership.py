@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from lightning_fed.lightning_api import (
     rank_zero_info,
     rank_zero_warn,
 )
+from lightning_fed.participant.accepted_plan import accepted_plan
 from lightning_fed.participant.connection import Connection
 from lightning_fed.participant.data_dependence import refuse_data_dependent
 from lightning_fed.participant.divided_model import refuse_divided, whole_model
@@ -31,6 +32,7 @@ from lightning_fed.participant.local_progress import LocalProgress
 from lightning_fed.participant.model_metrics import ModelMetrics
 from lightning_fed.participant.own_roster import OwnRoster
 from lightning_fed.participant.plan_callbacks import attach
+from lightning_fed.participant.policy_checks import leaving_now
 from lightning_fed.participant.processes import Processes
 from lightning_fed.participant.pruning import refuse_pruning
 from lightning_fed.participant.round_in_bar import RoundInBar
@@ -168,12 +170,8 @@ class Membership(Callback):
             "the federation plan",
             lambda s: (s.plan, s.run, s.version, s.refusal, s.refused) if s.plan or s.refusal else None,
         )
-        if refused is not None:
-            self._policy.check_plan(refused, self._name, refusal.violations)
-        if refusal is not None:
-            raise refusal
-        assert self.plan is not None
-        self._policy.check_plan(self.plan, self._name)
+        leaving = partial(leaving_now, pl_module)
+        self.plan = accepted_plan(self._policy, self._name, self.plan, refusal, refused, leaving)
         if self.plan.statistics:
             counts = "the federation counts and trains nothing (plan.statistics)"
             raise PlanRefusedError(f"{counts}. Take part with: lightning-fed statistics site", [counts])

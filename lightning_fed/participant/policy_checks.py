@@ -6,11 +6,26 @@ import math
 
 from torch import nn
 
-from lightning_fed.lightning_api import Trainer, rank_zero_warn
-from lightning_fed.plan import LocalTraining
-from lightning_fed.policy import SitePolicy
+from lightning_fed.errors import FederationError
+from lightning_fed.lightning_api import LightningModule, Trainer, is_overridden, rank_zero_warn
+from lightning_fed.plan import FederationPlan, LocalTraining
+from lightning_fed.policy import Leaving, SitePolicy
 from lightning_fed.update.aliases import aliases
-from lightning_fed.update.layout import Layout
+from lightning_fed.update.layout import Layout, layout_of
+
+
+def leaving_now(module: LightningModule, plan: FederationPlan) -> Leaving:
+    """The tensors of a model that would leave under a plan, as far as that can be told before the fit is set up."""
+    # A plan that replaces layers puts others there, whose names nobody knows yet.
+    if plan.privacy.example and plan.privacy.example.replace_layers:
+        return Leaving()
+    try:
+        exchanged = layout_of(module, plan.personal).exchanged
+    except FederationError:
+        # Layers have no shape yet, or the plan's patterns fit none. If that stays so, the fit ends with it.
+        return Leaving()
+    whole = not any(is_overridden(hook, module, LightningModule) for hook in ("setup", "configure_model"))
+    return Leaving(aliases(module, [spec.name for spec in exchanged]), whole)
 
 
 def check_policy(policy: SitePolicy, module: nn.Module, layout: Layout, site: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning_fed.aggregation.contracts import SiteReport
 from lightning_fed.errors import FederationError, PlanRefusedError, UpdateRefusedError
+from lightning_fed.participant.accepted_plan import accepted_plan
 from lightning_fed.participant.connection import Connection
 from lightning_fed.participant.own_roster import OwnRoster
 from lightning_fed.participant.sent_log import SentLog
@@ -128,17 +129,12 @@ class StatisticsSite:
                 connection.close()
 
     def _take_part(self, connection: Connection) -> FederationPlan:
-        plan: FederationPlan
-        plan, run, refusal, refused = self._wait(
+        *received, run = self._wait(
             connection,
             "the plan",
-            lambda s: (s.plan, s.run or "", s.refusal, s.refused) if s.plan or s.refusal else None,
+            lambda s: (s.plan, s.refusal, s.refused, s.run or "") if s.plan or s.refusal else None,
         )
-        if refused is not None:
-            self._policy.check_plan(refused, self._name, refusal.violations)
-        if refusal is not None:
-            raise refusal
-        self._policy.check_plan(plan, self._name)
+        plan = accepted_plan(self._policy, self._name, *received)
         if (counted := plan.counted) is None:
             trains = f"the federation {plan.name!r} trains a model and counts nothing"
             raise PlanRefusedError(f"{trains}. Take part with a Trainer: lightning-fed fit", [trains])

@@ -17,6 +17,7 @@ from lightning_fed.coordinator.above import Begun, Ended, Newer, News
 from lightning_fed.errors import ConfigError, FederationError, ProtocolError, StoreError
 from lightning_fed.files import write_whole
 from lightning_fed.lightning_api import LightningModule
+from lightning_fed.participant.accepted_plan import accepted_plan
 from lightning_fed.participant.own_roster import OwnRoster
 from lightning_fed.participant.policy_checks import check_policy
 from lightning_fed.participant.sent_log import SentLog
@@ -109,13 +110,10 @@ class Line:
             raise
 
     def _meet(self) -> None:
-        plan, run, refusal = self._ask(
-            "the plan", lambda s: (s.plan, s.run, s.refusal) if s.plan or s.refusal else None
+        *received, run = self._ask(
+            "the plan", lambda s: (s.plan, s.refusal, s.refused, s.run) if s.plan or s.refusal else None
         )
-        if refusal is not None:
-            raise refusal
-        self._policy.check_plan(plan, self._name)
-        self.plan, self._run = plan, run
+        self.plan, self._run = accepted_plan(self._policy, self._name, *received), run
         known = self._folder / "run"
         if known.exists() and known.read_text() != run:
             raise StoreError(

@@ -137,6 +137,19 @@ def test_a_tensor_that_never_leaves_keeps_the_site_out(federation):
     coordinator.kill()
 
 
+def test_what_a_plan_and_a_model_break_of_a_policy_is_said_at_once(federation):
+    here = federation(sites=2, rounds=1)
+    coordinator = here.coordinate(Tied)
+    policy = SitePolicy(smallest_quorum=3, masking="required", never_leaves=["net.1.weight", "none"], min_local_steps=4)
+    error = Program(train, here.strategy_arguments("site-0") | {"policy": policy}, here.folder, Tied).error()
+    assert error.startswith("PlanRefusedError: site 'site-0' refused the plan: \n- quorum = 2 is below")
+    assert "and this site requires masks (masking)" in error
+    assert "tensor 'net.0.weight', which the model also holds as 'net.1.weight', would be exchanged" in error
+    # The one thing that is known only where the data are.
+    assert error.rstrip().endswith("in no list yet: the steps of a local epoch (min_local_steps).")
+    coordinator.kill()
+
+
 def test_a_tied_tensor_that_never_leaves_keeps_the_site_out_under_its_other_name(federation):
     here = federation(sites=2, rounds=1)
     coordinator = here.coordinate(Tied)

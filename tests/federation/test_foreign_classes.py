@@ -46,11 +46,12 @@ def test_a_site_whose_policy_names_the_class_trains_and_one_whose_does_not_never
     coordinator = here.site("site-0", coordinate_where, tmp_path, here)
     here.wait_for("started")
     assert (tmp_path / "imported.txt").read_text() == "once "
-    wary = here.site("site-2", train_where, tmp_path, SitePolicy(smallest_quorum=3))
+    wary = here.site("site-2", train_where, tmp_path, SitePolicy(smallest_quorum=3, never_leaves=["net.0.*"]))
     assert NAME in (refused := wary.error())
     assert refused.startswith("PlanRefusedError") and "nothing was imported" in refused
     # What else the policy does not allow of the plan is named with it.
     assert "quorum = 2 is below this site's minimum of 3" in refused
+    assert "tensor 'net.0.weight' would be exchanged" in refused
     here.wait_for("site_left", site="site-2", reason="refused")
     assert (tmp_path / "imported.txt").read_text() == "once "
 
