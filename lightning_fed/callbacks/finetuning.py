@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lightning_fed.callbacks.adapters import Adapter, adapt, can_be_adapted, merged
+from lightning_fed.callbacks.adapters import Adapter, adapt, can_be_adapted, is_read, merged
 from lightning_fed.callbacks.devices import refuse_unawaited
 from lightning_fed.callbacks.exchanged_parameters import refuse_private
 from lightning_fed.callbacks.round_callback import RoundCallback
@@ -33,10 +33,11 @@ class FederatedFinetuning(RoundCallback):
     scheduled layers from the start and leaves them as they are while they get no gradient, so no parameter group is
     added later, and a checkpoint of any round can be resumed. In a fit without rounds nothing is unfrozen.
 
-    With a ``rank``, frozen layers that can be adapted (Linear, Conv2d with one group) get a low-rank adapter, LoRA,
-    which trains and is exchanged: rank times outputs values a layer. Layers that the schedule names get none, as they
-    will train whole. Adapters stay after the fit and are in checkpoints, beside the backbone's weights, whose names do
-    not change; for validate, test and predict they are made again, so that such a checkpoint fits. For a plain model::
+    With a ``rank``, frozen layers that can be adapted (Linear, Conv2d with one group, MultiheadAttention) get a
+    low-rank adapter, LoRA, which trains and is exchanged: rank times outputs values a layer. Layers that the schedule
+    names get none, as they will train whole. DP-SGD goes with all adapters but those of MultiheadAttention. Adapters
+    stay after the fit and are in checkpoints, beside the backbone's weights, whose names do not change; for validate,
+    test and predict they are made again, so that such a checkpoint fits. For a plain model::
 
         plain.load_state_dict(merged(model.state_dict()))  # merged is in lightning_fed.callbacks.adapters
 
@@ -50,6 +51,8 @@ class FederatedFinetuning(RoundCallback):
         train_bn: keep BatchNorm layers trainable from the start, as ``BaseFinetuning.freeze`` does by default. Without,
             a frozen one normalises by its batch in training and by its running statistics, which stay, in evaluation.
         rank: of the adapters; 0 for none.
+        adapted: shell patterns of layers within the backbone that get an adapter, such as ``["*.mlp"]``; a layer's own
+            layers come with it. Not given: all.
 
     Raises:
         ConfigError: a round of the schedule is below 1, or the rank below 0.
@@ -62,8 +65,10 @@ class FederatedFinetuning(RoundCallback):
         schedule: Mapping[int, Sequence[str]] | None = None,
         train_bn: bool = True,
         rank: int = 0,
+        adapted: Sequence[str] | None = None,
     ) -> None:
         self.backbone, self.checkpoint, self.train_bn, self.rank = backbone, checkpoint, train_bn, rank
+        self.adapted = adapted
         self.schedule = {int(round): tuple(patterns) for round, patterns in (schedule or {}).items()}
         if min(self.schedule, default=1) < 1:
             raise ConfigError(f"FederatedFinetuning's schedule begins in round {min(self.schedule)}; the first is 1.")
@@ -71,6 +76,8 @@ class FederatedFinetuning(RoundCallback):
             raise ConfigError(f"FederatedFinetuning(rank={rank}) is not possible; 0 is without adapters.")
         self._due: dict[nn.Module, int] = {}
         self._waiting: dict[nn.Module, list[nn.Parameter]] = {}
+        self._adapters: dict[str, Adapter] = {}
+        self._read: list[str] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Load the backbone, freeze what is never unfrozen and adapt it, before Lightning asks for optimisers.
@@ -98,17 +105,21 @@ class FederatedFinetuning(RoundCallback):
                 if not (self.train_bn and isinstance(layer, _BatchNorm)):
                     BaseFinetuning.freeze_module(layer)
         if self.rank:
-            self._adapt({name: layer for name, layer in modules.items() if layer in never})
+            chosen = set(never).intersection(self._chosen(backbone))
+            self._adapt({name: layer for name, layer in modules.items() if layer in chosen})
 
     def _adapt(self, frozen: Mapping[str, nn.Module]) -> None:
         adaptable = {name: layer for name, layer in frozen.items() if can_be_adapted(layer)}
         if not adaptable:
             raise ConfigError(
-                f"FederatedFinetuning(rank={self.rank}) finds no layer to adapt in {self.backbone!r}: none is a Linear "
-                "or a Conv2d with one group that the schedule leaves frozen. Leave rank out."
+                f"FederatedFinetuning(rank={self.rank}) finds no layer to adapt in {self.backbone!r}: none is a "
+                "Linear, a Conv2d with one group or a MultiheadAttention that the schedule leaves frozen"
+                f"{f' and adapted = {self.adapted} names' if self.adapted else ''}. Leave rank out."
             )
         for name, layer in adaptable.items():
             adapt(layer, self.rank, name)
+        self._adapters = {name: layer.get_submodule("lora") for name, layer in adaptable.items()}  # type: ignore[misc]
+        self._read = [name for name, layer in adaptable.items() if is_read(layer)]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Freeze what waits for its round; by now it is in the optimisers and among what is exchanged.
@@ -125,11 +136,18 @@ class FederatedFinetuning(RoundCallback):
             BaseFinetuning.freeze_module(layer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse a schedule that cannot be kept.
+        """Refuse a schedule that cannot be kept, and adapters whose gradients cannot be told apart by example.
 
         Raises:
-            ConfigError: layers are to be unfrozen and the fit uses DP-SGD.
+            ConfigError: layers are to be unfrozen, or attention is adapted, and the fit uses DP-SGD.
         """
+        if self._read:
+            refuse_private(
+                trainer,
+                f"the adapters of {_listed(self._read)} change a weight that torch's attention reads, so DP-SGD cannot "
+                "find each example's gradient there. Give FederatedFinetuning the other layers by adapted, for example "
+                'adapted=["*.mlp"].',
+            )
         if self._due:
             refuse_private(
                 trainer,
@@ -144,6 +162,32 @@ class FederatedFinetuning(RoundCallback):
         if due:
             rank_zero_info(f"round {round}: {len(due)} layers of {self.backbone!r} train from now on.")
 
+    def on_round_end(self, trainer: Trainer, pl_module: LightningModule, round: int) -> None:
+        """Refuse adapters without effect, before their first exchange.
+
+        Raises:
+            ConfigError: the model reads these layers' weights itself and does not call them, so that what the adapters
+                would learn is not there.
+        """
+        self._refuse_unused()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse adapters without effect in a fit without rounds, too.
+
+        Raises:
+            ConfigError: as at a round's end.
+        """
+        self._refuse_unused()
+
+    def _refuse_unused(self) -> None:
+        unused = [name for name, adapter in self._adapters.items() if not adapter.used]
+        if unused:
+            raise ConfigError(
+                f"the adapters of {_listed(unused)} have no effect: the model does not call these layers and reads "
+                "their weights, if it uses them at all. Give FederatedFinetuning the layers that it calls by adapted, "
+                'for example adapted=["*.mlp"].'
+            )
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Make what still waits trainable again: it is exchanged by the next fit, too."""
         self._unfreeze(list(self._waiting))
@@ -157,23 +201,34 @@ class FederatedFinetuning(RoundCallback):
 
     def _schedule_of(self, backbone: nn.Module) -> dict[nn.Module, int]:
         due: dict[nn.Module, int] = {}
-        names = {name: module for name, module in backbone.named_modules() if name}
         for round, patterns in sorted(self.schedule.items()):
             for pattern in patterns:
-                matching = [module for name, module in names.items() if fnmatch.fnmatchcase(name, pattern)]
-                if not matching:
-                    raise ConfigError(
-                        f"no layer of {self.backbone!r} matches {pattern!r}, which is to be unfrozen in round {round}; "
-                        f"it has {sorted(names)[:10]}."
-                    )
-                for layer in BaseFinetuning.flatten_modules(matching):
+                for layer in self._matching(backbone, pattern, f"which is to be unfrozen in round {round}"):
                     due.setdefault(layer, round)
         return due
+
+    def _chosen(self, backbone: nn.Module) -> list[nn.Module]:
+        if self.adapted is None:
+            return list(backbone.modules())
+        return [layer for p in self.adapted for layer in self._matching(backbone, p, "which is to be adapted")]
+
+    def _matching(self, backbone: nn.Module, pattern: str, purpose: str) -> list[nn.Module]:
+        names = {name: module for name, module in backbone.named_modules() if name}
+        matching = [module for name, module in names.items() if fnmatch.fnmatchcase(name, pattern)]
+        if not matching:
+            raise ConfigError(
+                f"no layer of {self.backbone!r} matches {pattern!r}, {purpose}; it has {sorted(names)[:10]}."
+            )
+        return BaseFinetuning.flatten_modules(matching)
 
 
 def _layers(backbone: nn.Module) -> list[nn.Module]:
     adapters = {part for adapter in backbone.modules() if isinstance(adapter, Adapter) for part in adapter.modules()}
     return [layer for layer in BaseFinetuning.flatten_modules(backbone) if layer not in adapters]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{list(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
 
 
 def _load(backbone: nn.Module, name: str, path: Path) -> None:

@@ -107,8 +107,12 @@ def test_layers_that_will_train_whole_get_no_adapter():
 
 
 def test_layers_that_use_their_weights_in_ways_of_their_own_are_left_alone():
-    attention = nn.MultiheadAttention(4, 2)
-    assert not can_be_adapted(attention.out_proj)
+    class OfItsOwn(nn.MultiheadAttention):
+        pass
+
+    unequal = nn.MultiheadAttention(4, 2, kdim=3)
+    assert not can_be_adapted(OfItsOwn(4, 2))
+    assert not can_be_adapted(unequal) and can_be_adapted(unequal.out_proj)
     assert not can_be_adapted(nn.Conv2d(4, 4, 3, groups=2))
     assert can_be_adapted(nn.Conv2d(4, 4, 3)) and can_be_adapted(nn.Linear(4, 4))
 
