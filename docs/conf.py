@@ -7,6 +7,7 @@ repository.
 import re
 from collections.abc import Iterator
 from importlib import import_module
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -80,6 +81,7 @@ PUBLIC_MODULES = (
 )
 
 project = "lightning_fed"
+release = installed_version(project)
 root_doc = "README"
 include_patterns = ["README.md", "CHANGELOG.md", "docs/**.md", "docs/api/*.rst"]
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
@@ -96,7 +98,7 @@ maximum_signature_line_length = 88
 add_module_names = False
 
 html_theme = "pydata_sphinx_theme"
-html_title = "lightning_fed"
+html_title = f"{project} {release}"
 html_extra_path = ["site/index.html"]
 html_static_path = ["site/static"]
 html_css_files = ["site.css"]

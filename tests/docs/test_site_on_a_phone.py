@@ -3,6 +3,7 @@
 import importlib.util
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,9 @@ def test_no_page_is_wider_than_a_phone(phone, site):
         if beyond or phone.evaluate("document.documentElement.scrollWidth") > WIDTH:
             wide[page.stem] = beyond[:3]
     assert wide == {}
+
+
+@pytest.mark.browser
+def test_the_site_names_the_version_it_is_about(phone, site):
+    phone.goto((site / "docs" / "tutorial.html").as_uri())
+    assert phone.locator(".navbar-brand:visible").inner_text() == f"lightning_fed {version('lightning_fed')}"
