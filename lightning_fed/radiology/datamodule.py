@@ -3,13 +3,13 @@
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch.utils.data import DataLoader
 
 from lightning_fed.errors import DataError
 from lightning_fed.lightning_api import LightningDataModule
-from lightning_fed.radiology.dataset import RadiographDataset, batches, evaluation_batches
+from lightning_fed.radiology.dataset import Polarity, RadiographDataset, batches, evaluation_batches
 from lightning_fed.radiology.harmonisation import (
     HistogramStandardisation,
     checked_scale,
@@ -68,6 +68,9 @@ class RadiographDataModule(LightningDataModule):
         pixel_spacing_mm: distance of two pixels in mm, the same for all images of all scanners. The square then shows
             ``image_size * pixel_spacing_mm`` mm around the middle of each image, and a file that does not tell its
             spacing cannot be used. Without it each whole image is fitted into the square.
+        correct_polarity: which images are turned if they look like negatives, with air brighter than the limb, see
+            :func:`lightning_fed.radiology.bone_bright`: ``no``; ``pictures``, which have no header that tells (PNG and
+            JPEG); or ``all``, for DICOM files whose headers are wrong.
     """
 
     def __init__(
@@ -91,6 +94,7 @@ class RadiographDataModule(LightningDataModule):
         standard_scale: Sequence[float] | None = None,
         harmonise: bool = False,
         pixel_spacing_mm: float | None = None,
+        correct_polarity: Polarity = "no",
     ) -> None:
         super().__init__()
         if image_size < 1 or batch_size < 1:
@@ -99,6 +103,8 @@ class RadiographDataModule(LightningDataModule):
             raise DataError(f"pixel_spacing_mm = {pixel_spacing_mm} is no distance; give millimetres, such as 0.5.")
         if unreadable not in ("skip", "error"):
             raise DataError(f"unreadable = {unreadable!r} is unknown; allowed are skip and error.")
+        if correct_polarity not in get_args(Polarity):
+            raise DataError(f"correct_polarity = {correct_polarity!r} is unknown; allowed are no, pictures and all.")
         if layout != "table":
             layout_reader(layout)
         if site is not None and site_by is None:
@@ -120,6 +126,7 @@ class RadiographDataModule(LightningDataModule):
         self.site = site
         self.share = share
         self.pixel_spacing_mm = pixel_spacing_mm
+        self.correct_polarity: Polarity = correct_polarity
         evaluation = EvaluationTransform(image_size)
         built_in: SampleTransform = TrainingTransform(image_size) if augment else evaluation
         self._transforms: dict[Split, SampleTransform] = {
@@ -239,6 +246,7 @@ class RadiographDataModule(LightningDataModule):
             transform=self._transforms[split],
             cache=self.cache,
             pixel_spacing_mm=self.pixel_spacing_mm,
+            correct_polarity=self.correct_polarity,
         )
 
     def _divided(self) -> dict[Split, list[Radiograph]]:

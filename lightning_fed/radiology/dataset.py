@@ -1,6 +1,7 @@
 """Radiographs as a torch data set: decoded once, augmented every time."""
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from lightning_fed.radiology.files import is_picture
 from lightning_fed.radiology.labels import Radiograph
 from lightning_fed.radiology.pictures import read_picture
 from lightning_fed.radiology.transforms import Sample, SampleTransform
+
+Polarity = Literal["no", "pictures", "all"]
 
 
 class RadiographDataset(Dataset[Sample]):
@@ -27,6 +30,7 @@ class RadiographDataset(Dataset[Sample]):
         cache: keep the images, ``4 * image_size**2`` bytes each, in memory; otherwise decode at every access.
         pixel_spacing_mm: distance of two pixels in mm, the same for all images, see
             :func:`lightning_fed.radiology.dicom.read_radiograph`; None fits each image to the canvas.
+        correct_polarity: which images are turned if they look like negatives, see :class:`RadiographDataModule`.
 
     Attributes:
         radiographs: the rows whose file could be read.
@@ -41,7 +45,9 @@ class RadiographDataset(Dataset[Sample]):
         transform: SampleTransform,
         cache: bool = True,
         pixel_spacing_mm: float | None = None,
+        correct_polarity: Polarity = "no",
     ) -> None:
+        self.correct_polarity = correct_polarity
         self.image_size = image_size
         self.pixel_spacing_mm = pixel_spacing_mm
         self.transform = transform
@@ -108,9 +114,14 @@ class RadiographDataset(Dataset[Sample]):
         size, scale = (self.image_size, self.image_size), self.pixel_spacing_mm
         if is_picture(radiograph.path):
             return read_picture(
-                radiograph.path, size=size, pixel_spacing_mm=scale, spacing_mm=radiograph.pixel_spacing_mm
+                radiograph.path,
+                size=size,
+                pixel_spacing_mm=scale,
+                spacing_mm=radiograph.pixel_spacing_mm,
+                correct_polarity=self.correct_polarity != "no",
             )
-        return read_radiograph(radiograph.path, size=size, pixel_spacing_mm=scale)
+        turned = self.correct_polarity == "all"
+        return read_radiograph(radiograph.path, size=size, pixel_spacing_mm=scale, correct_polarity=turned)
 
 
 def batches(

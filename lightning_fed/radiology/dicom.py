@@ -17,6 +17,7 @@ from lightning_fed.errors import DataError
 from lightning_fed.radiology.canvas import at_scale, fit_to_canvas, with_square_pixels
 from lightning_fed.radiology.header import whole_number
 from lightning_fed.radiology.levels import bands
+from lightning_fed.radiology.negatives import bone_bright
 from lightning_fed.radiology.rendering import displayed
 from lightning_fed.radiology.spacing import pixel_shape, spacing_mm
 from lightning_fed.radiology.stored import quiet_libraries, stored_pixels
@@ -30,7 +31,11 @@ _LUMA = np.array([0.299, 0.587, 0.114])
 
 
 def read_radiograph(
-    path: str | Path, *, size: tuple[int, int] | None = None, pixel_spacing_mm: float | None = None
+    path: str | Path,
+    *,
+    size: tuple[int, int] | None = None,
+    pixel_spacing_mm: float | None = None,
+    correct_polarity: bool = False,
 ) -> Tensor:
     """Read one DICOM file the way a viewer shows it.
 
@@ -46,6 +51,8 @@ def read_radiograph(
         pixel_spacing_mm: distance of two pixels of the result in mm, the same for all images. With ``size`` the image
             is then not fitted but cut at its edges or filled with black. Without it, a file's own distance is kept, or
             the one that ``size`` leads to.
+        correct_polarity: do not believe what the header says of negatives, but the image, see
+            :func:`lightning_fed.radiology.negatives.bone_bright`.
 
     Returns:
         float32 ``(1, H, W)`` in [0, 1]; high is bright.
@@ -74,6 +81,8 @@ def read_radiograph(
                 "Export it again as one uncompressed grey-scale frame, or take it out of the table."
             ) from error
     image = torch.from_numpy(grey)[None]
+    if correct_polarity:  # Before anything black is added around it.
+        image = bone_bright(image)
     if pixel_spacing_mm is not None and pixel_mm is not None:
         return at_scale(image, pixel_mm, pixel_spacing_mm, size)
     return with_square_pixels(image, pixel) if size is None else fit_to_canvas(image, size, pixel=pixel)

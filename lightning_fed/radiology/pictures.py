@@ -17,6 +17,7 @@ from lightning_fed.errors import DataError
 from lightning_fed.radiology.canvas import at_scale, fit_to_canvas
 from lightning_fed.radiology.codestreams import check_lossy_jpeg, jpeg_structure
 from lightning_fed.radiology.levels import GreyLevels
+from lightning_fed.radiology.negatives import bone_bright
 from lightning_fed.radiology.rendering import without_tails
 from lightning_fed.radiology.stored import quiet_libraries
 
@@ -30,6 +31,7 @@ def read_picture(
     size: tuple[int, int] | None = None,
     pixel_spacing_mm: float | None = None,
     spacing_mm: float | None = None,
+    correct_polarity: bool = False,
 ) -> Tensor:
     """Read one PNG or JPEG.
 
@@ -46,6 +48,7 @@ def read_picture(
         pixel_spacing_mm: distance of two pixels of the result in mm, see
             :func:`lightning_fed.radiology.dicom.read_radiograph`.
         spacing_mm: distance of two pixels of the file in mm, which the picture itself does not tell.
+        correct_polarity: turn what looks like a negative, see :func:`lightning_fed.radiology.negatives.bone_bright`.
 
     Returns:
         float32 ``(1, H, W)`` in [0, 1]; high is bright.
@@ -70,6 +73,8 @@ def read_picture(
             f"radiograph '{name}' cannot be used: {error or type(error).__name__}. "
             "Copy it again from the source, or take it out of the table."
         ) from error
+    if correct_polarity:  # Before anything black is added around it.
+        image = bone_bright(image)
     if pixel_spacing_mm is not None and spacing_mm is not None:
         return at_scale(image, (spacing_mm, spacing_mm), pixel_spacing_mm, size)
     return image if size is None else fit_to_canvas(image, size)

@@ -9,7 +9,7 @@ from torch.utils.data import ConcatDataset, DataLoader
 from lightning_fed.errors import DataError
 from lightning_fed.lightning_api import LightningDataModule
 from lightning_fed.radiology.datamodule import RadiographDataModule
-from lightning_fed.radiology.dataset import batches, evaluation_batches
+from lightning_fed.radiology.dataset import Polarity, batches, evaluation_batches
 from lightning_fed.radiology.labels import Split
 from lightning_fed.radiology.transforms import Sample
 
@@ -35,6 +35,7 @@ class PooledRadiographs(LightningDataModule):
         unreadable: ``skip`` leaves out files that cannot be read, ``error`` refuses.
         train_transform: used for training in place of the built-in augmentation.
         pixel_spacing_mm: distance of two pixels in mm, the same for all images.
+        correct_polarity: which images are turned if they look like negatives, see :class:`RadiographDataModule`.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class PooledRadiographs(LightningDataModule):
         unreadable: Literal["skip", "error"] = "skip",
         train_transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
         pixel_spacing_mm: float | None = None,
+        correct_polarity: Polarity = "no",
     ) -> None:
         super().__init__()
         if not roots:
@@ -72,6 +74,7 @@ class PooledRadiographs(LightningDataModule):
             unreadable=unreadable,
             train_transform=train_transform,
             pixel_spacing_mm=pixel_spacing_mm,
+            correct_polarity=correct_polarity,
         )
         self.sites = [site(root) for root in roots]
 
