@@ -15,14 +15,14 @@ PUBLIC = {
         SitePrivacy SiteReport Statistics Uniform ValueCodec Weighting __version__ load_global_model
     """,
     "lightning_fed.callbacks": """
-        AdaBN DifferentialPrivacy Ditto FedDyn FedProx FedRep FederatedFinetuning MomentAlignment RandomAppearance
-        RoundCallback Scaffold SharedStatistics SharedVector TopKCompression adapt merged
+        AdaBN DifferentialPrivacy Ditto FedDyn FedProx FedRep FederatedFinetuning MomentAlignment RoundCallback Scaffold
+        SharedStatistics SharedVector TopKCompression adapt merged
     """,
     "lightning_fed.radiology": """
-        EvaluationTransform HistogramStandardisation LayoutReader PooledRadiographs Radiograph RadiographDataModule
-        RadiographDataset TrainingTransform landmark_sums monai_training_transform read_fracatlas read_grazpedwri
-        read_labels read_mura read_picture read_radiograph salter_harris_from_ao split_patients split_radiographs
-        standard_scale
+        EvaluationTransform HistogramStandardisation LayoutReader OrientedEnergy PooledRadiographs Radiograph
+        RadiographDataModule RadiographDataset TrainingTransform bone_bright landmark_sums monai_training_transform
+        polarity read_fracatlas read_grazpedwri read_labels read_mura read_picture read_radiograph
+        salter_harris_from_ao split_patients split_radiographs standard_scale
     """,
     "lightning_fed.simulation": """
         Baselines InProcessRun OnRay Simulation SiteOverrides VirtualSite count_in_process evaluate_in_process

@@ -5,28 +5,20 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 
-class BatchNormClassifier(LightningModule):
-    """Binary classifier of 56 x 56 images: three convolution blocks (``backbone``) and a linear layer (``head``).
+class Classifier(LightningModule):
+    """A backbone and a head, trained by AdamW; ``image`` is whatever the backbone takes."""
 
-    Args:
-        width: channels of the first block; the last has four times as many.
-        lr: learning rate of AdamW.
-    """
+    backbone: nn.Module
+    head: nn.Module
 
-    def __init__(self, width: int = 12, lr: float = 4e-3) -> None:
+    def __init__(self, lr: float) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.lr = lr
-        self.backbone = nn.Sequential(
-            _block(1, width, 5, stride=2),
-            _block(width, 2 * width, 3, stride=1),
-            _block(2 * width, 4 * width, 3, stride=1),
-        )
-        self.head = nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(4 * width * 9, 1))
         self.loss = nn.BCEWithLogitsLoss()
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return a logit for each image: float32 ``(B, 1, 56, 56)`` to ``(B,)``."""
+        """Return a logit for each image, ``(B,)``."""
         logits: Tensor = self.head(self.backbone(image))
         return logits.flatten()
 
@@ -44,6 +36,39 @@ class BatchNormClassifier(LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return AdamW over what is trainable."""
         return torch.optim.AdamW([p for p in self.parameters() if p.requires_grad], lr=self.lr, weight_decay=1e-3)
+
+
+class BatchNormClassifier(Classifier):
+    """Binary classifier of 56 x 56 images: three convolution blocks (``backbone``) and a linear layer (``head``).
+
+    Args:
+        width: channels of the first block; the last has four times as many.
+        lr: learning rate of AdamW.
+    """
+
+    def __init__(self, width: int = 12, lr: float = 4e-3) -> None:
+        super().__init__(lr)
+        self.backbone = nn.Sequential(
+            _block(1, width, 5, stride=2),
+            _block(width, 2 * width, 3, stride=1),
+            _block(2 * width, 4 * width, 3, stride=1),
+        )
+        self.head = nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(4 * width * 9, 1))
+
+
+class EnergyClassifier(Classifier):
+    """Binary classifier of oriented energies: batch normalisation (``backbone``) and a linear layer (``head``).
+
+    Args:
+        channels: of the energies.
+        grid: side of their grid of places.
+        lr: learning rate of AdamW.
+    """
+
+    def __init__(self, channels: int, grid: int, lr: float = 4e-3) -> None:
+        super().__init__(lr)
+        self.backbone = nn.BatchNorm2d(channels)
+        self.head = nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(channels * grid**2, 1))
 
 
 def _block(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Module:

@@ -6,7 +6,6 @@ writes ``front_end.safetensors`` beside this file again: mean and principal dire
 radiographs of four synthetic hospitals that take part in no study here. Their labels are not read.
 """
 
-import math
 import tempfile
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_fed.radiology import PooledRadiographs
+from lightning_fed.radiology.oriented_energy import gabor_filters
 from lightning_fed.radiology.synthetic.study import write_study
 from lightning_fed.radiology.synthetic.style import default_sites
 
@@ -37,7 +37,7 @@ class GaborAnswers(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("filters", _gabor_filters(), persistent=False)
+        self.register_buffer("filters", gabor_filters(_ORIENTATIONS, _WAVELENGTH), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return unit vectors.
@@ -84,24 +84,6 @@ class FrontEnd(nn.Module):
         """Return float32 ``(B, 128)`` of norm 1 for images ``(B, 1, S, S)``."""
         with torch.no_grad():
             return functional.normalize((self.answers(image) - self.mean) @ self.directions, dim=1)
-
-
-def _gabor_filters() -> Tensor:
-    """Cosine and sine waves under a bell, in turn: float32 ``(16, 1, 11, 11)``, each of mean 0 and absolute sum 1."""
-    width = _WAVELENGTH / 2
-    reach = math.ceil(2.5 * width)
-    steps = torch.arange(-reach, reach + 1, dtype=torch.float32)
-    y, x = torch.meshgrid(steps, steps, indexing="ij")
-    bell = torch.exp(-(x.square() + y.square()) / (2 * width**2))
-    filters = []
-    for number in range(_ORIENTATIONS):
-        angle = math.pi * number / _ORIENTATIONS
-        along = x * math.cos(angle) + y * math.sin(angle)
-        for phase in (0.0, math.pi / 2):
-            wave = bell * torch.cos(2 * math.pi * along / _WAVELENGTH + phase)
-            wave = wave - bell * (wave.sum() / bell.sum())
-            filters.append(wave / wave.abs().sum())
-    return torch.stack(filters).unsqueeze(1)
 
 
 def principal_directions(answers: Tensor) -> dict[str, Tensor]:

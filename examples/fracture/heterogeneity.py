@@ -13,16 +13,17 @@ from pathlib import Path
 
 import torch
 
-from examples.fracture.methods import METHODS, ROUNDS, WIDTH
-from examples.fracture.trials import ALONE, TOGETHER, VARIED, Data, Scores, study, trial, unseen
+from examples.fracture.methods import ALONE, METHODS, ROUNDS, TOGETHER, WIDTH
+from examples.fracture.trials import Data, Scores, study, trial, unseen
 
 RUNS = Path("runs/heterogeneity")
 STRENGTH = 1.0
 Rows = dict[str, list[dict[str, Scores]]]
 """By method: for each seed, the scores by site."""
 
-SEEN = (ALONE, TOGETHER, VARIED, *METHODS)
-UNSEEN = (TOGETHER, VARIED, "FedAvg", "SiloBN", "Histogram", "Moments", "Appearance")
+SEEN = (*ALONE, *TOGETHER, *METHODS)
+_UNSEEN = ("FedAvg", "SiloBN", "Histogram", "Moments", "Turned", "Turned, Histogram", "Energy", "Energy + FedDyn")
+UNSEEN = (*TOGETHER, *_UNSEEN)
 """What is compared at hospitals that took part, and at one that did not."""
 
 

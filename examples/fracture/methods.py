@@ -12,7 +12,6 @@ from lightning.pytorch import Callback
 from lightning_fed.callbacks.ditto import Ditto
 from lightning_fed.callbacks.fedrep import FedRep
 from lightning_fed.callbacks.moment_alignment import MomentAlignment
-from lightning_fed.callbacks.random_appearance import RandomAppearance
 from lightning_fed.plan import FederationPlan, LocalTraining
 
 ROUNDS, LOCAL_EPOCHS = 20, 2
@@ -28,7 +27,9 @@ class Method:
         personal: the plan's patterns.
         proximal: the plan's ``local.proximal``.
         callbacks: makes a site's own callbacks.
+        turned: whether what looks like a negative is turned first.
         standardised: whether images are brought to a scale that the sites found together.
+        energy: whether the model sees oriented energies, and is linear in them, instead of grey values.
         adapted: whether a model is tested with the batch statistics of the images it is tested on (AdaBN).
         tuned: last rounds in which each site trains the global model alone instead, for as many epochs.
     """
@@ -37,7 +38,9 @@ class Method:
     personal: Sequence[str] = ()
     proximal: float = 0.0
     callbacks: Callable[[], list[Callback]] = list
+    turned: bool = False
     standardised: bool = False
+    energy: bool = False
     adapted: bool = False
     tuned: int = 0
 
@@ -52,6 +55,10 @@ class Method:
             personal=list(self.personal),
         )
 
+
+ALONE = {"alone": Method(), "alone, Energy": Method(energy=True)}
+TOGETHER = {"centralised": Method(), "centralised, Energy": Method(energy=True)}
+"""What each site trains alone, and what is trained on all images in one place."""
 
 METHODS = {
     "FedAvg": Method(),
@@ -70,9 +77,12 @@ METHODS = {
     "FedRep": Method(personal=["head.*"], callbacks=lambda: [FedRep(head=["head.*"])]),
     "Ditto": Method(callbacks=lambda: [Ditto(lam=0.1)]),
     "Histogram": Method(standardised=True),
+    "Turned": Method(turned=True),
+    "Turned, Histogram": Method(turned=True, standardised=True),
+    "Energy": Method(energy=True),
+    "Energy + FedDyn": Method({"name": "feddyn", "alpha": 0.3}, energy=True),
     "Moments": Method(callbacks=lambda: [MomentAlignment("backbone", features=4 * WIDTH, weight=1.0)]),
     "AdaBN": Method(adapted=True),
-    "Appearance": Method(callbacks=lambda: [RandomAppearance()]),
     "FedBN + FedAvgM": Method({"name": "fedavgm", "momentum": 0.5}, personal=["normalisation"]),
     "FedBN + FedDyn": Method({"name": "feddyn", "alpha": 0.3}, personal=["normalisation"]),
     "FedBN + FedDyn, fine-tuned": Method({"name": "feddyn", "alpha": 0.3}, personal=["normalisation"], tuned=6),

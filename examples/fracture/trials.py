@@ -1,9 +1,9 @@
 """One trial of the comparison: train by one method on one study, and test at every site."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
-from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch import Trainer, seed_everything
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.functional.classification import (
@@ -12,17 +12,17 @@ from torchmetrics.functional.classification import (
     binary_sensitivity_at_specificity,
 )
 
-from examples.fracture.batchnorm import BatchNormClassifier
-from examples.fracture.methods import LOCAL_EPOCHS, METHODS, ROUNDS, WIDTH, Method
+from examples.fracture.batchnorm import BatchNormClassifier, Classifier, EnergyClassifier
+from examples.fracture.methods import ALONE, LOCAL_EPOCHS, METHODS, ROUNDS, TOGETHER, WIDTH, Method
 from examples.fracture.scanners import Images, site_images
 from lightning_fed.callbacks.adabn import AdaBN
 from lightning_fed.callbacks.ditto import Ditto
-from lightning_fed.callbacks.random_appearance import RandomAppearance
 from lightning_fed.radiology.harmonisation import landmark_sums, standard_scale, standardised
+from lightning_fed.radiology.negatives import bone_bright
+from lightning_fed.radiology.oriented_energy import OrientedEnergy
 from lightning_fed.radiology.synthetic.style import default_sites
 from lightning_fed.simulation.in_process import QUIET, VirtualSite, federate_in_process
 
-ALONE, TOGETHER, VARIED = "alone", "centralised", "centralised, Appearance"
 BATCH_SIZE = 32
 IMAGES, SHARES, TEST_IMAGES = 800, (1.5, 1.0, 0.5, 1.0), 250
 """Training images of all sites, how unequally they are spread, and test images of each site."""
@@ -43,13 +43,12 @@ def study(sites: int, seed: int, strength: float) -> Data:
 
 def trial(name: str, data: Data, seed: int) -> dict[str, Scores]:
     """The scores at each site of a model that was trained by a method, or by each site alone, or on all data."""
-    method = METHODS.get(name, Method())
-    if method.standardised:
-        data = on_common_scale(data, data.keys())
-    if name == ALONE:
+    method = {**ALONE, **TOGETHER, **METHODS}[name]
+    data = prepared(method, data, data.keys())
+    if name in ALONE:
         return {site: scores(logits(trained(train, seed), test), test) for site, (train, test) in data.items()}
-    if name in (TOGETHER, VARIED):
-        model = trained(pooled(data), seed, _varying(name))
+    if name in TOGETHER:
+        model = trained(pooled(data), seed)
         return {site: scores(logits(model, test), test) for site, (_, test) in data.items()}
     models = federated(method, {site: train for site, (train, _) in data.items()}, seed)
     return {site: scores(logits(models[site], test, method.adapted), test) for site, (_, test) in data.items()}
@@ -57,14 +56,14 @@ def trial(name: str, data: Data, seed: int) -> dict[str, Scores]:
 
 def unseen(name: str, data: Data, seed: int, adapted: Sequence[bool]) -> list[dict[str, Scores]]:
     """Leave one out: the scores at each site of a model that the others trained; with AdaBN there or without."""
-    method = METHODS.get(name, Method())
+    method = {**TOGETHER, **METHODS}[name]
     found: list[dict[str, Scores]] = [{} for _ in adapted]
     for site in data:
-        others = {other: both for other, both in data.items() if other != site}
-        shown = on_common_scale(data, others.keys()) if method.standardised else data
-        seen, test = {other: shown[other] for other in others}, shown[site][1]
-        if name in (TOGETHER, VARIED):
-            model = trained(pooled(seen), seed, _varying(name))
+        shown = prepared(method, data, [other for other in data if other != site])
+        test = shown[site][1]
+        seen = {other: both for other, both in shown.items() if other != site}
+        if name in TOGETHER:
+            model = trained(pooled(seen), seed)
         else:
             models = federated(method, {other: train for other, (train, _) in seen.items()}, seed)
             model = next(iter(models.values()))
@@ -73,15 +72,25 @@ def unseen(name: str, data: Data, seed: int, adapted: Sequence[bool]) -> list[di
     return found
 
 
-def federated(
-    method: Method, train: Mapping[str, Images], seed: int, rounds: int = ROUNDS
-) -> dict[str, BatchNormClassifier]:
-    """Each site's model after the federation, the personal one where there is one."""
-    sites = [VirtualSite(s, _model(seed), loader(images, True), method.callbacks()) for s, images in train.items()]
+def prepared(method: Method, data: Data, sites: Collection[str]) -> Data:
+    """The images as a method wants them; a common scale is found by ``sites`` alone."""
+    if method.turned:
+        data = _each(data, bone_bright)
+    if method.standardised:
+        data = on_common_scale(data, sites)
+    if method.energy:
+        energies = OrientedEnergy()
+        data = _each(data, lambda image: energies(image[None])[0])
+    return data
+
+
+def federated(method: Method, train: Mapping[str, Images], seed: int, rounds: int = ROUNDS) -> dict[str, Classifier]:
+    """Each site's model after the federation, the personal one where there is one; the images are prepared ones."""
+    sites = [VirtualSite(s, _model(seed, i), loader(i, True), method.callbacks()) for s, i in train.items()]
     federate_in_process(method.plan(rounds), sites, seed=seed)
-    models: dict[str, BatchNormClassifier] = {}
+    models: dict[str, Classifier] = {}
     for site in sites:
-        assert isinstance(site.module, BatchNormClassifier)
+        assert isinstance(site.module, Classifier)
         models[site.name] = site.module
         if method.tuned:
             _fit(site.module, train[site.name], method.tuned, seed)
@@ -91,15 +100,11 @@ def federated(
     return models
 
 
-def trained(images: Images, seed: int, callbacks: Sequence[Callback] = ()) -> BatchNormClassifier:
-    """A model trained without a federation, for as many epochs."""
-    model = _model(seed)
-    _fit(model, images, ROUNDS, seed, callbacks)
+def trained(images: Images, seed: int) -> Classifier:
+    """A model trained without a federation on prepared images, for as many epochs."""
+    model = _model(seed, images)
+    _fit(model, images, ROUNDS, seed)
     return model
-
-
-def _varying(name: str) -> list[Callback]:
-    return [RandomAppearance()] if name == VARIED else []
 
 
 def pooled(data: Data) -> Images:
@@ -108,17 +113,19 @@ def pooled(data: Data) -> Images:
     return Images(torch.cat([each.image for each in images]), torch.cat([each.label for each in images]))
 
 
-def on_common_scale(data: Data, sites: Sequence[str]) -> Data:
+def on_common_scale(data: Data, sites: Collection[str]) -> Data:
     """All images on the scale that the training images of ``sites`` have together, found from sums."""
     scale = standard_scale(sum((landmark_sums(data[site][0].image) for site in sites), torch.zeros(12)))
-    return {
-        site: (_scaled(train, scale), _scaled(test, scale))  # type: ignore[misc]
-        for site, (train, test) in data.items()
-    }
+    return _each(data, lambda image: standardised(image, scale))
 
 
-def _scaled(images: Images, scale: Sequence[float]) -> Images:
-    return Images(torch.stack([standardised(image, scale) for image in images.image]), images.label)
+def _each(data: Data, change: Callable[[Tensor], Tensor]) -> Data:
+    """All images, changed one by one."""
+
+    def changed(images: Images) -> Images:
+        return Images(torch.stack([change(image) for image in images.image]), images.label)
+
+    return {site: (changed(train), changed(test)) for site, (train, test) in data.items()}
 
 
 def loader(images: Images, shuffle: bool) -> DataLoader[tuple[Tensor, ...]]:
@@ -126,7 +133,7 @@ def loader(images: Images, shuffle: bool) -> DataLoader[tuple[Tensor, ...]]:
     return DataLoader(TensorDataset(images.image, images.label), BATCH_SIZE if shuffle else 250, shuffle=shuffle)
 
 
-def logits(model: BatchNormClassifier, images: Images, adapted: bool = False) -> Tensor:
+def logits(model: Classifier, images: Images, adapted: bool = False) -> Tensor:
     """What a model says of images, float32 ``(N,)``."""
     parts = Trainer(callbacks=[AdaBN()] if adapted else [], **QUIET).predict(model, loader(images, False))
     assert parts is not None
@@ -143,14 +150,15 @@ def scores(logits: Tensor, images: Images) -> Scores:
     }
 
 
-def _fit(
-    model: BatchNormClassifier, images: Images, rounds: int, seed: int, callbacks: Sequence[Callback] = ()
-) -> None:
+def _fit(model: Classifier, images: Images, rounds: int, seed: int) -> None:
     seed_everything(seed, verbose=False)
-    Trainer(max_epochs=rounds * LOCAL_EPOCHS, callbacks=list(callbacks), **QUIET).fit(model, loader(images, True))
+    Trainer(max_epochs=rounds * LOCAL_EPOCHS, **QUIET).fit(model, loader(images, True))
 
 
-def _model(seed: int) -> BatchNormClassifier:
+def _model(seed: int, images: Images) -> Classifier:
     torch.manual_seed(seed)
+    channels, side = images.image.shape[1:3]
+    if channels > 1:
+        return EnergyClassifier(channels, side)
     # The faster layout for convolutions on a processor, by a fifth.
     return BatchNormClassifier(WIDTH).to(memory_format=torch.channels_last)

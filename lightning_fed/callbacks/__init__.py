@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from lightning_fed.callbacks.fedrep import FedRep
     from lightning_fed.callbacks.finetuning import FederatedFinetuning
     from lightning_fed.callbacks.moment_alignment import MomentAlignment
-    from lightning_fed.callbacks.random_appearance import RandomAppearance
     from lightning_fed.callbacks.round_callback import RoundCallback
     from lightning_fed.callbacks.scaffold import Scaffold
     from lightning_fed.callbacks.shared_statistics import SharedStatistics, SharedVector
@@ -32,7 +31,6 @@ else:
             "fedrep": ("FedRep",),
             "finetuning": ("FederatedFinetuning",),
             "moment_alignment": ("MomentAlignment",),
-            "random_appearance": ("RandomAppearance",),
             "round_callback": ("RoundCallback",),
             "scaffold": ("Scaffold",),
             "shared_statistics": (
@@ -52,7 +50,6 @@ __all__ = [
     "FedRep",
     "FederatedFinetuning",
     "MomentAlignment",
-    "RandomAppearance",
     "RoundCallback",
     "Scaffold",
     "SharedStatistics",

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from lightning_fed.radiology.dataset import RadiographDataset
     from lightning_fed.radiology.dicom import read_radiograph
     from lightning_fed.radiology.harmonisation import HistogramStandardisation, landmark_sums, standard_scale
+    from lightning_fed.radiology.negatives import bone_bright, polarity
+    from lightning_fed.radiology.oriented_energy import OrientedEnergy
     from lightning_fed.radiology.pictures import read_picture
     from lightning_fed.radiology.pooled import PooledRadiographs
     from lightning_fed.radiology.transforms import EvaluationTransform, TrainingTransform, monai_training_transform
@@ -24,7 +26,9 @@ else:
             "dataset": ("RadiographDataset",),
             "dicom": ("read_radiograph",),
             "harmonisation": ("HistogramStandardisation", "landmark_sums", "standard_scale"),
+            "oriented_energy": ("OrientedEnergy",),
             "pictures": ("read_picture",),
+            "negatives": ("bone_bright", "polarity"),
             "transforms": ("EvaluationTransform", "TrainingTransform", "monai_training_transform"),
         },
     )
@@ -33,13 +37,16 @@ __all__ = [
     "EvaluationTransform",
     "HistogramStandardisation",
     "LayoutReader",
+    "OrientedEnergy",
     "PooledRadiographs",
     "Radiograph",
     "RadiographDataModule",
     "RadiographDataset",
     "TrainingTransform",
+    "bone_bright",
     "landmark_sums",
     "monai_training_transform",
+    "polarity",
     "read_fracatlas",
     "read_grazpedwri",
     "read_labels",

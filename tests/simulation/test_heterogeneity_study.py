@@ -2,10 +2,11 @@ import pytest
 import torch
 
 from examples.fracture import heterogeneity, study, trials
+from examples.fracture.batchnorm import EnergyClassifier
 from examples.fracture.heterogeneity import print_table
-from examples.fracture.methods import METHODS
+from examples.fracture.methods import ALONE, METHODS, TOGETHER, Method
 from examples.fracture.scanners import Images, _rendered
-from examples.fracture.trials import TOGETHER, VARIED, federated, logits, on_common_scale, scores, unseen
+from examples.fracture.trials import federated, logits, on_common_scale, prepared, scores, trial, unseen
 from lightning_fed.radiology.synthetic.style import default_sites
 
 
@@ -19,13 +20,15 @@ def images(seed: int, count: int = 34) -> Images:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_trains_and_is_scored_at_each_site(name):
-    method, train = METHODS[name], {"north": images(1), "east": images(2)}
+    method, data = METHODS[name], {"north": (images(1), images(3)), "east": (images(2), images(4))}
+    train = {site: own for site, (own, _) in prepared(method, data, data.keys()).items()}
 
     models = federated(method, train, seed=0, rounds=1 + method.tuned)
 
     for site, model in models.items():
         found = scores(logits(model, train[site], method.adapted), train[site])
         assert all(0 <= value <= 1 for value in found.values())
+    assert all(isinstance(model, EnergyClassifier) == method.energy for model in models.values())
     weights = [model.head[2].weight for model in models.values()]
     own_head = method.tuned or name in ("FedPer", "FedRep", "Ditto", "Ditto + FedYogi")
     assert torch.equal(weights[0], weights[1]) != bool(own_head)
@@ -50,12 +53,30 @@ def test_the_common_scale_is_made_of_the_named_sites_alone():
     assert not torch.equal(alone["north"][1].image, on_common_scale(data, ["north", "east"])["north"][1].image)
 
 
-def test_centralised_training_sees_other_appearances_where_its_row_says_so(monkeypatch):
+@pytest.mark.parametrize("name", [*ALONE, *TOGETHER])
+def test_training_without_a_federation_is_scored_at_each_site(name, monkeypatch):
     monkeypatch.setattr(trials, "ROUNDS", 1)
     data = {"north": (images(1), images(2)), "east": (images(3), images(4))}
-    (plain,), (again,), (varied,) = (unseen(name, data, 0, [False]) for name in (TOGETHER, TOGETHER, VARIED))
-    assert plain == again
-    assert all(plain[site]["ece"] != varied[site]["ece"] for site in data)
+    found = trial(name, data, 0)
+    assert found.keys() == data.keys()
+    if name in TOGETHER:
+        (left_out,) = unseen(name, data, 0, [False])
+        assert left_out.keys() == data.keys() and left_out != found
+
+
+def test_a_turned_negative_is_what_it_was_and_energies_do_not_tell_it_from_the_other():
+    style = default_sites(2)[1]
+    negative, label, _ = _rendered(style, 6, 2, seed=0, strength=1.0)
+    data = {"east": (Images(negative[:6], label[:6]), Images(negative[6:], label[6:]))}
+    other = {"east": (Images(1 - negative[:6], label[:6]), Images(1 - negative[6:], label[6:]))}
+    for method in (Method(turned=True), Method(turned=True, standardised=True), Method(energy=True)):
+        for one, same in zip(
+            prepared(method, data, ["east"])["east"], prepared(method, other, ["east"])["east"], strict=True
+        ):
+            torch.testing.assert_close(one.image, same.image, atol=2e-3, rtol=0)
+            assert torch.equal(one.label, same.label)
+    assert prepared(Method(energy=True), data, ["east"])["east"][0].image.shape == (6, 16, 6, 6)
+    assert prepared(Method(), data, ["east"]) is data
 
 
 def test_gains_are_paired_by_seed(capsys):
@@ -74,7 +95,7 @@ def test_gains_are_paired_by_seed(capsys):
         ("--scanners strong --config configs/fracture-study.yaml", "--config does not go with --scanners strong"),
         (
             "--scanners strong --methods FedNB",
-            "there is no 'FedNB'; choose from 'alone', 'centralised', 'centralised, Appearance'",
+            "there is no 'FedNB'; choose from 'alone', 'alone, Energy', 'centralised', 'centralised, Energy'",
         ),
         ("--scanners strong --leave-one-out --methods Ditto", "there is no 'Ditto' with --leave-one-out"),
         ("--scanners strong --sites 5", "--sites"),
