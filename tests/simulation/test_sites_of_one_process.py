@@ -11,6 +11,7 @@ from rich.console import Console
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_fed.callbacks import Ditto
 from lightning_fed.plan import Compression, FederationPlan, LocalTraining, Masking
 from lightning_fed.protocol.coordinator.actions import Record
 from lightning_fed.simulation.in_process import QUIET, VirtualSite, federate_in_process
@@ -38,8 +39,15 @@ class Model(L.LightningModule):
             "plain": lambda: torch.optim.SGD(self.parameters(), 0.05),
             "momentum": lambda: torch.optim.SGD(self.parameters(), 0.05, momentum=0.9),
             "adamw": lambda: torch.optim.AdamW(self.parameters(), 0.01),
+            "scheduled": lambda: torch.optim.AdamW(self.parameters(), 0.01, amsgrad=True),
         }
-        return kinds[self.optimizer]()
+        optimizer = kinds[self.optimizer]()
+        if self.optimizer != "scheduled":
+            return optimizer
+        # Of both kinds, each with a state of its own: one for every batch, one for every epoch.
+        warmed = torch.optim.lr_scheduler.CyclicLR(optimizer, 0.001, 0.02, step_size_up=3, cycle_momentum=False)
+        falling = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.8)
+        return [optimizer], [{"scheduler": warmed, "interval": "step"}, {"scheduler": falling, "interval": "epoch"}]
 
 
 def loader(index: int) -> DataLoader:
@@ -56,7 +64,7 @@ def floats(module: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in module.state_dict().items() if value.is_floating_point()}
 
 
-@pytest.mark.parametrize("optimizer", ["plain", "momentum", "adamw"])
+@pytest.mark.parametrize("optimizer", ["plain", "momentum", "adamw", "scheduled"])
 def test_a_site_that_takes_turns_trains_to_the_last_bit_as_its_trainer_does_alone(optimizer):
     """All is personal but one bias, which no gradient reaches: so nothing of the others can show."""
 
@@ -85,24 +93,50 @@ def test_a_site_that_takes_turns_trains_to_the_last_bit_as_its_trainer_does_alon
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "settings"),
+    ("optimizer", "settings", "pulls"),
     [
-        ("adamw", {}),
-        ("plain", {"algorithm": {"name": "scaffold"}}),
-        ("momentum", {"compression": Compression(method="topk", share=0.2, values="float32")}),
-        ("momentum", {"personal": ["normalisation"]}),
+        ("adamw", {}, ()),
+        ("scheduled", {}, ()),
+        ("plain", {"algorithm": {"name": "scaffold"}}, ()),
+        ("adamw", {"algorithm": {"name": "feddyn"}}, ()),
+        ("scheduled", {}, (0.5,)),
+        ("plain", {"algorithm": {"name": "scaffold"}}, (0.5,)),
+        ("momentum", {"compression": Compression(method="topk", share=0.2, values="float32")}, ()),
+        ("momentum", {"personal": ["normalisation"]}, ()),
     ],
-    ids=["adamw", "scaffold", "topk", "fedbn"],
+    ids=["adamw", "scheduled", "scaffold", "feddyn", "ditto", "scaffold and ditto", "topk", "fedbn"],
 )
-def test_the_model_is_the_same_when_only_the_drawn_are_made(optimizer, settings):
+def test_the_models_are_the_same_when_only_the_drawn_are_made(optimizer, settings, pulls):
+    """The federation's, and each site's own where it keeps one."""
+    made: dict[str, VirtualSite] = {}
+
     def site(index: int) -> VirtualSite:
-        return VirtualSite(f"site-{index}", Model(optimizer), loader(index))
+        beside = [Ditto(pull) for pull in pulls]
+        made[f"site-{index}"] = VirtualSite(f"site-{index}", Model(optimizer), loader(index), beside)
+        return made[f"site-{index}"]
 
     chosen = plan(5, cohort_size=3, **settings)
-    at_once = federate_in_process(chosen, [site(index) for index in range(8)], seed=7)
+    given = [site(index) for index in range(8)]
+    at_once = federate_in_process(chosen, given, seed=7)
+    made.clear()
     when_drawn = federate_in_process(chosen, 8, site=site, seed=7)
 
     assert torch.equal(at_once.model.vector, when_drawn.model.vector)
+    assert len(made) > 3
+    for before in given:
+        if before.name in made:
+            after = made[before.name]
+            owned = zip(kept(before), kept(after), strict=True)
+            assert all(torch.equal(one, other) for one, other in owned), before.name
+
+
+def kept(site: VirtualSite) -> list[torch.Tensor]:
+    """What a site holds in the end: its module, and what Ditto trained beside it."""
+    return [
+        value
+        for module in (site.module, *(ditto.personal for ditto in site.callbacks))
+        for value in floats(module).values()
+    ]
 
 
 def test_no_thread_is_kept_for_a_site_that_waits():
