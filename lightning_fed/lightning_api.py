@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningModule as LightningModule
     from lightning.pytorch import Trainer as Trainer
     from lightning.pytorch.callbacks import BaseFinetuning as BaseFinetuning
+    from lightning.pytorch.callbacks import BasePredictionWriter as BasePredictionWriter
     from lightning.pytorch.callbacks import BatchSizeFinder as BatchSizeFinder
     from lightning.pytorch.callbacks import Checkpoint as Checkpoint
     from lightning.pytorch.callbacks import EarlyStopping as EarlyStopping
@@ -58,6 +59,7 @@ _WHERE = {
     "": ("Callback", "LightningDataModule", "LightningModule", "Trainer"),
     ".callbacks": (
         "BaseFinetuning",
+        "BasePredictionWriter",
         "BatchSizeFinder",
         "Checkpoint",
         "EarlyStopping",

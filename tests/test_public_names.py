@@ -16,7 +16,7 @@ PUBLIC = {
     """,
     "lightning_fed.callbacks": """
         AdaBN DifferentialPrivacy Ditto FedDyn FedProx FedRep FederatedFinetuning MomentAlignment RoundCallback Scaffold
-        SharedStatistics SharedVector TopKCompression adapt merged
+        ScoreTable SharedStatistics SharedVector TopKCompression adapt merged
     """,
     "lightning_fed.radiology": """
         EvaluationTransform HistogramStandardisation LayoutReader OrientedEnergy PooledRadiographs Radiograph

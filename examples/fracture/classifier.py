@@ -96,6 +96,10 @@ class FractureClassifier(LightningModule):
             if chosen.any():
                 self.test_sensitivity_sh[name].update(logits[chosen], label[chosen])
 
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return each image's probability of a fracture, float32 ``(B,)``."""
+        return torch.sigmoid(self(batch["image"]))
+
     def on_test_epoch_end(self) -> None:
         """Log the sensitivity of each Salter-Harris type that occurred."""
         for name, metric in self.test_sensitivity_sh.items():

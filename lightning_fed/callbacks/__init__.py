@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lightning_fed.callbacks.moment_alignment import MomentAlignment
     from lightning_fed.callbacks.round_callback import RoundCallback
     from lightning_fed.callbacks.scaffold import Scaffold
+    from lightning_fed.callbacks.score_table import ScoreTable
     from lightning_fed.callbacks.shared_statistics import SharedStatistics, SharedVector
     from lightning_fed.callbacks.topk_compression import TopKCompression
 else:
@@ -33,6 +34,7 @@ else:
             "moment_alignment": ("MomentAlignment",),
             "round_callback": ("RoundCallback",),
             "scaffold": ("Scaffold",),
+            "score_table": ("ScoreTable",),
             "shared_statistics": (
                 "SharedStatistics",
                 "SharedVector",
@@ -52,6 +54,7 @@ __all__ = [
     "MomentAlignment",
     "RoundCallback",
     "Scaffold",
+    "ScoreTable",
     "SharedStatistics",
     "SharedVector",
     "TopKCompression",

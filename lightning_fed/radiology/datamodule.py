@@ -229,6 +229,27 @@ class RadiographDataModule(LightningDataModule):
         """Return the test batches."""
         return self.test_dataloader()
 
+    def case_rows(self) -> list[dict[str, str]]:
+        """What is known of each test image beside its pixels, in the order of the test side.
+
+        All columns of the hospital's table by lower-case name, and ``patient``, ``label`` (1 is a fracture),
+        ``salter_harris`` (0 to 5) and ``view`` whatever that calls them. For
+        :class:`lightning_fed.callbacks.ScoreTable`.
+
+        Raises:
+            DataError: as in :meth:`setup`.
+        """
+        return [
+            {
+                **radiograph.row,
+                "patient": radiograph.patient_id,
+                "label": str(radiograph.fracture),
+                "salter_harris": str(radiograph.salter_harris),
+                "view": radiograph.view,
+            }
+            for radiograph in self.dataset("test").radiographs
+        ]
+
     def decoded(self, split: Split) -> RadiographDataset:
         """Read one side's files and refuse nothing but the table, whatever ``unreadable`` says; keeps no reference.
 

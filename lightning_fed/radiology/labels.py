@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal, get_args
@@ -50,6 +50,8 @@ class Radiograph:
         where: row and table that it comes from, for errors.
         pixel_spacing_mm: distance of two pixels in mm as the table tells it, for pictures, which do not; None if it
             does not.
+        row: all cells of the row by lower-case column, for whoever writes a table about the image; empty where it
+            comes from no table.
     """
 
     path: Path
@@ -61,6 +63,7 @@ class Radiograph:
     view: str = ""
     where: str = field(default="", compare=False)
     pixel_spacing_mm: float | None = None
+    row: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
 
 def read_labels(root: str | Path, table: str = "labels.csv", site_by: str | None = None) -> list[Radiograph]:
@@ -177,6 +180,7 @@ def _radiograph(root: Path, row: dict[str, str], where: str, site_by: str | None
         view=folded(row.get("view") or row.get("viewposition", "")),
         where=where,
         pixel_spacing_mm=pixel_spacing_of(row, "pixel_spacing_mm", where),
+        row=row,
     )
 
 

@@ -292,7 +292,7 @@ def test_a_documented_yaml_is_accepted(lightning_fed, examples, tmp_path, block)
     elif "sites" in sections:
         (tmp_path / "config.yaml").write_text(block)
         read_simulation(["--config", str(tmp_path / "config.yaml")])
-    elif "statistics" in as_written(block).get("plan", {}):
+    elif {"statistics", "evaluation"} & {*as_written(block).get("plan", {})}:
         (tmp_path / "config.yaml").write_text(block)
         read_coordinate(["--config", str(tmp_path / "config.yaml"), "--store", "store"], counts=True)
     elif "plan" in sections:

@@ -15,6 +15,7 @@ import yaml
 from lightning_fed import SitePolicy
 from lightning_fed.cli.coordinate import read_config
 from lightning_fed.cli.schemas import schemas
+from lightning_fed.errors import PlanRefusedError
 from lightning_fed.transport.identity import Roster, load_card, load_identity
 
 ROOT = Path(__file__).parents[2]
@@ -245,3 +246,23 @@ def test_the_baselines_that_a_template_shows_are_ones_that_its_schema_knows():
     schema = msgspec.json.decode((TEMPLATES / "simulation.schema.json").read_bytes())
     assert beyond(schema, schema, config) == []
     assert config["baselines"].keys() == schema["$defs"]["Baselines"]["properties"].keys()
+
+
+def test_the_evaluation_that_the_templates_show_is_one_that_a_policy_which_shows_it_allows(tmp_path):
+    coordinator, policy = (TEMPLATES / "coordinator.yaml").read_text(), (TEMPLATES / "policy.yaml").read_text()
+    around, _, rest = coordinator.partition("model:")
+    shown = re.search(r"^# plan:\n(#   .*\n)+", rest, flags=re.MULTILINE)[0]
+    (tmp_path / "coordinator.yaml").write_text(around + re.sub(r"^# ", "", shown, flags=re.MULTILINE))
+    plan = read_config(["--config", str(tmp_path / "coordinator.yaml")], counts=True).plan
+    assert plan.evaluation.models == ["global", "local"]
+    with pytest.raises(PlanRefusedError, match="this site allows no evaluation"):
+        SitePolicy.load(TEMPLATES / "policy.yaml").check_plan(plan, "north")
+    for shown, written in (
+        ("# evaluation: totals", "evaluation: totals"),
+        ("# statistics: [age, view]", "statistics: [label, age]"),
+        ("# min_count: 10", "min_count: 10"),
+    ):
+        assert shown in policy
+        policy = policy.replace(shown, written)
+    (tmp_path / "policy.yaml").write_text(policy)
+    SitePolicy.load(tmp_path / "policy.yaml").check_plan(plan, "north")

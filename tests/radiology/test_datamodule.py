@@ -86,6 +86,16 @@ def test_sides_of_the_table_are_kept(write_site):
     assert patients(small(root).dataset("test")) == {"patient-2", "patient-5", "patient-8"}
 
 
+def test_case_rows_are_what_the_table_says_of_the_test_images_in_their_order(write_site):
+    module = small(write_site(patients=30), test_fraction=0.5)
+    rows, images = module.case_rows(), module.dataset("test")
+    assert len(rows) == len(images) > 4
+    for row, radiograph, sample in zip(rows, images.radiographs, images, strict=True):
+        assert row["file"] == radiograph.path.relative_to(module.root).as_posix()
+        assert row["patient"] == row["patient_id"] == radiograph.patient_id
+        assert float(row["label"]) == float(row["fracture"]) == sample["label"]
+
+
 def test_setup_reads_only_what_the_stage_needs_and_every_file_once(write_site, monkeypatch):
     reads = count_reads(monkeypatch)
     module = small(write_site(patients=20))

@@ -51,6 +51,7 @@ def read_grazpedwri(root: str | Path, site_by: str | None = None) -> list[Radiog
                 view=_VIEWS.get(row.get("projection", ""), ""),
                 where=where,
                 pixel_spacing_mm=pixel_spacing_of(row, "pixel_spacing", where),
+                row=row,
             )
         )
     return check_files(radiographs, root, _TABLE)
