@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and what a JSON file holds."""
 
 import contextlib
 import errno
@@ -7,9 +7,13 @@ import re
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
+
+import msgspec
 
 from lightning_fed.errors import StoreError
+
+_T = TypeVar("_T")
 
 _TORN = re.compile(r"\..+\.[0-9a-f]{16}")
 """A file that was being written."""
@@ -25,6 +29,26 @@ _REMEDIES = {
 def remedy(error: OSError) -> str:
     """What to do about a file that cannot be written, as the beginning of a sentence."""
     return next((text for text, numbers in _REMEDIES.items() if error.errno in numbers), "Look at the disk")
+
+
+def read_json(path: Path, kind: type[_T], absent: str, cure: str) -> _T:
+    """What a JSON file holds.
+
+    Args:
+        path: the file.
+        kind: what it must describe.
+        absent: what it means if there is none, and what makes one.
+        cure: what to do if it is damaged.
+
+    Raises:
+        StoreError: there is none, or it is damaged.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError as error:
+        raise StoreError(f"{path.parent} has no {path.name}: {absent}") from error
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise StoreError(f"{path} cannot be read: {error}. {cure}") from error
 
 
 def remove_torn(folder: Path) -> None:

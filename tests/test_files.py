@@ -8,7 +8,7 @@ import pytest
 from lightning_fed.coordinator.events import EventLog
 from lightning_fed.coordinator.store import Store
 from lightning_fed.errors import FederationError, StoreError
-from lightning_fed.files import write_whole
+from lightning_fed.files import read_json, write_whole
 from lightning_fed.plan import FederationPlan
 from lightning_fed.transport.identity import Roster, new_identity
 
@@ -91,3 +91,22 @@ def test_the_text_of_an_error_does_nothing_to_a_terminal_whoever_is_quoted_in_it
     assert all(line.isprintable() for line in text.split("\n"))
     assert text.startswith("site 'north' said \\")
     assert text.endswith(".\nAsk it.")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, r" has no table.json: make one first\."),
+        (b"{", r"table.json cannot be read: .*\. Make it again\."),
+        (b'{"a": "text"}', r"table.json cannot be read: Expected `int`.*\. Make it again\."),
+        (b'{"a": "\xff"}', r"table.json cannot be read: .*\. Make it again\."),
+        (b"[" * 100_000, r"table.json cannot be read: .*\. Make it again\."),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_with_what_to_do(tmp_path, content, told):
+    if content is not None:
+        (tmp_path / "table.json").write_bytes(content)
+    with pytest.raises(StoreError, match=told):
+        read_json(tmp_path / "table.json", dict[str, int], "make one first.", "Make it again.")
+    (tmp_path / "table.json").write_bytes(b'{"a": 1}')
+    assert read_json(tmp_path / "table.json", dict[str, int], "", "") == {"a": 1}

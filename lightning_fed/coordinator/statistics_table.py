@@ -4,7 +4,7 @@ from pathlib import Path
 
 import msgspec
 
-from lightning_fed.errors import StoreError
+from lightning_fed.files import read_json
 
 FILE = "statistics.json"
 """The table's name in the coordinator's folder."""
@@ -82,12 +82,8 @@ def read_table(store: Path) -> Table:
     Raises:
         StoreError: there is none, or it is damaged.
     """
-    try:
-        return msgspec.json.decode((store / FILE).read_bytes(), type=Table)
-    except FileNotFoundError as error:
-        raise StoreError(
-            f"{store} has no {FILE}: it is not (yet) the folder of statistics that were counted. It is written when "
-            "lightning-fed statistics coordinate ends."
-        ) from error
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise StoreError(f"{store / FILE} cannot be read: {error}. Have the coordinator write it again.") from error
+    absent = (
+        "it is not (yet) the folder of statistics that were counted. It is written when lightning-fed statistics "
+        "coordinate ends."
+    )
+    return read_json(store / FILE, Table, absent, "Have the coordinator write it again.")

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from lightning_fed.errors import StoreError
-from lightning_fed.files import write_whole
+from lightning_fed.files import read_json, write_whole
 
 if TYPE_CHECKING:
     # The plan brings torch, and an evaluation is shown without it.
@@ -178,11 +177,5 @@ def read_evidence(folder: Path) -> Evidence:
     Raises:
         StoreError: there is none, or it is damaged.
     """
-    try:
-        return msgspec.json.decode((folder / FILE).read_bytes(), type=Evidence)
-    except FileNotFoundError as error:
-        raise StoreError(
-            f"{folder} has no {FILE}: nothing was evaluated there (yet). lightning-fed evaluate writes it when it ends."
-        ) from error
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise StoreError(f"{folder / FILE} cannot be read: {error}. Evaluate again.") from error
+    absent = "nothing was evaluated there (yet). lightning-fed evaluate writes it when it ends."
+    return read_json(folder / FILE, Evidence, absent, "Evaluate again.")
