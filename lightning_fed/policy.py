@@ -293,6 +293,11 @@ class SitePolicy:
                 f"masking.mode = {plan.masking.mode!r} has no sums to keep apart, and this site wants those of any two "
                 f"cohorts to differ by {self.min_cohort_change} sites (min_cohort_change)."
             )
+        if self.min_cohort_change > 1 and masked and plan.algorithm.get("name") == "fedbuff":
+            violations.append(
+                "plan.algorithm = 'fedbuff' sums those who happen to be ready, and this site wants the sites of any "
+                f"two sums to differ by {self.min_cohort_change} (min_cohort_change)."
+            )
         return violations
 
     def _beyond_privacy(self, plan: FederationPlan) -> list[str]:

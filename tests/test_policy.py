@@ -123,6 +123,14 @@ def test_protection_against_colluding_hospitals_can_be_demanded():
     assert "masking.mode = 'off' protects this site against 0 others" in found
 
 
+def test_sums_over_whoever_is_ready_are_no_sums_that_a_policy_could_keep_apart():
+    plan = FederationPlan(masking=Masking(), algorithm={"name": "fedbuff"})
+    (found,) = violations(SitePolicy(min_cohort_change=2), plan)
+    assert "sums those who happen to be ready" in found
+    assert violations(SitePolicy(masking="required"), plan) == ()
+    assert violations(SitePolicy(min_cohort_change=2), FederationPlan(masking=Masking())) == ()
+
+
 def test_rounds_of_one_step_can_be_refused():
     policy = SitePolicy(min_local_steps=10)
     (found,) = violations(policy, FederationPlan(local=LocalTraining(steps=1)))

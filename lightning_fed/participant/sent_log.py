@@ -196,6 +196,6 @@ def _about(message: m.Message) -> dict[str, Any]:
             return {"stream": stream, "round": version, "offered": nbytes}
         case m.Fetch(stream, version):
             return {"stream": stream, "round": version}
-        case m.Withdraw(round) | m.Report(round) | m.NoReport(round) | m.Computed(round):
+        case m.Ready(round) | m.Withdraw(round) | m.Report(round) | m.NoReport(round) | m.Computed(round):
             return {"round": round}
     return {}

@@ -9,7 +9,12 @@ from lightning_fed.plan.privacy import Privacy
 
 
 def check_asynchronous(
-    algorithm: Algorithm, masking: Masking, privacy: Privacy, compression: Compression, cohort_size: int | None
+    algorithm: Algorithm,
+    masking: Masking,
+    privacy: Privacy,
+    compression: Compression,
+    cohort_size: int | None,
+    metrics: list[str],
 ) -> None:
     """Refuse what needs rounds that all sites train together, where the plan has none.
 
@@ -18,12 +23,12 @@ def check_asynchronous(
     """
     if not isinstance(algorithm, FedBuff):
         return
-    if masking.mode == "required":
+    if masking.mode == "required" and metrics:
         raise PlanError(
-            "plan.algorithm = 'fedbuff' takes each update when it comes, and plan.masking needs sites that agree on "
-            "keys and sign that all have trained from one model. Choose masking: {mode: off}, if the sites may let the "
-            "coordinator see each update, or an algorithm with rounds: a slow site is then left out of them "
-            "(plan.round_deadline_s, plan.max_faults)."
+            f"plan.metrics = {metrics} are summed under masks among the very sites whose sum made the model that they "
+            "are of, and with plan.algorithm = 'fedbuff' these sites may go on from a later one. Leave plan.metrics "
+            "out, and see to each site's own loggers; or choose an algorithm with rounds, or masking: {mode: off}, if "
+            "the sites may let the coordinator see each update."
         )
     if privacy.site:
         raise PlanError(

@@ -119,7 +119,7 @@ class FederationPlan:
         # Every setting is spelt out, so that the hash does not depend on which ones somebody left to their defaults.
         algorithm = self.aggregation
         object.__setattr__(self, "algorithm", algorithm_block(algorithm))
-        check_asynchronous(algorithm, self.masking, self.privacy, self.compression, self.cohort_size)
+        check_asynchronous(algorithm, self.masking, self.privacy, self.compression, self.cohort_size, self.metrics)
         check_composition(algorithm, self.masking, self.privacy, self.compression, self.quorum, self.metrics)
         check_best(self.best, self.metrics, self.privacy)
         if self.statistics is not None and self.evaluation is not None:

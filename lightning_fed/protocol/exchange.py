@@ -28,7 +28,7 @@ from lightning_fed.plan import FederationPlan
 from lightning_fed.plan.soundness import sums_no_data
 from lightning_fed.plan.value_codec import ValueCodec
 from lightning_fed.privacy.contribution import PrivateContribution
-from lightning_fed.protocol.terms import terms_of
+from lightning_fed.protocol.terms import largest_cohort, terms_of
 from lightning_fed.update.contribution import Contribution, Decoded
 from lightning_fed.update.fixed_point import FixedPoint
 from lightning_fed.update.index_coding import decode_indices, encode_indices, expected_code_bytes, largest_code_bytes
@@ -147,7 +147,7 @@ class Exchange:
     @property
     def cohort(self) -> int:
         """Most sites in one round."""
-        return min(self.plan.cohort_size or self.members, self.members)
+        return largest_cohort(self.plan, self.members)
 
     @property
     def count(self) -> int:

@@ -9,7 +9,7 @@ from lightning_fed.audit.lines import Head
 from lightning_fed.update.layout import Layout
 from lightning_fed.wire import decoded, encoded
 
-VERSION = 8
+VERSION = 9
 """Version of the protocol; the two sides must agree."""
 
 CHUNK_BYTES = 1 << 20
@@ -129,6 +129,9 @@ class Begin(Message, frozen=True):
     When updates are masked, ``bounds`` are those of the fixed-point codes (or the clipping norm) and ``model`` the hash
     of the global model with all that goes with it (``update.model_digest``); every site signs both, so that a
     coordinator cannot tell sites different ones.
+
+    Where each site trains at its own pace, one without ``model`` asks for updates up to this round. Under masks, one
+    with ``model`` then asks a site that was ``Ready`` to agree on keys with those that it is to be summed with.
     """
 
     round: Count
@@ -230,6 +233,16 @@ class Offer(Message, frozen=True):
     examples: int
     steps: int = 1
     loss: float | None = None
+
+
+class Ready(Message, frozen=True):
+    """Site at its own pace, under masks: it holds an update of ``round``, which nobody has seen anything of yet.
+
+    ``model`` is the hash of the global model that it was trained from: only updates of one model are summed.
+    """
+
+    round: Count
+    model: Digest
 
 
 class Credit(Message, frozen=True):
@@ -363,6 +376,7 @@ FromSite = (
     | LogHead
     | Offer
     | Chunk
+    | Ready
     | Masking
     | Withdraw
     | Report

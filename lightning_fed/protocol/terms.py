@@ -2,9 +2,17 @@
 
 from dataclasses import dataclass
 
+from lightning_fed.aggregation.fedbuff import FedBuff
 from lightning_fed.errors import PlanError
 from lightning_fed.masking import Terms
 from lightning_fed.plan import FederationPlan
+
+
+def largest_cohort(plan: FederationPlan, members: int) -> int:
+    """Most sites in one sum: those that are drawn or, where each has its own pace, that fill the buffer."""
+    # Not plan.aggregation: this is asked at every message.
+    buffer = plan.algorithm["buffer"] if plan.algorithm.get("name") == FedBuff.name else None
+    return min(buffer or plan.cohort_size or members, members)
 
 
 def terms_of(plan: FederationPlan, members: int) -> Terms:
@@ -15,7 +23,7 @@ def terms_of(plan: FederationPlan, members: int) -> Terms:
     Raises:
         PlanError: no cohort could satisfy them.
     """
-    largest = min(plan.cohort_size or members, members)
+    largest = largest_cohort(plan, members)
     threshold = plan.masking.threshold or (largest + plan.masking.colluding) // 2 + 1
     minimum = max(plan.quorum, plan.masking.colluding + 2)
     terms = Terms(minimum, threshold, plan.masking.colluding)
@@ -25,9 +33,10 @@ def terms_of(plan: FederationPlan, members: int) -> Terms:
             f"most {largest} can take part. Lower them, or add sites to the roster."
         )
     if terms.largest_cohort < largest:
+        less = "lower plan.algorithm.buffer" if plan.algorithm.get("name") == FedBuff.name else "set plan.cohort_size"
         raise PlanError(
             f"plan.masking.threshold = {threshold} protects cohorts of at most {terms.largest_cohort} sites, and "
-            f"{largest} can be drawn. Raise the threshold, or set plan.cohort_size."
+            f"{largest} can be drawn. Raise the threshold, or {less}."
         )
     return terms
 

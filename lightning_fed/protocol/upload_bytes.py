@@ -66,6 +66,8 @@ def expected_upload(exchange: Exchange, site: str, roster: Collection[str], coun
     messages += _stream("vote", ballot) if vote else 0
     if exchange.plan.privacy.example or exchange.plan.privacy.site:
         messages += len(m.encode(m.LedgerHead(bytes(32))))
+    if exchange.masked and exchange.buffered:
+        messages += len(m.encode(m.Ready(_ROUND, bytes(32))))
     if exchange.masked:
         peers = [name for name in sorted(roster) if name != site]
         purposes: tuple[m.Purpose, ...] = ("vote", "update") if vote else ("update",)

@@ -57,7 +57,7 @@ def test_the_plan_spells_out_every_setting():
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"masking": Masking()}, "plan.masking needs sites that agree on keys and sign that all have trained"),
+        ({"masking": Masking(), "metrics": ["val_loss"]}, "whose sum made the model that they are of"),
         ({"privacy": Privacy(site=SitePrivacy("central"))}, "accounted for by rounds in which all sites count alike"),
         ({"compression": Compression("topk", share=0.1)}, "'topk' chooses coordinates for a round"),
         ({"compression": Compression("randomk", share=0.1)}, "'randomk' chooses coordinates for a round"),
@@ -71,8 +71,10 @@ def test_what_needs_rounds_is_refused_with_the_reason(settings, reason):
         FederationPlan(algorithm=BLOCK, **{"masking": OFF, **settings})
 
 
-def test_example_level_privacy_goes_with_it_and_each_site_counts_alike():
-    plan = FederationPlan(algorithm=BLOCK, masking=OFF, privacy=Privacy(example=ExamplePrivacy(noise_multiplier=1.0)))
+@pytest.mark.parametrize("masking", [OFF, Masking()])
+def test_example_level_privacy_goes_with_it_and_each_site_counts_alike(masking):
+    privacy = Privacy(example=ExamplePrivacy(noise_multiplier=1.0))
+    plan = FederationPlan(algorithm=BLOCK, masking=masking, privacy=privacy)
     assert FederationPlan.from_bytes(plan.to_bytes()) == plan
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from modules import Plain, WithBuffers, train
 
-from lightning_fed.plan import ExamplePrivacy, Privacy
+from lightning_fed.plan import ExamplePrivacy, Masking, Privacy
 
 ALGORITHM = {"name": "fedbuff", "buffer": 3}
 
@@ -54,6 +54,48 @@ def test_a_killed_coordinator_goes_on_and_counts_no_update_twice(federation):
     assert {event["round"] for event in here.events("round_finished")} | {
         event["round"] for event in here.events("round_recovered")
     } == set(range(1, 9))
+
+
+@pytest.mark.slow
+def test_under_masks_a_site_that_is_ten_times_slower_holds_up_one_other_and_not_all(federation):
+    masking = Masking("required", bits=32, bound=256.0)
+    here = federation(sites=4, rounds=12, quorum=2, algorithm={"name": "fedbuff", "buffer": 2}, masking=masking)
+    coordinator = here.coordinate(Plain)
+    states = [site.result()["state"] for site in paced(here, [1.0, 0.1, 0.1, 0.1])]
+    assert coordinator.result() == "finished"
+    finished = here.events("round_finished")
+    assert len(finished) == 12
+    assert all(len(set(event["staleness"].values())) == 1 for event in finished), "updates of one model in each sum"
+    late = [event["staleness"]["site-0"] for event in finished if "site-0" in event["participants"]]
+    assert late, "it counts, too"
+    assert max(late) >= 3, "versions were made while it trained"
+    often = sorted(sum(name in event["participants"] for event in finished) for name in here.sites)
+    assert often[0] + often[1] < often[2], "two sites have gone on at their own pace"
+    assert not here.events("site_late")
+    assert not here.events("round_failed")
+    for state in states:
+        assert all(torch.equal(state[name], tensor) for name, tensor in here.model(12).items())
+
+
+@pytest.mark.slow
+def test_under_masks_a_killed_coordinator_goes_on_and_counts_no_update_twice(federation):
+    here = federation(
+        sites=4, rounds=8, quorum=2, algorithm={"name": "fedbuff", "buffer": 2}, masking=Masking("required")
+    )
+    coordinator = here.coordinate(Plain)
+    sites = paced(here, [0.3, 0.3, 0.05, 0.05])
+    here.wait_for("round_finished", round=3)
+    coordinator.kill()
+    coordinator = here.coordinate(Plain)
+    for site in sites:
+        site.result()
+    assert coordinator.result() == "finished"
+    counted = [
+        (site, event["round"] - staleness)
+        for event in here.events("round_finished")
+        for site, staleness in event["staleness"].items()
+    ]
+    assert len(counted) == len(set(counted))
 
 
 @pytest.mark.slow

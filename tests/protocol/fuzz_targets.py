@@ -50,6 +50,9 @@ PLANS = {
     "masked vote": FederationPlan(
         rounds=50, quorum=2, masking=MASKED, compression=Compression("vote", share=0.2, block=4)
     ),
+    "masked at their own pace": FederationPlan(
+        rounds=50, quorum=2, masking=MASKED, algorithm={"name": "fedbuff", "buffer": 2, "max_staleness": 3}
+    ),
     "private": FederationPlan(rounds=50, quorum=2, masking=MASKED, privacy=Privacy(site=SitePrivacy(quantile=0.5))),
 }
 
@@ -117,6 +120,8 @@ class Recording(Wire):
             values = {metric: values[metric] for metric in site.plan.metrics}
             self.up[name].extend(site.report(site.model[0], values, {"val_loss": [1.0, 2.0]}, _loss))
             return True
+        if site._pace and site.model and site.joined and site.model[0] + 1 not in self.trained[name]:
+            site.begin_next()
         return super().train(name)
 
     def steps(self, count: int) -> None:
@@ -162,6 +167,7 @@ def corpora(plan: str) -> tuple[list[bytes], list[bytes], list[bytes]]:
         m.Fetch("frozen", 0, 0, 1),
         m.Offer("initial", 0, 200, 1),
         m.Chunk("initial", 0, 0),
+        m.Ready(1, bytes(32)),
     ):
         w.said_up.append(m.encode(extra))
     for answer in (

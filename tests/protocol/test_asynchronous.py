@@ -1,97 +1,23 @@
 """Sites that train at their own pace: what a version holds, who waits for whom, and what no loss can change."""
 
-import itertools
 import random
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wire import Wire, layout_of_size, model_of_size
+from pacing import Pacing, assert_every_version_is_the_weighted_mean_of_what_it_holds, updates_of
+from wire import model_of_size
 
 from lightning_fed.aggregation.contracts import SiteReport
 from lightning_fed.errors import PlanError, ProtocolError, QuorumLostError
 from lightning_fed.plan import FederationPlan, Masking
 from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.coordinator.actions import Save, Send
 from lightning_fed.protocol.coordinator.session import DEADLINE
 from lightning_fed.protocol.coordinator.steering import Operator, Pause, Resume
 
 LARGE = (m.CHUNK_BYTES // 4) * (2 * m.WINDOW) + 3
 OPERATOR = Operator("op", 1)
-
-
-class Pacing(Wire):
-    """A wire whose sites begin to train and end it when they are told to."""
-
-    def __post_init__(self) -> None:
-        self.training: dict[str, int] = {}
-        self.content: dict[tuple[str, int], torch.Tensor] = {}
-        self.lives: dict[str, int] = dict.fromkeys(self.names, 0)
-        self.slow: set[str] = set()
-        self.dies_after_saving = False
-        super().__post_init__()
-
-    def perform(self, actions) -> None:
-        actions = [action for action in actions if not self.is_for_an_earlier_connection(action)]
-        saves = [index for index, action in enumerate(actions) if isinstance(action, Save)]
-        if not (saves and self.dies_after_saving):
-            super().perform(actions)
-            return
-        self.dies_after_saving = False
-        super().perform(actions[: saves[0] + 1])
-        self.restart()
-
-    def is_for_an_earlier_connection(self, action) -> bool:
-        """As the hub has it: a connection hears nothing before its Hello was heard."""
-        return isinstance(action, Send) and any(isinstance(message, m.Hello) for message, _ in self.up[action.site])
-
-    def restart(self) -> None:
-        """The coordinator dies and is started again; the sites have to connect anew."""
-        for name in self.sites:
-            self.disconnect(name)
-        self.start()
-        for name in self.sites:
-            self.connect(name)
-
-    def new_process(self, name: str) -> None:
-        """A site dies and is started again."""
-        self.disconnect(name)
-        self.sites.pop(name, None)
-        self.training.pop(name, None)
-        self.lives[name] += 1
-        self.connect(name)
-
-    def train(self, name: str) -> bool:
-        """Join or begin to train, and end it unless the site is slow."""
-        site = self.sites[name]
-        if site.plan and not site.joined and site._layout is None:
-            self.up[name].extend(site.join(layout_of_size(self.size)))
-            return True
-        return self.begin(name) or (name not in self.slow and self.end(name))
-
-    def begin(self, name: str) -> bool:
-        site = self.sites[name]
-        if name in self.training or site.model is None or site.over or not site.joined:
-            return False
-        round = site.begin_next()
-        if round is None or (site._pace is None and (name, round) in self.content):
-            return False
-        self.training[name] = round
-        return True
-
-    def end(self, name: str) -> bool:
-        if name not in self.training:
-            return False
-        round, site = self.training.pop(name), self.sites[name]
-        seed = 100_000 * self.lives[name] + 1000 * round + self.names.index(name)
-        update = torch.randn(self.size, generator=torch.Generator().manual_seed(seed))
-        self.content[name, round] = update
-        self.up[name].extend(site.submit(round, memoryview(update.numpy()).cast("B"), SiteReport(self.weight(name))))
-        return True
-
-    def weight(self, name: str) -> int:
-        return 10 + self.names.index(name)
 
 
 def pacing(sites=4, rounds=5, size=5, quorum=1, buffer=2, connect=True, **algorithm) -> Pacing:
@@ -106,31 +32,6 @@ def pacing(sites=4, rounds=5, size=5, quorum=1, buffer=2, connect=True, **algori
         for name in wire.names:
             wire.connect(name)
     return wire
-
-
-def updates_of(wire: Pacing) -> list[dict[str, int]]:
-    """Of each version, the sites whose update it holds, and of which round that is, as the store says."""
-    models = [wire.model, *wire.saved]
-    assert [model.version for model in models] == list(range(len(models)))
-    of_versions = []
-    for before, after in itertools.pairwise(models):
-        new = {site: round for site, round in after.counted.items() if before.counted.get(site, 0) != round}
-        assert all(round > before.counted.get(site, 0) for site, round in new.items()), "no update twice"
-        of_versions.append(new)
-    return of_versions
-
-
-def assert_every_version_is_the_weighted_mean_of_what_it_holds(wire: Pacing) -> None:
-    vector, exponent = torch.zeros(wire.size, dtype=torch.float64), wire.plan.aggregation.staleness_exponent
-    for model, updates in zip(wire.saved, updates_of(wire), strict=True):
-        assert updates
-        total = torch.zeros_like(vector)
-        for site, round in updates.items():
-            staleness = model.version - round
-            assert 0 <= staleness <= wire.plan.aggregation.max_staleness
-            total += wire.content[site, round].double() * wire.weight(site) * (1 + staleness) ** -exponent
-        vector = vector + total / sum(wire.weight(site) for site in updates)
-        torch.testing.assert_close(model.vector, vector.float(), rtol=0, atol=1e-5)
 
 
 def test_a_slow_site_does_not_set_the_pace_and_its_update_counts_when_it_comes():

@@ -9,6 +9,7 @@ from lightning_fed.plan import FederationPlan, LocalTraining, Masking
 from lightning_fed.simulation.in_process import VirtualSite, federate_in_process
 
 SITES = 4
+OFF = Masking("off")
 RIGHT = torch.tensor([[1.0], [-2.0], [0.5], [3.0]])
 
 
@@ -35,10 +36,8 @@ def sites() -> list[VirtualSite]:
     return [VirtualSite(f"site-{k}", Regression(), DataLoader(data(k), 8, shuffle=True)) for k in range(SITES)]
 
 
-def trained(rounds: int, algorithm: dict):
-    plan = FederationPlan(
-        rounds=rounds, quorum=2, local=LocalTraining(epochs=2), masking=Masking("off"), algorithm=algorithm
-    )
+def trained(rounds: int, algorithm: dict, masking: Masking = OFF):
+    plan = FederationPlan(rounds=rounds, quorum=2, local=LocalTraining(epochs=2), masking=masking, algorithm=algorithm)
     here = sites()
     run = federate_in_process(plan, here, seed=1)
     return run, here
@@ -90,3 +89,17 @@ def test_a_buffer_of_all_sites_is_fedavg_to_the_last_bit():
     together, _ = trained(4, {"name": "fedavg"})
     buffered, _ = trained(4, {"name": "fedbuff", "buffer": SITES})
     assert torch.equal(together.model.vector, buffered.model.vector)
+
+
+def test_under_masks_sites_that_trained_from_one_model_are_summed_and_it_learns():
+    before = loss(Regression().state_dict())
+    run, here = trained(24, {"name": "fedbuff", "buffer": 2}, Masking("required", bits=32, bound=256.0))
+    finished = [record.data for record in run.records if record.event == "round_finished"]
+    assert len(finished) == 24
+    assert all(len(set(event["staleness"].values())) == 1 for event in finished)
+    assert any(max(event["staleness"].values()) > 0 for event in finished)
+    assert {name for event in finished for name in event["participants"]} == {f"site-{k}" for k in range(SITES)}
+    assert loss(run.model.state_dict()) < 0.3 * before
+    for site in here:
+        state = site.module.state_dict()
+        assert all(torch.equal(state[name], tensor) for name, tensor in run.model.state_dict().items())

@@ -4,6 +4,7 @@ import json
 import math
 import statistics
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ def run_site(address, identity, roster, folder, failures, count=None):
         while (begun := connection.wait(begun_round, "a round")) > 0:
             update = memoryview(torch.randn(SIZE, generator=generator).numpy()).cast("B")
             connection.call(lambda s, begun=begun, update=update: s.submit(begun, update, SiteReport(500)))
-            connection.wait(lambda s, begun=begun: s.model[0] >= begun, "the next model")
+            connection.wait(lambda s, begun=begun: s.has_model(begun), "the next model")
         connection.call(lambda s: s.leave(m.Leave("done")))
     except Exception as error:  # noqa: BLE001 - told by the test's own thread
         failures.append(error)
@@ -54,7 +55,7 @@ def begun_round(session):
         return None
     if session.finished == session.model[0]:
         return -1
-    return session.begun if session.begun == session.model[0] + 1 else None
+    return session.begin_next()
 
 
 @pytest.fixture
@@ -135,6 +136,21 @@ def test_a_round_takes_as_many_bytes_on_the_socket_as_was_said_before(measured, 
     assert sent == pytest.approx(expected.total, rel=0.02)
     if compression.method != "none":
         assert sent == pytest.approx(documented(compression, masking), rel=0.02)
+
+
+def test_a_version_at_each_sites_own_pace_under_masks_takes_as_many_bytes_as_was_said_before(measured):
+    plan = FederationPlan(
+        rounds=5,
+        quorum=SITES,
+        gather_s=30.0,
+        masking=Masking("required", bits=16, bound=1e4),
+        algorithm={"name": "fedbuff", "buffer": SITES},
+    )
+    sent = measured(plan)
+    paced = expected_upload(Exchange(plan, SIZE, SITES), "north", NAMES)
+    rounds = expected_upload(Exchange(replace(plan, algorithm={"name": "fedavg"}), SIZE, SITES), "north", NAMES)
+    assert sent == pytest.approx(paced.total, abs=16)
+    assert paced.total - rounds.total == len(m.encode(m.Ready(100, bytes(32))))
 
 
 def test_fewer_coordinates_take_as_many_bytes_on_the_socket_as_was_said_before(measured):

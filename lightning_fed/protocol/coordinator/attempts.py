@@ -8,6 +8,7 @@ from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.coordinator.actions import Action, Record
 from lightning_fed.protocol.coordinator.attendance import Attendance
 from lightning_fed.protocol.coordinator.bound_sites import BoundSites, Pool
+from lightning_fed.protocol.coordinator.masked_cohorts import MaskedCohorts
 from lightning_fed.protocol.coordinator.masked_collection import MaskedCollection
 from lightning_fed.protocol.coordinator.round_collection import RoundCollection
 
@@ -47,6 +48,11 @@ class Attempts:
             "train in a round (plan.local); one that hangs has to be seen to."
         )
 
+    def next(self) -> int:
+        """The number of the attempt that begins now."""
+        self.number += 1
+        return self.number
+
     def pool(self, coming: Set[str], fewest: int) -> Pool:
         """Sites that the next cohort can be drawn from; see ``BoundSites.pool``."""
         return self._bound.pool(self._attendance.drawable, coming, fewest)
@@ -68,7 +74,7 @@ class Attempts:
 
     def opened(self, collection: RoundCollection) -> bool:
         """Whether the sum of an attempt may have been opened, so that its updates must not be summed again."""
-        return self._opened_before or (isinstance(collection, MaskedCollection) and collection.opened)
+        return self._opened_before or (isinstance(collection, MaskedCollection | MaskedCohorts) and collection.opened)
 
     def completed(self, collection: RoundCollection, caught: Mapping[str, str], fewest: int) -> list[Action]:
         """An attempt gave a model; ``caught`` and ``fewest``: see ``Attendance.settle``."""

@@ -37,6 +37,11 @@ class LastingHandout(Handout):
         self._fetching.pop(site, None)
         self._fetched.pop(site, None)
 
+    def trained(self, site: str) -> int | None:
+        """Version of the model that a site fetches, or has fetched last over this connection; None if of none."""
+        fetching = self._fetching.get(site)
+        return fetching[0].version if fetching else self._fetched.get(site)
+
     def chunks(self, site: str, fetch: m.Fetch) -> list[Action]:
         """See ``Handout.chunks``."""
         if fetch.stream != "model":

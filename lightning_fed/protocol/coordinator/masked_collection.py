@@ -39,6 +39,7 @@ class MaskedUploads(MaskedSum):
         bits: width of the ring.
         binding: what all sites must have been told alike.
         take: called once with the opened sum and the number of sites in it.
+        of: see ``MaskedSum``.
 
     Attributes:
         asked: whether vectors may come: not before the vote that says what they are about.
@@ -56,10 +57,11 @@ class MaskedUploads(MaskedSum):
         bits: int,
         binding: str,
         take: Callable[[RingVector, int], None],
+        of: str = "",
     ) -> None:
-        super().__init__(exchange.plan, purpose, round, attempt, roster, cohort, length, bits, binding)
+        super().__init__(exchange.plan, purpose, round, attempt, roster, cohort, length, bits, binding, of)
         self._length, self._bits = length, bits
-        self._uploads = Uploads("vote" if purpose == "vote" else "update", round, packed_bytes(length, bits))
+        self._uploads = Uploads("vote" if purpose == "vote" else "update", round, packed_bytes(length, bits), of=of)
         self._signed: dict[str, masking.Masked] = {}
         self.take = take
         self.asked = True
@@ -135,6 +137,7 @@ class MaskedCollection:
         attempt: later than every attempt before, also across restarts of the coordinator.
         roster: all sites of the federation.
         cohort: the sites that were asked to train.
+        of: see ``MaskedSum``.
     """
 
     def __init__(
@@ -146,6 +149,7 @@ class MaskedCollection:
         attempt: int,
         roster: Members,
         cohort: frozenset[str],
+        of: str = "",
     ) -> None:
         plan, self.round, self.attempt, self.cohort = exchange.plan, model.version + 1, attempt, cohort
         bounds, terms = model.bounds or exchange.first_bounds, terms_of(exchange.plan, len(roster))
@@ -158,10 +162,10 @@ class MaskedCollection:
         binding = binding_of(run, digest, roster, terms, bounds)
         common = (self.round, attempt, roster, cohort)
         self._update = MaskedUploads(
-            exchange, "update", *common, self._code.length, plan.masking.bits, binding, self._take_update
+            exchange, "update", *common, self._code.length, plan.masking.bits, binding, self._take_update, of
         )
         self._vote = (
-            MaskedUploads(exchange, "vote", *common, exchange.vote.words, VOTE_BITS, binding, self._take_votes)
+            MaskedUploads(exchange, "vote", *common, exchange.vote.words, VOTE_BITS, binding, self._take_votes, of)
             if exchange.votes
             else None
         )

@@ -57,16 +57,12 @@ class _SmallSum(MaskedSum):
         binding: str,
         take: Callable[[RingVector, int], None],
     ) -> None:
-        super().__init__(plan, purpose, round, attempt, roster, cohort, length, RING_BITS, binding)
+        # Those of two versions may run at the same time.
+        super().__init__(plan, purpose, round, attempt, roster, cohort, length, RING_BITS, binding, f" {round}")
         self._length = length
         self.asked = True
         self.among: frozenset[str] | None = None
         self.take = take
-
-    @property
-    def timer(self) -> str:
-        """See ``MaskedSum.timer``; those of two versions may run at the same time."""
-        return f"{super().timer} {self.round}"
 
     def step(self, site: str, step: m.Masking) -> list[Action]:
         """A masking step of a site.

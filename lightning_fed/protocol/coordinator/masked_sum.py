@@ -41,8 +41,10 @@ class MaskedSum:
         length: ring words of a contribution.
         bits: width of the ring.
         binding: what all sites must have been told alike.
+        of: what tells its timers from those of other sums of the same purpose that run at the same time.
 
     Attributes:
+        timer: the timer to wake this sum with.
         open: whether something is still to come.
         take: what is done with the opened sum and the number of sites in it; each subclass says it. It raises a
             ``FederationError`` for numbers that so many sites cannot have summed to.
@@ -62,8 +64,10 @@ class MaskedSum:
         length: int,
         bits: int,
         binding: str,
+        of: str = "",
     ) -> None:
         self.purpose: m.Purpose = purpose
+        self.timer = f"masked {purpose}{of}"
         self.round = round
         self.attempt = attempt
         self.cohort = cohort
@@ -80,11 +84,6 @@ class MaskedSum:
         )
         self._dropped: set[str] = set()
         self.take: Callable[[RingVector, int], None]
-
-    @property
-    def timer(self) -> str:
-        """The timer to wake this sum with."""
-        return f"masked {self.purpose}"
 
     @property
     def queued(self) -> set[str]:

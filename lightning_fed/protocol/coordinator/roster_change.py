@@ -15,7 +15,7 @@ from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.binding import metric_code
 from lightning_fed.protocol.coordinator.actions import Action, Record, Send, Wake
 from lightning_fed.protocol.members import Members
-from lightning_fed.protocol.terms import terms_of
+from lightning_fed.protocol.terms import largest_cohort, terms_of
 from lightning_fed.update.contribution import Contribution
 
 ANSWERS = "roster"
@@ -133,5 +133,12 @@ def check_members(plan: FederationPlan, members: int) -> None:
         plan.aggregation.check_members(members)
     if plan.masking.mode == "required":
         terms = terms_of(plan, members)
+        left = members - largest_cohort(plan, members)
+        if isinstance(plan.aggregation, FedBuff) and 0 < left < terms.smallest_cohort:
+            raise PlanError(
+                f"plan.algorithm.buffer = {plan.aggregation.buffer} of {members} sites leaves {left}, and under masks "
+                f"{terms.smallest_cohort} that have trained from one model are needed: the slowest would train in "
+                "vain. Lower the buffer (half of the sites, say), or add sites to the roster."
+            )
         Contribution(1, plan.masking.bits, terms.largest_cohort, (plan.masking.bound or 1.0,), ())
         metric_code(plan, {}, members)

@@ -44,6 +44,7 @@ from lightning_fed.protocol.coordinator.initial_model import INITIAL, InitialMod
 from lightning_fed.protocol.coordinator.lasting_handout import LastingHandout
 from lightning_fed.protocol.coordinator.ledger_heads import LedgerHeads
 from lightning_fed.protocol.coordinator.log_heads import LogHeads
+from lightning_fed.protocol.coordinator.masked_cohorts import MaskedCohorts
 from lightning_fed.protocol.coordinator.masked_collection import MaskedCollection
 from lightning_fed.protocol.coordinator.metrics import MetricReports
 from lightning_fed.protocol.coordinator.roster_change import ANSWERS, RosterChange, check_members
@@ -230,6 +231,8 @@ class CoordinatorSession:
                 return self._handout.chunks(site, message) if self.model else []
             case m.Offer(stream="initial"):
                 return self._initial.offer(site, message) if self.model is None else []
+            case m.Ready():
+                return self._ready(site, message)
             case m.Offer():
                 return self._after_collection(self._collection.offer(site, message) if self._collection else [])
             case m.Chunk(stream="initial"):
@@ -354,7 +357,7 @@ class CoordinatorSession:
             self._awaited.add(site)
             return [*actions, Send(site, m.Finished(self.model.version))]
         collection = self._collection
-        may_come = isinstance(collection, BufferedCollection) and site in self._attendance.drawable
+        may_come = isinstance(collection, BufferedCollection | MaskedCohorts) and site in self._attendance.drawable
         if collection and (may_come or site in collection.cohort) and not knows_of_round:
             self._handout.asked({site})
             actions += self._after_collection(collection.rejoin(site))
@@ -490,19 +493,33 @@ class CoordinatorSession:
         return self._quorum.updates
 
     def _new_collection(self, model: GlobalModel, cohort: frozenset[str]) -> RoundCollection:
-        if self._exchange.buffered:
+        masked = self.plan.masking.mode == "required"
+        if self._exchange.buffered and not masked:
             before = self._before if isinstance(self._before, BufferedCollection) else None
             return BufferedCollection(self._exchange, model, self._attempts.number, cohort, before)
-        if self.plan.masking.mode == "off":
+        if not masked:
             return Collection(self._exchange, model, self._attempts.number, cohort)
         digest, number, members = self._handout.digest, self._attempts.number, self._rosters.members
+        if isinstance(self._handout, LastingHandout):
+            return MaskedCohorts(
+                self._exchange,
+                self.run,
+                model,
+                digest,
+                number,
+                self._attempts.next,
+                members,
+                cohort,
+                self._handout.trained,
+                self._before if isinstance(self._before, MaskedCohorts) else None,
+            )
         return MaskedCollection(self._exchange, self.run, model, digest, number, members, cohort)
 
     def _after_collection(self, actions: list[Action]) -> list[Action]:
         collection = self._collection
         if collection is None or collection.open:
             return actions
-        summed = collection.failure is None or not isinstance(collection, MaskedCollection)
+        summed = collection.failure is None or not isinstance(collection, MaskedCollection | MaskedCohorts)
         if summed and len(collection.participants) >= self._fewest:
             return [*actions, *self._complete()]
         return [*actions, *self._failed(collection.failure or "too few updates came")]
@@ -511,7 +528,7 @@ class CoordinatorSession:
         collection = self._collection
         if collection is None or site not in collection.cohort:
             return []
-        if message.round != collection.round and not isinstance(collection, BufferedCollection):
+        if message.round != collection.round and not isinstance(collection, BufferedCollection | MaskedCohorts):
             return []
         if isinstance(collection, MaskedCollection):
             # Without masks nothing was opened and nothing sealed, whatever a site says.
@@ -521,7 +538,18 @@ class CoordinatorSession:
             self._withdrew.add(site)
             data = {"round": message.round, "site": site, "reason": printable(message.reason[: m.MAX_REASON])}
             record = [Record("update_refused", data)]
+        if isinstance(collection, MaskedCohorts):
+            if message.accused in collection.cohort:
+                self._attendance.complain(site, message.accused)
+            return self._after_collection([*record, *collection.withdraw(site, message)])
         return self._after_collection([*record, *collection.drop(site)])
+
+    def _ready(self, site: str, message: m.Ready) -> list[Action]:
+        if self.model is None or not (self._exchange.buffered and self._exchange.masked):
+            raise ProtocolError(f"site {site!r} says that its update is ready, and nobody forms cohorts of those.")
+        if not isinstance(self._collection, MaskedCohorts):
+            return []  # the next one asks again
+        return self._after_collection(self._collection.ready(site, message))
 
     def _complete(self) -> list[Action]:
         collection, self._collection = self._collection, None
@@ -533,6 +561,8 @@ class CoordinatorSession:
             model = self._server.next(self.model, result, collection.participants)
         except (UpdateRefusedError, PlanError) as error:
             return self._failed(f"the sum cannot be a global model: {error}", collection)
+        if isinstance(collection, MaskedCohorts):
+            collection.settle(opened=False)
         data = {"round": model.version, "participants": collection.participants, **result.facts}
         return [*charges, *self._publish(model, Record("round_finished", data), collection)]
 
@@ -565,13 +595,15 @@ class CoordinatorSession:
         self._before = collection
         came, quorum = len(collection.participants), self._quorum
         # A masked sum that fails has said which of its steps too few sites took, and how many it needs.
-        enough = came >= quorum.updates or isinstance(collection, MaskedCollection)
+        enough = came >= quorum.updates or isinstance(collection, MaskedCollection | MaskedCohorts)
         reason = why if enough else f"{why}: {came} of {quorum.updates} updates needed ({quorum.why})"
         actions: list[Action] = [
             Record("round_failed", {"round": collection.round, "attempt": self._attempts.tries + 1, "reason": reason})
         ]
         self.phase = "gathering"
         opened = self._attempts.opened(collection)
+        if isinstance(collection, MaskedCohorts):
+            actions += collection.settle(opened=opened)
         actions += self._attempts.failed(collection, self._metrics.caught, self._fewest, opened)
         return [*actions, *self._admit(), *self._after_failure(reason, opened)]
 

@@ -59,10 +59,15 @@ class Uploads:
         version: of the stream; None where each site names its own when it offers.
         most: bytes of an upload at most.
         fewest: and at least; ``most`` when not given.
+        of: what tells their timer from that of others that run at the same time.
     """
 
-    def __init__(self, stream: m.Stream, version: int | None, most: int, fewest: int | None = None) -> None:
+    def __init__(
+        self, stream: m.Stream, version: int | None, most: int, fewest: int | None = None, of: str = ""
+    ) -> None:
         self._stream: m.Stream = stream
+        self.timer = f"uploads of {stream}{of}"
+        """The timer to wake the uploads with."""
         self._version = version
         self._sizes = (most if fewest is None else fewest, most)
         self._offered: dict[str, tuple[int, int]] = {}
@@ -119,11 +124,6 @@ class Uploads:
             self._queue.remove(site)
         self._end(site)
         return self.start()
-
-    @property
-    def timer(self) -> str:
-        """The timer to wake the uploads with."""
-        return f"uploads of {self._stream}"
 
     def expired(self) -> list[Action]:
         """The timer ran out: what has hardly moved since makes room."""

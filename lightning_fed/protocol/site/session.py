@@ -55,6 +55,8 @@ from lightning_fed.update.vectors import FloatVector
 _NO_UPDATE = "the site has no update that can be sent; its own log says why"
 """In place of reasons that hold the site's numbers."""
 
+_NOT_HELD = "the site holds no update of this round any more"
+
 _NOT_SIGNED = "the site cannot write down what it is asked to sign; its own log says why"
 
 Outgoing = tuple[m.Message, memoryview | None]
@@ -313,7 +315,7 @@ class SiteSession:
             if self.finished is not None:
                 return self._go_on()
         self._outbox.hold(round, update, report)
-        return self._send_next()
+        return self._ready() if self._pace and self._masked else self._send_next()
 
     def begin_next(self) -> int | None:
         """The round that the trainer begins with the newest global model, None if it has to wait."""
@@ -523,6 +525,8 @@ class SiteSession:
                 return []
             self._outbox.drop()
             self._upload = None
+            if self._masked:
+                self._masked.give_up("update", round)
         self.rejected = printable(reason[: m.MAX_REASON])
         return self._go_on()
 
@@ -562,10 +566,23 @@ class SiteSession:
     def _answer(self, begin: m.Begin, outbox: Outbox) -> list[Outgoing]:
         if self._withdrawn and self._withdrawn.round == begin.round:
             return [(self._withdrawn, None)]
+        if self._pace and self._masked:
+            # At first the coordinator only hears that there is an update, and then asks for it in a cohort's sum.
+            if not begin.model:
+                return self._ready()
+            if outbox.round != begin.round:
+                return [(m.Withdraw(begin.round, _NOT_HELD), None)]
         outbox.begin(begin)
         if self._masked:
             return [(message, None) for message in self._masked.begin_round(begin)]
         return self._send_next()
+
+    def _ready(self) -> list[Outgoing]:
+        """At a site's own pace and under masks: say that an update can be summed with others of the same model."""
+        outbox = self._outbox
+        if not (self._pace and self._masked and outbox and self.joined) or outbox.round is None or self._goodbye:
+            return []
+        return [(m.Ready(outbox.round, self._model_digest()), None)]
 
     def _masking_step(self, step: m.Masking) -> list[Outgoing]:
         if self._masked is None:
@@ -596,7 +613,8 @@ class SiteSession:
         self.rejected = str(error)
         reason = f"masking: {error}"[: m.MAX_REASON]
         opened, only = self._masked.was_opened(step.round), self._masked.only(step.round)
-        return [(m.Withdraw(step.round, reason, opened, accused, only), None)]
+        withdrawn: Outgoing = (m.Withdraw(step.round, reason, opened, accused, only), None)
+        return [withdrawn, *([] if opened else self._ready())]
 
     def _model_digest(self) -> bytes:
         """Hash of the global model with all that goes with it, as this site has it; empty without masks.
