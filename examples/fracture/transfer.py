@@ -20,7 +20,7 @@ from examples.fracture.heterogeneity import RUNS, kept, over_sites, quieten, spr
 from examples.fracture.methods import METHODS
 from examples.fracture.scanners import Images, site_images
 from examples.fracture.trials import TEST_IMAGES, loader, logits, scores, study
-from lightning_fed.callbacks.finetuning import FederatedFinetuning
+from lightning_fed.callbacks.finetuning import FederatedFinetuning, checkpoint_state, load_backbone
 from lightning_fed.radiology.synthetic.style import default_sites
 from lightning_fed.simulation.in_process import QUIET, VirtualSite, federate_in_process
 
@@ -80,7 +80,7 @@ def trial(start: Start, seed: int, backbone: Path) -> dict[str, float]:
         torch.manual_seed(seed)
         model = BatchNormClassifier(WIDTH).to(memory_format=torch.channels_last)
         if start.pretrained:
-            model.backbone.load_state_dict(torch.load(backbone, weights_only=True))
+            load_backbone(model.backbone, "backbone", checkpoint_state(backbone), backbone.name)
         tuning = FederatedFinetuning("backbone", checkpoint=backbone, rank=RANK if start.adapted else 0)
         callbacks = [tuning] if start.frozen else []
         sites.append(VirtualSite(name, model, loader(train, True), callbacks))

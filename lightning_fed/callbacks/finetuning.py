@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_fed.callbacks.adapters import Adapter, adapt, can_be_adapted, is_read, merged
@@ -99,7 +99,8 @@ class FederatedFinetuning(RoundCallback):
         never = [layer for layer in _layers(backbone) if layer not in due]
         if stage == "fit":
             if self.checkpoint is not None:
-                _load(backbone, self.backbone, Path(self.checkpoint))
+                path = Path(self.checkpoint)
+                load_backbone(backbone, self.backbone, checkpoint_state(path), path.name)
             self._due = due
             for layer in never:
                 if not (self.train_bn and isinstance(layer, _BatchNorm)):
@@ -231,7 +232,14 @@ def _listed(names: Sequence[str]) -> str:
     return f"{list(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
 
 
-def _load(backbone: nn.Module, name: str, path: Path) -> None:
+def checkpoint_state(path: Path) -> dict[str, Tensor]:
+    """The weights in a local file: a Lightning checkpoint, a state dict saved by torch, or safetensors.
+
+    Adapters in it are merged. No code that may be in the file is run.
+
+    Raises:
+        ConfigError: the file cannot be read, or is none of these.
+    """
     try:
         loaded: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except (OSError, RuntimeError, SafetensorError, ValueError, EOFError) as error:
@@ -239,16 +247,35 @@ def _load(backbone: nn.Module, name: str, path: Path) -> None:
     except Exception as error:
         # Pickle's own error, whose advice is to run whatever code is in the file.
         raise ConfigError(f"the backbone's checkpoint {path.name} is none: {type(error).__name__}.") from error
-    state = merged(loaded.get("state_dict", loaded))
+    return merged(loaded.get("state_dict", loaded))
+
+
+def load_backbone(backbone: nn.Module, name: str, state: Mapping[str, Tensor], file: str) -> None:
+    """Give a backbone the weights of a state, in which there may be more.
+
+    Batch normalisation's counts of batches are left as they are: files of torchvision come without, and a site whose
+    layers have counted batches is taken for one that has trained, whose model must not be the federation's first. Only
+    layers with ``momentum=None`` ever ask for them.
+
+    Args:
+        backbone: what gets them; adapters that it has stay as they are.
+        name: its name in the LightningModule, with which the state's names may begin.
+        state: of ``checkpoint_state``.
+        file: where that was, for messages.
+
+    Raises:
+        ConfigError: a tensor is missing in the state, or has another shape.
+    """
     prefix = f"{name}." if any(key.startswith(f"{name}.") for key in state) else ""
-    wanted = merged(backbone.state_dict())
+    state_dict = merged(backbone.state_dict())
+    wanted = {key: tensor for key, tensor in state_dict.items() if not key.endswith("num_batches_tracked")}
     for key, tensor in wanted.items():
         found = state.get(prefix + key)
         if found is None or found.shape != tensor.shape:
             holds = "nothing" if found is None else list(found.shape)
             raise ConfigError(
-                f"the checkpoint {path.name} does not hold the backbone {name!r}: {prefix + key!r} should be "
+                f"the checkpoint {file} does not hold the backbone {name!r}: {prefix + key!r} should be "
                 f"{list(tensor.shape)}, and it has {holds}. Give the file of the same backbone."
             )
-    # Not strict, for adapters of a fit before.
+    # Not strict, for adapters of a fit before, and for the counts.
     backbone.load_state_dict({key: state[prefix + key] for key in wanted}, strict=False)

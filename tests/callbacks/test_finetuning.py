@@ -7,6 +7,8 @@ from torch import nn
 
 from lightning_fed.callbacks.finetuning import FederatedFinetuning
 from lightning_fed.errors import ConfigError
+from lightning_fed.plan import FederationPlan, Masking
+from lightning_fed.simulation.in_process import VirtualSite, federate_in_process
 from lightning_fed.update.layout import layout_of
 
 
@@ -137,3 +139,22 @@ def test_layers_that_are_not_there_are_refused():
         FederatedFinetuning("body", schedule={2: ["9"]}).setup(trainer_of(), Pretrained(), "fit")
     with pytest.raises(ConfigError, match="round 0"):
         FederatedFinetuning("body", schedule={0: ["2"]})
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_a_trained_backbone_with_batch_normalisation_may_be_the_federations_first(tmp_path, counts):
+    trained = fitted(Pretrained(), max_epochs=1)
+    body = {name.removeprefix("body."): tensor for name, tensor in trained.items() if name.startswith("body.")}
+    assert body["3.num_batches_tracked"] == 3
+    if not counts:
+        # As in torchvision's files.
+        del body["3.num_batches_tracked"]
+    path = tmp_path / "published.pth"
+    torch.save(body, path)
+
+    tuning = [FederatedFinetuning("body", checkpoint=path) for _ in range(2)]
+    sites = [VirtualSite(f"site-{k}", Pretrained(), loader(k), [tuning[k]]) for k in range(2)]
+    run = federate_in_process(FederationPlan(rounds=1, masking=Masking(mode="off")), sites, seed=0)
+    assert run.model.version == 1
+    for site in sites:
+        assert torch.equal(site.module.body[2].weight, trained["body.2.weight"])
