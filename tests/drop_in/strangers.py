@@ -416,3 +416,24 @@ def torch_uncertainty_classification(site: int) -> tuple[Any, ...]:
         net, num_classes=3, loss=nn.CrossEntropyLoss(), optim_recipe=torch.optim.SGD(net.parameters(), 0.01)
     )
     return routine, DataLoader(data, BATCH)
+
+
+@stranger("peft", "get_peft_model", "LoRA", note="Around a network in a LightningModule of a few lines.")
+def peft_lora(site: int) -> tuple[Any, ...]:
+    import lightning as L
+    import peft
+
+    class Adapted(L.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+            config = peft.LoraConfig(r=2, target_modules=["0"], modules_to_save=["4"])
+            self.net = peft.get_peft_model(net, config)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return nn.functional.cross_entropy(self.net(batch["image"]), batch["label"])
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], 0.1)
+
+    return Adapted(), images(site, label=label(2))
