@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 
@@ -6,8 +8,11 @@ from examples.fracture.batchnorm import EnergyClassifier
 from examples.fracture.heterogeneity import print_table
 from examples.fracture.methods import ALONE, METHODS, TOGETHER, Method
 from examples.fracture.scanners import Images, _rendered
-from examples.fracture.trials import federated, logits, on_common_scale, prepared, scores, trial, unseen
+from examples.fracture.trials import federated, loader, logits, on_common_scale, prepared, scores, trial, unseen
+from lightning_fed.plan import Masking
+from lightning_fed.radiology.oriented_energy import OrientedEnergy
 from lightning_fed.radiology.synthetic.style import default_sites
+from lightning_fed.simulation.in_process import VirtualSite, federate_in_process
 
 
 def images(seed: int, count: int = 34) -> Images:
@@ -77,6 +82,32 @@ def test_a_turned_negative_is_what_it_was_and_energies_do_not_tell_it_from_the_o
             assert torch.equal(one.label, same.label)
     assert prepared(Method(energy=True), data, ["east"])["east"][0].image.shape == (6, 16, 6, 6)
     assert prepared(Method(), data, ["east"]) is data
+
+
+def test_energies_made_once_train_the_same_model_as_a_first_layer():
+    class FirstLayer(EnergyClassifier):
+        def __init__(self) -> None:
+            super().__init__(16, 6)
+            self.energies = OrientedEnergy()
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return super().forward(self.energies(image))
+
+    plain = {"north": (images(1), images(2)), "east": (images(3), images(4))}
+    plan = dataclasses.replace(Method().plan(2), masking=Masking(mode="off"))  # Masks round at random.
+    models = []
+    for data in (plain, prepared(Method(energy=True), plain, plain.keys())):
+        sites = []
+        for site, (own, _) in data.items():
+            torch.manual_seed(0)
+            model = FirstLayer() if data is plain else EnergyClassifier(16, 6)
+            sites.append(VirtualSite(site, model, loader(own, True)))
+        federate_in_process(plan, sites, seed=0)
+        models.append(sites[0].module.state_dict())
+
+    assert models[0].keys() == models[1].keys()
+    for name, value in models[0].items():
+        torch.testing.assert_close(value, models[1][name], atol=1e-4, rtol=1e-4)
 
 
 def test_gains_are_paired_by_seed(capsys):
