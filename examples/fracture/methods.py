@@ -81,6 +81,7 @@ METHODS = {
     "Turned, Histogram": Method(turned=True, standardised=True),
     "Energy": Method(energy=True),
     "Energy + FedDyn": Method({"name": "feddyn", "alpha": 0.3}, energy=True),
+    "Energy + FedDyn, fine-tuned": Method({"name": "feddyn", "alpha": 0.3}, energy=True, tuned=6),
     "Moments": Method(callbacks=lambda: [MomentAlignment("backbone", features=4 * WIDTH, weight=1.0)]),
     "AdaBN": Method(adapted=True),
     "FedBN + FedAvgM": Method({"name": "fedavgm", "momentum": 0.5}, personal=["normalisation"]),

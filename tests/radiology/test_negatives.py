@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lightning_fed.errors import DataError
-from lightning_fed.radiology import RadiographDataModule, bone_bright, polarity, read_radiograph
+from lightning_fed.radiology import PooledRadiographs, RadiographDataModule, bone_bright, polarity, read_radiograph
 from lightning_fed.radiology.harmonisation import landmark_sums, standard_scale
 from lightning_fed.radiology.synthetic import default_sites, write_study
 
@@ -107,6 +107,17 @@ def test_the_common_scale_is_found_after_turning(folder, scene):
     assert data.shared_statistics() == pytest.approx(expected, abs=5e-3)
     other = RadiographDataModule(str(folder), image_size=40, augment=False, harmonise=True)
     assert other.shared_statistics() != pytest.approx(expected, abs=5e-2)
+
+
+def test_pooled_sites_are_turned_as_each_alone(folder):
+    settings = {"image_size": 40, "augment": False, "correct_polarity": "all"}
+    (pooled,) = PooledRadiographs([str(folder)], batch_size=2, **settings).train_dataloader()
+    own = RadiographDataModule(str(folder), **settings).dataset("train")
+    # Shuffled, so the sums are compared.
+    assert pooled["image"].sum((1, 2, 3)).sort().values.tolist() == pytest.approx(
+        sorted(own.image(index).sum().item() for index in range(2)), rel=1e-5
+    )
+    assert pooled["image"][..., 0].max() == 0
 
 
 def test_an_unknown_choice_is_refused(tmp_path):
