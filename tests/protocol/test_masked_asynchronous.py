@@ -207,6 +207,20 @@ def test_a_coordinator_that_dies_between_storing_and_saying_so_counts_no_update_
     assert_every_version_is_the_weighted_mean_of_what_it_holds(w)
 
 
+def test_a_site_that_is_started_again_hears_of_no_cohort_before_it_has_joined():
+    w = pacing(sites=5, rounds=3, buffer=3)
+    step_until(w, Stage.SHARES)
+    each, *_ = cohorts(w).values()
+    again, others = sorted(each.cohort)[-1], [name for name in w.names if name != sorted(each.cohort)[-1]]
+    w.new_process(again)
+    w.deliver_up(again)  # its Hello
+    go_on(w, 2, others)
+    assert [type(message) for message, _ in w.down[again]] == [m.Welcome]
+    w.settle()
+    assert len(w.saved) == 3
+    assert_every_version_is_the_weighted_mean_of_what_it_holds(w)
+
+
 def test_sites_that_nobody_can_be_summed_with_any_more_train_from_the_newest():
     w = pacing(sites=4, rounds=8, buffer=2)
     w.slow = {"site-0"}
@@ -450,13 +464,13 @@ def test_whatever_is_lost_or_started_again_each_update_counts_once_or_not_at_all
             w.expire(draw.choice(sorted(w.timers)))
 
     usual = [w.deliver_up, w.deliver_down, w.train, w.end]
-    unusual = [lose, w.connect, die_later, expire, lambda name: w.restart()]
+    unusual = [lose, w.connect, w.new_process, die_later, expire, lambda name: w.restart()]
     for _ in range(draw.randint(0, 900)):
         if w.coordinator.outcome is not None:
             break
         name = draw.choice(w.names)
         act = draw.choice(unusual) if draw.random() < 0.04 else draw.choice(usual)
-        if name in w.sites or act == w.connect:
+        if name in w.sites or act in (w.connect, w.new_process):
             act(name)
     assert_every_version_is_the_weighted_mean_of_what_it_holds(w)
     w.slow.clear()

@@ -139,6 +139,11 @@ class MaskedCohorts:
                 actions += self._refuse([site], held.round, self._too_old(held.round))
         return self._after(actions, hopeless=False)
 
+    def greeted(self, site: str) -> list[Action]:
+        """A site has a new connection, and is to hear of no cohort before it has joined anew."""
+        self._held.pop(site, None)
+        return self._after(self._leaves_sum(site))
+
     def rejoin(self, site: str) -> list[Action]:
         """A site is there, whether again or for the first time; it takes part again in the next cohort."""
         actions = self._leaves_sum(site)

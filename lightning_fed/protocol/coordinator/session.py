@@ -201,9 +201,12 @@ class CoordinatorSession:
                         f"protocol {m.VERSION}. Install the same version of lightning_fed on both sides."
                     )
                 self._attendance.greeted(site)
+                away: list[Action] = []
+                if isinstance(self._collection, MaskedCohorts):
+                    away = self._after_collection(self._collection.greeted(site))
                 version, newest = self.model.version if self.model else 0, self._rosters.newest
                 roster = b"" if has == newest.document_hash else newest.document
-                return [Send(site, m.Welcome(self.run, self.plan.to_bytes(), version, roster))]
+                return [*away, Send(site, m.Welcome(self.run, self.plan.to_bytes(), version, roster))]
             case m.Join():
                 return self._joining(site, message)
             case m.LogHead(log_head):
