@@ -1,6 +1,6 @@
 """How much noise DP-SGD needs for an epsilon, by Rényi divergences and by privacy loss distributions.
 
-    python benchmarks/noise_for_epsilon.py [--examples 700] [--batch 128] [--epochs 40] [--delta 1e-5] [--epsilon 1 3 8]
+    python benchmarks/noise_for_epsilon.py [--examples 700] [--batch 360] [--epochs 10] [--delta 1e-5] [--epsilon 1 3 8]
 
 The defaults are the private study's (docs/private-study.md). Nothing is trained. ``bought`` is the epsilon, by PLD, of
 the noise that RDP asks for: what was really promised while RDP counted.
@@ -17,8 +17,8 @@ from lightning_fed.privacy.accounting import DpSgd, dp_sgd_noise_multiplier, eps
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--examples", type=int, default=700)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--batch", type=int, default=360)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--delta", type=float, default=1e-5)
     parser.add_argument("--epsilon", type=float, nargs="+", default=[1.0, 3.0, 8.0])
     arguments = parser.parse_args()

@@ -119,7 +119,8 @@ def _network(backbone: str, width: int, dropout: float) -> nn.Module:
         return _SmallNetwork(width, dropout)
     if backbone == "gabor":
         front_end = FrontEnd()
-        return nn.Sequential(front_end, nn.Linear(front_end.features, 1))
+        # No bias: beside a unit vector it would take half of what clipping lets through, and the vectors are centred.
+        return nn.Sequential(front_end, nn.Linear(front_end.features, 1, bias=False))
     # Imported here: the small network does without torchvision's models.
     from torchvision import models
 

@@ -2,8 +2,9 @@
 
     python -m examples.fracture.front_end
 
-writes ``front_end.safetensors`` beside this file again: mean and principal directions of the filters' answers over
-radiographs of four synthetic hospitals that take part in no study here. Their labels are not read.
+writes ``front_end.safetensors`` beside this file again: which way round a wrist is, and mean and principal directions
+of the filters' answers, over radiographs of four synthetic hospitals that take part in no study here. Their labels are
+not read.
 """
 
 import tempfile
@@ -23,7 +24,7 @@ IMAGE_SIZE = 48
 """Side of the images that the directions were computed from, in pixels."""
 
 _ORIENTATIONS, _WAVELENGTH, _SCALES, _GRID = 8, 4.0, 2, 6
-_KEPT = 128
+_KEPT = 40
 _PUBLIC = default_sites(8)[4:]
 _FILE = Path(__file__).with_name("front_end.safetensors")
 
@@ -62,11 +63,14 @@ class GaborAnswers(nn.Module):
 
 
 class FrontEnd(nn.Module):
-    """The answers along 128 principal directions, as unit vectors.
+    """The answers along 40 principal directions, of the wrist turned to one side, as unit vectors.
 
-    Every image has the same norm, so that clipping a linear layer's gradients cuts all of them alike. Directions that
-    vary much are divided by the root of their deviation: left as they are, the first few would drown all others, and
-    a step that noise allows would be too short for the rest.
+    A left wrist is a right one in the mirror. Of a picture and its mirror image the one is taken whose answers lie on
+    the positive side of ``hand``, so that a layer behind this has to learn each place of a fracture once and not twice.
+
+    Every image has the same norm, so that clipping a linear layer's gradients cuts all of them alike. Each direction is
+    divided by its deviation: left as they are, the first few would drown all others, and the few steps that noise
+    allows would be too short for the rest.
     """
 
     def __init__(self) -> None:
@@ -81,18 +85,36 @@ class FrontEnd(nn.Module):
         return int(self.directions.shape[1])
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return float32 ``(B, 128)`` of norm 1 for images ``(B, 1, S, S)``."""
+        """Return float32 ``(B, 40)`` of norm 1 for images ``(B, 1, S, S)``, the same for their mirror images."""
         with torch.no_grad():
-            return functional.normalize((self.answers(image) - self.mean) @ self.directions, dim=1)
+            answers, mirrored = self.answers(image), self.answers(image.flip(-1))
+            turned = _turned(answers, mirrored, self.hand)
+            return functional.normalize((turned - self.mean) @ self.directions, dim=1)
 
 
-def principal_directions(answers: Tensor) -> dict[str, Tensor]:
-    """Mean ``(576,)`` and scaled principal directions ``(576, 128)`` of answers ``(N, 576)``, in float16."""
-    mean = answers.mean(dim=0)
-    _, singular, transposed = torch.linalg.svd(answers - mean, full_matrices=False)
-    deviations = singular[:_KEPT] / len(answers) ** 0.5
-    directions = transposed[:_KEPT].T / deviations.sqrt()
-    return {"mean": mean.half(), "directions": directions.half().contiguous()}
+def _turned(answers: Tensor, mirrored: Tensor, hand: Tensor) -> Tensor:
+    """Of each row of two ``(B, 576)`` the one that lies further along ``hand``, which is ``(576,)``."""
+    return torch.where(((answers - mirrored) @ hand > 0)[:, None], answers, mirrored)
+
+
+def directions_of(answers: Tensor, mirrored: Tensor) -> dict[str, Tensor]:
+    """What ``FrontEnd`` knows of wrists, in float16.
+
+    Args:
+        answers: float32 ``(N, 576)``.
+        mirrored: the answers to the same pictures in the mirror.
+
+    Returns:
+        ``hand``, ``(576,)``: the direction in which pictures and their mirror images differ most. Of the answers that
+        lie along it, ``mean``, ``(576,)``, and ``directions``, ``(576, 40)``: the principal ones over their deviations.
+    """
+    hand = torch.linalg.svd(answers - mirrored, full_matrices=False)[2][0].half()
+    turned = _turned(answers, mirrored, hand.float())
+    mean = turned.mean(dim=0)
+    _, singular, transposed = torch.linalg.svd(turned - mean, full_matrices=False)
+    deviations = singular[:_KEPT] / len(turned) ** 0.5
+    directions = transposed[:_KEPT].T / deviations
+    return {"hand": hand, "mean": mean.half(), "directions": directions.half().contiguous()}
 
 
 def main() -> None:
@@ -104,8 +126,9 @@ def main() -> None:
         )
         data.setup("fit")
         answers = GaborAnswers()
-        found = torch.cat([answers(batch["image"]) for batch in data.train_dataloader()])
-    save_file(principal_directions(found), _FILE)
+        images = torch.cat([batch["image"] for batch in data.train_dataloader()])
+    found, mirrored = (torch.cat([answers(part) for part in either.split(100)]) for either in (images, images.flip(-1)))
+    save_file(directions_of(found, mirrored), _FILE)
     print(f"{_FILE.name}: {found.shape[1]} answers of {len(found)} radiographs along {_KEPT} directions")
 
 

@@ -2,8 +2,9 @@
 
     python -m examples.fracture.private_study [--seeds 3] [--epsilon 1 3 8] [--picture docs/pictures/private-study.png]
 
-For each seed a study of its own is written, and the same federation of real processes trains on it without privacy and
-with each epsilon; every model is tested on the pooled test set. What was finished before is not done again.
+For each seed a study of its own is written, and the same federation trains on it without privacy and with each epsilon,
+in one process; every model is tested on the pooled test set. The front end does not change, so that what it makes of
+each image is computed once.
 """
 
 import argparse
@@ -11,20 +12,62 @@ import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from examples.fracture.study import on_study, results_of
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from examples.fracture.classifier import FractureClassifier
 from lightning_fed.plan import Privacy
-from lightning_fed.privacy.history import read_history
-from lightning_fed.privacy.ledger_rows import ledger_rows
+from lightning_fed.radiology import RadiographDataModule
 from lightning_fed.radiology.synthetic.study import write_study
-from lightning_fed.simulation.baselines import jobs_of
+from lightning_fed.simulation import VirtualSite, federate_in_process
 from lightning_fed.simulation.config import Simulation, read_config
-from lightning_fed.simulation.folder import RunFolder
-from lightning_fed.simulation.job import run
+from lightning_fed.simulation.in_process import QUIET
 
 IMAGES_PER_SITE = 1000
 
 Curve = dict[float, float]
+
+
+class Sides(NamedTuple):
+    """One hospital's images behind the front end, to train and to test on."""
+
+    train: "Answered"
+    test: "Answered"
+
+
+class Answered(Dataset[dict[str, Tensor]]):
+    """Samples whose images have gone through the front end.
+
+    Args:
+        samples: a data set of radiographs.
+        front_end: gives ``(B, F)`` for images ``(B, 1, S, S)``.
+    """
+
+    def __init__(self, samples: Dataset[dict[str, Tensor]], front_end: torch.nn.Module) -> None:
+        batches = list(DataLoader(samples, batch_size=100))
+        self._columns = {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
+        self._columns["image"] = torch.cat([front_end(batch["image"]) for batch in batches])
+
+    def __len__(self) -> int:
+        return len(self._columns["label"])
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {key: column[index] for key, column in self._columns.items()}
+
+
+class Spent(Callback):
+    """Keeps the epsilon that a fit has spent, which the private callback logs."""
+
+    def __init__(self) -> None:
+        self.epsilon = 0.0
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read it."""
+        self.epsilon = float(trainer.callback_metrics["epsilon"])
 
 
 def main() -> None:
@@ -44,13 +87,25 @@ def aurocs(config: str, seed: int, epsilons: Sequence[float]) -> Curve:
     """AUROC on the pooled test set for each epsilon, and for infinity, which is training without privacy."""
     data = f"data/wrists-{IMAGES_PER_SITE}-seed{seed}"
     write_study(data, images_per_site=IMAGES_PER_SITE, seed=seed)
-    simulation = read_config(["--config", config])
+    simulation = dataclasses.replace(read_config(["--config", config]), seed=seed)
+    hospitals = {site: sides(simulation, f"{data}/{site}") for site in simulation.sites}
     curve = {}
     for epsilon in (float("inf"), *epsilons):
-        run_folder = f"runs/private-study-seed{seed}/epsilon-{epsilon:g}"
-        curve[epsilon] = auroc(on_study(with_epsilon(simulation, epsilon), data, seed, run_folder))
+        curve[epsilon] = auroc(with_epsilon(simulation, epsilon), hospitals)
         print(f"seed {seed}, epsilon {epsilon:g}: AUROC {curve[epsilon]:.4f}", flush=True)
     return curve
+
+
+def sides(simulation: Simulation, folder: str) -> Sides:
+    """A hospital's images behind the config's front end."""
+    data = RadiographDataModule(**{**simulation.data["init_args"], "root": folder})
+    front_end = FractureClassifier(**simulation.model["init_args"]).network[0]
+    found = []
+    for stage in ("fit", "test"):
+        data.setup(stage)
+        loader = data.train_dataloader() if stage == "fit" else data.test_dataloader()
+        found.append(Answered(loader.dataset, front_end))
+    return Sides(*found)
 
 
 def with_epsilon(simulation: Simulation, epsilon: float) -> Simulation:
@@ -64,17 +119,39 @@ def with_epsilon(simulation: Simulation, epsilon: float) -> Simulation:
     return dataclasses.replace(simulation, plan=dataclasses.replace(simulation.plan, privacy=privacy))
 
 
-def auroc(simulation: Simulation) -> float:
-    """Train the federation, test its last global model, and look that no site's ledger says more than was promised."""
-    results_of(dataclasses.replace(simulation, baselines=None))
-    folder = RunFolder(Path(simulation.run))
-    promised = simulation.plan.privacy.example
-    for site in simulation.sites if promised else ():
-        spent = ledger_rows(read_history(folder.site(site) / "ledger.jsonl"))[-1].unit_epsilon
-        assert promised.epsilon is not None
-        if spent > promised.epsilon:
-            raise SystemExit(f"the ledger of {site} says epsilon {spent:.4g}, and {promised.epsilon:g} was promised.")
-    return run(jobs_of(simulation, folder)["federated"])["test_auroc"]
+def auroc(simulation: Simulation, hospitals: Mapping[str, Sides]) -> float:
+    """Train the federation, test its last global model, and look that no site has spent more than was promised."""
+    example = simulation.plan.privacy.example
+    spent = {site: Spent() for site in hospitals if example}
+    sites = [
+        VirtualSite(site, _last_layer(simulation), _loader(simulation, sides.train), [spent[site]] if example else [])
+        for site, sides in hospitals.items()
+    ]
+    federate_in_process(simulation.plan, sites, seed=simulation.seed)
+    if example:
+        assert example.epsilon is not None
+        require_kept({site: one.epsilon for site, one in spent.items()}, example.epsilon)
+    pooled = torch.utils.data.ConcatDataset([sides.test for sides in hospitals.values()])
+    tests = Trainer(**QUIET).test(sites[0].module, DataLoader(pooled, batch_size=100), verbose=False)
+    return tests[0]["test_auroc"]
+
+
+def require_kept(spent: Mapping[str, float], promised: float) -> None:
+    """End the program if a site has spent more than was promised, or nothing."""
+    for site, epsilon in spent.items():
+        if not 0 < epsilon <= promised:
+            raise SystemExit(f"{site} has spent epsilon {epsilon:.4g}, and {promised:g} was promised.")
+
+
+def _last_layer(simulation: Simulation) -> FractureClassifier:
+    seed_everything(simulation.seed, verbose=False)
+    module = FractureClassifier(**simulation.model["init_args"])
+    module.network = module.network[1]
+    return module
+
+
+def _loader(simulation: Simulation, samples: Answered) -> DataLoader[dict[str, Tensor]]:
+    return DataLoader(samples, batch_size=simulation.data["init_args"]["batch_size"], shuffle=True)
 
 
 def print_table(curves: Sequence[Curve]) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from lightning_fed.privacy.history import read_history
+from lightning_fed.privacy.ledger_rows import ledger_rows
 from lightning_fed.radiology.synthetic.study import write_study
 from lightning_fed.radiology.synthetic.style import default_sites
 from lightning_fed.simulation.config import read_config
@@ -46,10 +48,8 @@ def test_the_front_end_ignores_exposure_and_trains_nothing_but_the_last_layer():
     from examples.fracture import FractureClassifier
 
     module = FractureClassifier(backbone="gabor")
-    assert {name: tuple(value.shape) for name, value in module.state_dict().items()} == {
-        "network.1.weight": (1, 128),
-        "network.1.bias": (1,),
-    }
+    shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    assert shapes == {"network.1.weight": (1, 40)}
     images = torch.rand(3, 1, 48, 48, generator=torch.Generator().manual_seed(0))
     features = module.network[0](images)
     torch.testing.assert_close(features.norm(dim=1), torch.ones(3))
@@ -65,10 +65,34 @@ def test_each_image_has_a_vector_of_its_own_whatever_else_is_in_the_batch():
     torch.testing.assert_close(torch.cat([front_end(image[None]) for image in images]), front_end(images))
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_a_small_private_federation_of_real_processes_keeps_its_promise(simulation, tmp_path, monkeypatch):
-    from examples.fracture.private_study import auroc
+def test_a_left_wrist_is_a_right_one_in_the_mirror():
+    from examples.fracture.front_end import FrontEnd
+
+    front_end = FrontEnd()
+    images = torch.rand(8, 1, 48, 48, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(front_end(images.flip(-1)), front_end(images))
+
+
+def test_directions_are_found_of_pictures_turned_to_one_side_and_have_deviation_1():
+    from examples.fracture.front_end import directions_of
+
+    generator = torch.Generator().manual_seed(0)
+    side = torch.randint(0, 2, (400, 1), generator=generator) * 2.0 - 1
+    spread = torch.linspace(3, 1, 60)
+    rest = torch.randn(400, 60, generator=generator) * spread
+    # The first number changes its sign in the mirror, and the next two change places.
+    answers = torch.cat([20 * side, rest], dim=1)
+    swapped = rest[:, [1, 0, *range(2, 60)]]
+    found = {name: value.float() for name, value in directions_of(answers, torch.cat([-20 * side, swapped], 1)).items()}
+    assert abs(found["hand"][0]) > 0.99
+    turned = torch.where(side * found["hand"][0] > 0, answers, torch.cat([-20 * side, swapped], 1))
+    torch.testing.assert_close(found["mean"], turned.mean(0), atol=2e-2, rtol=0)
+    projected = (turned - turned.mean(0)) @ found["directions"]
+    torch.testing.assert_close(projected.T @ projected / 400, torch.eye(40), atol=2e-2, rtol=0)
+
+
+@pytest.fixture
+def small(simulation, tmp_path, monkeypatch):
     from examples.fracture.study import on_study
 
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
@@ -77,10 +101,38 @@ def test_a_small_private_federation_of_real_processes_keeps_its_promise(simulati
     small = dataclasses.replace(
         simulation,
         sites=["north", "east"],
-        plan=dataclasses.replace(simulation.plan, rounds=1, quorum=2),
+        plan=dataclasses.replace(simulation.plan, rounds=2, quorum=2),
         data={**simulation.data, "init_args": {**simulation.data["init_args"], "batch_size": 8}},
     )
-    small = on_study(small, str(tmp_path / "study"), seed=1, run=str(tmp_path / "run"))
-    assert 0 <= auroc(small) <= 1
-    assert (tmp_path / "run" / "sites" / "north" / "ledger.jsonl").exists()
-    assert len(list((tmp_path / "run" / "store" / "models").glob("*.ckpt"))) == 2
+    return on_study(small, str(tmp_path / "study"), seed=1, run=str(tmp_path / "run"))
+
+
+def test_a_small_study_behind_the_front_end_trains_with_a_promise_and_without(small, tmp_path):
+    from examples.fracture.private_study import auroc, sides, with_epsilon
+
+    hospitals = {site: sides(small, str(tmp_path / "study" / site)) for site in small.sites}
+    assert hospitals["north"].train[0]["image"].shape == (40,)
+    assert 0 <= auroc(small, hospitals) <= 1
+    assert 0 <= auroc(with_epsilon(small, float("inf")), hospitals) <= 1
+
+
+def test_a_site_that_has_spent_more_than_was_promised_or_nothing_ends_the_study():
+    from examples.fracture.private_study import require_kept
+
+    require_kept({"north": 7.99, "east": 8.0}, 8.0)
+    with pytest.raises(SystemExit, match=r"^east has spent epsilon 8\.01, and 8 was promised\.$"):
+        require_kept({"north": 7.99, "east": 8.01}, 8.0)
+    with pytest.raises(SystemExit, match="north has spent epsilon 0"):
+        require_kept({"north": 0.0}, 8.0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_small_private_federation_of_real_processes_keeps_its_promise(small, tmp_path):
+    from examples.fracture.study import results_of
+
+    results_of(dataclasses.replace(small, baselines=None))
+    for site in small.sites:
+        spent = ledger_rows(read_history(tmp_path / "run" / "sites" / site / "ledger.jsonl"))[-1].unit_epsilon
+        assert 7 < spent <= 8
+    assert len(list((tmp_path / "run" / "store" / "models").glob("*.ckpt"))) == 3
