@@ -191,7 +191,7 @@ def draw(curves: Sequence[Curve], path: Path) -> None:
     axes.minorticks_off()
     axes.set_xlabel("epsilon of each training image (delta 1e-5)")
     axes.set_ylabel("AUROC on the pooled test set")
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 
