@@ -15,6 +15,7 @@ COMPRESSIONS = {
     "own top-k": Compression("topk", share=0.2),
     "random-k": Compression("randomk", share=0.2),
     "secure vote": Compression("vote", share=0.2, block=4),
+    "random-k, ef21": Compression("randomk", share=0.2, feedback="ef21"),
 }
 MASKINGS = {"required": Masking("required", bits=24, bound=256.0), "off": Masking("off")}
 PRIVACIES = {

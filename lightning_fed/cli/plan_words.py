@@ -50,6 +50,7 @@ class _Compression(msgspec.Struct):
     method: str = "none"
     share: float = 0.01
     values: str | dict[str, Any] = "int8"
+    feedback: str = "residual"
 
 
 class NamesBest(msgspec.Struct):
@@ -186,7 +187,11 @@ def _compression(plan: Plan) -> str:
     }
     text = how.get(compression.method, compression.method)
     if compression.method != "none":
-        text += " What is not sent is added to the site's next update."
+        made_up = {
+            "residual": "is added to the site's next update",
+            "ef21": "goes on as it was last known, and a site sends the difference to that (EF21)",
+        }
+        text += f" What is not sent {made_up.get(compression.feedback, compression.feedback)}."
     if plan.masking.mode == "required":
         return f"{text} A value takes {plan.masking.bits} bits under its mask."
     if compression.method != "none" and isinstance(compression.values, str):

@@ -50,10 +50,11 @@ def check_model(plan: FederationPlan, layout: Layout) -> None:
 
     Raises:
         ModelMismatchError: names the buffers that would be exchanged without noise.
-        PlanError: the plan's algorithm does not take such a model.
+        PlanError: the plan's algorithm, or its compression, does not take such a model.
     """
     if isinstance(plan.aggregation, FedBuff):
         plan.aggregation.check_statistics(layout.statistics)
+    plan.compression.check_statistics(layout.statistics)
     statistics = [spec.name for spec in layout.exchanged if spec.buffer]
     if statistics and (plan.privacy.example or plan.privacy.site):
         raise ModelMismatchError(

@@ -163,6 +163,11 @@ def _check_site_level(
             "plan.compression.method = 'vote' opens votes, which depend on a site's data and carry no noise, so "
             "plan.privacy.site would promise too much. Choose 'randomk', whose coordinates depend on nothing."
         )
+    if compression.method != "none" and compression.feedback == "ef21":
+        raise PlanError(
+            "plan.compression.feedback = 'ef21' goes on with what was summed in earlier rounds, so that the noise of "
+            "plan.privacy.site would be added again in each. Choose feedback: residual."
+        )
     if site.mechanism == "distributed" and masking.mode == "off":
         raise PlanError(
             "plan.privacy.site.mechanism = 'distributed' gives each site a share of the noise that protects only sums, "

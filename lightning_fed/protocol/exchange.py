@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lightning_fed.aggregation.contracts import Aggregation, Algorithm, ChecksSums, SiteReport, Spans
+from lightning_fed.aggregation.ef21 import KnownMean
 from lightning_fed.aggregation.fedbuff import FedBuff
 from lightning_fed.aggregation.feddyn import FedDyn
 from lightning_fed.aggregation.norm_bounding import SiteNormBounding
@@ -97,6 +98,9 @@ class Exchange:
         where nothing is trained: what sites count is added up.
         """
         parts = self.algorithm.build(self.size, self.statistics)
+        if self.known_mean:
+            self.plan.compression.check_statistics(self.statistics)
+            parts = Aggregation(parts.combine, KnownMean(parts.server, self.size, self.members))
         promised = self.plan.privacy.site or self.plan.privacy.example
         if (promised or self.plan.counted) and type(parts.combine) is ByExamples:
             return Aggregation(Uniform(), parts.server)
@@ -143,6 +147,11 @@ class Exchange:
     def keeps_residual(self) -> bool:
         """Whether values are left out, and so kept for the next round."""
         return self.plan.compression.method != "none"
+
+    @property
+    def known_mean(self) -> bool:
+        """Whether the coordinator goes on with what it knows of a site's values that are not sent."""
+        return self.keeps_residual and self.plan.compression.feedback == "ef21"
 
     @property
     def cohort(self) -> int:

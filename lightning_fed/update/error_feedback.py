@@ -1,4 +1,4 @@
-"""Error feedback: what a site did not send this round stays with it and is added to its next update."""
+"""Error feedback: what makes up, in later rounds, for what a site did not send in this one."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -74,7 +74,16 @@ class ErrorFeedback:
                 f"round {round_number} cannot change the residual again: round {self._settled_round} is settled."
             )
         total[support] -= sent
-        self._proposed, self._proposed_round = total, round_number
+        self._proposed, self._proposed_round = self._kept(total, support, sent), round_number
+
+    def _kept(self, unsent: FloatVector, support: IndexVector, sent: FloatVector) -> FloatVector:
+        """The next residual; ``unsent`` is the total less what was sent."""
+        return unsent
+
+    @property
+    def unsent_norm(self) -> float:
+        """L2 norm of what the site has not sent so far."""
+        return float(np.linalg.norm(self.residual))
 
     def settle(self, round_number: int, *, counted: bool) -> None:
         """Take over the proposal of a round if its upload is part of the sum, else forget it.
@@ -117,3 +126,32 @@ class ErrorFeedback:
         self._proposed = None if proposed is None else proposed.to(torch.float32).cpu().numpy().copy()
         self._proposed_round = int(state["proposed_round"])
         self._settled_round = int(state["settled_round"])
+
+
+class EF21(ErrorFeedback):
+    """The residual is what the coordinator counts for the site already, with its sign turned.
+
+    So the total is what the update differs from that by. Once k coordinates of it were sent, the coordinator counts
+    those anew and the others as before. It moves the model by the mean of all that it counts, see
+    ``aggregation.ef21``: a coordinate that is not sent goes on as it went. With a residual it stands still until it is
+    sent, and then jumps.
+
+    Source: Richtárik, Sokolov and Fatkhullin 2021, EF21: A New, Simpler, Theoretically Better, and Practically Faster
+    Error Feedback (arXiv 2106.05203), algorithm 2; of sites that skip rounds, Fatkhullin et al. 2021, EF21 with Bells &
+    Whistles (arXiv 2110.03294), algorithm 4.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self._unsent_norm = 0.0
+
+    def _kept(self, unsent: FloatVector, support: IndexVector, sent: FloatVector) -> FloatVector:
+        self._unsent_norm = float(np.linalg.norm(unsent))
+        kept = self.residual.copy()
+        kept[support] -= sent
+        return kept
+
+    @property
+    def unsent_norm(self) -> float:
+        """L2 norm of what the last update, as the coordinator counts it, still lacks."""
+        return self._unsent_norm

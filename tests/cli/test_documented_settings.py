@@ -41,6 +41,8 @@ privacy: {example: null, site: null}
 compression: {method: none, values: float32}
 compression: {method: randomk, share: 1e-2, values: bf16}
 compression: {method: vote, share: 0.01, values: int8, block: 16, listed: 0.5}
+compression: {method: vote, feedback: ef21}
+compression: {method: randomk, feedback: residual}
 {compression: {method: topk, values: int4}, masking: {mode: off}}
 quorum: 3
 cohort_size: 5

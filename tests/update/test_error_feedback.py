@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from lightning_fed.errors import ModelMismatchError, ProtocolError
-from lightning_fed.update.error_feedback import ErrorFeedback
+from lightning_fed.update.error_feedback import EF21, ErrorFeedback
 from lightning_fed.update.fixed_point import FixedPoint, decode_sum, encode
 from lightning_fed.update.quantisation import dequantise, quantise
 from lightning_fed.update.topk import largest
@@ -48,7 +48,7 @@ def restarted(feedback):
     buffer = io.BytesIO()
     torch.save(feedback.state_dict(), buffer)
     buffer.seek(0)
-    again = ErrorFeedback(SIZE)
+    again = type(feedback)(SIZE)
     again.load_state_dict(torch.load(buffer, weights_only=True))
     return again
 
@@ -74,6 +74,39 @@ def test_over_any_history_all_counted_updates_are_sent_or_still_there_once(histo
             feedback.settle(number, counted=event != "late")
             feedback.settle(number, counted=True)
         assert np.array_equal(arrived + feedback.residual, owed)
+
+
+@given(
+    st.lists(st.tuples(WHOLE, st.sampled_from(["counted", "late", "retried", "skipped"]), st.booleans()), max_size=8)
+)
+def test_over_any_history_a_site_knows_what_has_arrived_of_it_and_sends_the_difference_to_that(history):
+    feedback = EF21(SIZE)
+    arrived = np.zeros(SIZE)
+    for number, (update, event, restart) in enumerate(history):
+        if event != "skipped":
+            for attempt in range(2 if event == "retried" else 1):
+                total = feedback.with_residual(update)
+                assert np.array_equal(arrived + total, update)
+                support = largest(total, 3)
+                sent = total[support].copy()
+                feedback.propose(number, total, support, sent)
+                if restart and attempt == 0:
+                    feedback = restarted(feedback)
+            if event != "late":
+                arrived[support] += sent
+            feedback.settle(number, counted=event != "late")
+            feedback.settle(number, counted=True)
+        assert np.array_equal(arrived, -feedback.residual)
+
+
+@pytest.mark.parametrize(("kind", "norm"), [(ErrorFeedback, 5.0), (EF21, 4.0)])
+def test_the_norm_of_what_was_not_sent_is_that_of_all_rounds_or_of_the_last_one(kind, norm):
+    feedback = kind(2)
+    for number, update in enumerate(([9.0, 1.0], [9.0, 4.0]), start=1):
+        total = feedback.with_residual(np.array(update, np.float32))
+        feedback.propose(number, total, np.array([0]), total[[0]].copy())
+        feedback.settle(number, counted=True)
+    assert feedback.unsent_norm == norm
 
 
 def test_a_site_that_skips_rounds_keeps_its_residual():

@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 
 from lightning_fed.aggregation.contracts import RuleState
+from lightning_fed.aggregation.ef21 import KnownMean
 from lightning_fed.aggregation.scaffold import next_server_control
 from lightning_fed.errors import UpdateRefusedError
 from lightning_fed.protocol.coordinator.round_result import RoundResult
@@ -34,6 +35,8 @@ class ServerStep:
     def admit(self, exchange: Exchange) -> None:
         """Go on with another number of members; the rule keeps its memory."""
         self._exchange = exchange
+        if isinstance(self._rule, KnownMean):
+            self._rule.members = exchange.members
 
     def first(self, model: GlobalModel) -> GlobalModel:
         """The initial model with what the algorithm hands out beside it."""

@@ -12,7 +12,7 @@ from lightning_fed.errors import PlanError, ProtocolError
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.exchange import VOTE_BITS, Exchange
 from lightning_fed.protocol.site.masked_sums import MaskedSums
-from lightning_fed.update.error_feedback import ErrorFeedback
+from lightning_fed.update.error_feedback import EF21, ErrorFeedback
 from lightning_fed.update.index_coding import decode_indices
 from lightning_fed.update.magnitude import largest_magnitude
 from lightning_fed.update.packing import pack
@@ -84,7 +84,8 @@ class Outbox:
                 f"{exchange.plan.compression.method!r} allows {'1 to ' if own else ''}{exchange.count}."
             )
         self._sent_bytes = (0, 0)
-        self._feedback = ErrorFeedback(exchange.size) if exchange.keeps_residual else None
+        feedback = EF21 if exchange.known_mean else ErrorFeedback
+        self._feedback = feedback(exchange.size) if exchange.keeps_residual else None
         self._held: _Held | None = None
         self._restored = 0
         self._begun = m.Begin(0, 0)
@@ -142,7 +143,7 @@ class Outbox:
         """A global model exists: settle what stays behind of the last round; ``counted``: see ``messages.Model``.
 
         Raises:
-            ProtocolError: the coordinator knows less than it has said before.
+            ProtocolError: the coordinator knows less than it has said before, or this site less than it has sent.
         """
         self._newest = max(self._newest, version)
         if self._exchange.buffered:
@@ -164,6 +165,12 @@ class Outbox:
                 self.counted = round
             if self._feedback:
                 self._feedback.settle(round, counted=counted == round)
+        if self._feedback and self._exchange.known_mean and counted > self._feedback.settled:
+            raise ProtocolError(
+                f"the coordinator counts this site's update of round {counted}, and the site no longer knows what it "
+                "sent of it (plan.compression.feedback = 'ef21'), so that its next update would count twice. Start the "
+                "site with its checkpoint, or with the file beside its ledger whose name ends in .unsettled."
+            )
         if self._held and version >= self._held.round:
             self._held = None
 
@@ -208,7 +215,7 @@ class Outbox:
     def outcome(self, round: int) -> tuple[int, float]:
         """Bytes of the update as sent in a round, 0 if none was, and the L2 norm of what the site has not sent yet."""
         nbytes = self._sent_bytes[1] if self._sent_bytes[0] == round else 0
-        return nbytes, float(np.linalg.norm(self._feedback.residual)) if self._feedback else 0.0
+        return nbytes, self._feedback.unsent_norm if self._feedback else 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold: the residual."""
