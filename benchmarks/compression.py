@@ -58,10 +58,17 @@ class Way:
     compression: Compression
     masking: Masking
 
+    cohort: int | None = None
+
     def plan(self, rounds: int, sites: int) -> FederationPlan:
         """The plan of a federation of so many sites."""
         return FederationPlan(
-            rounds=rounds, quorum=sites, gather_s=0.0, masking=self.masking, compression=self.compression
+            rounds=rounds,
+            quorum=self.cohort or sites,
+            cohort_size=self.cohort,
+            gather_s=0.0,
+            masking=self.masking,
+            compression=self.compression,
         )
 
 
@@ -148,7 +155,7 @@ def measured(way: Way, task: Task, rounds: int, at: Sequence[int]) -> dict[str, 
     federation = OneProcess(way.plan(rounds, sites), task.initial, task.examples, task.train)
     federation.run(after_round)
     payload = sum(federation.up.get(kind, 0) for kind in ("vote", "update"))
-    share = 1 / (rounds * sites)
+    share = 1 / (rounds * (way.cohort or sites))
     return {
         "scores": [scores[round] for round in at],
         "payload": payload * share,

@@ -47,14 +47,14 @@ class FlatTask(ABC):
 
 
 class Digits(FlatTask):
-    """scikit-learn's digits, 1,797 images of 8 x 8, a fifth of them held out; 8 sites, Dirichlet(0.3), plain SGD."""
+    """scikit-learn's digits, 1,797 images of 8 x 8, a fifth of them held out; 8 sites, Dirichlet(0.3), SGD or AdamW."""
 
-    def __init__(self, seed: int, momentum: float = 0.0) -> None:
+    def __init__(self, seed: int, momentum: float = 0.0, adamw: bool = False) -> None:
         from sklearn.datasets import load_digits
 
         torch.manual_seed(seed)
         super().__init__(seed, nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 10)), epochs=2, batch=32)
-        self._momentum = momentum
+        self._momentum, self._adamw = momentum, adamw
         images, labels = load_digits(return_X_y=True)
         self._images, self._labels = torch.from_numpy((images / 16).astype(np.float32)), torch.from_numpy(labels)
         random = np.random.default_rng(seed)
@@ -65,7 +65,9 @@ class Digits(FlatTask):
         self.examples = [len(site) for site in self._sites]
 
     def optimiser(self) -> torch.optim.Optimizer:
-        """SGD."""
+        """A fresh one in each round."""
+        if self._adamw:
+            return torch.optim.AdamW(self.network.parameters(), lr=2e-3, weight_decay=0.01)
         lr = 0.05 if self._momentum else 0.1
         return torch.optim.SGD(self.network.parameters(), lr=lr, momentum=self._momentum)
 
