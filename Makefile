@@ -139,6 +139,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/noise_for_epsilon.py
 	$(BIN)/python benchmarks/compression.py digits
 	$(BIN)/python benchmarks/slow_link.py
+	$(BIN)/python benchmarks/slow_hospital.py
 	$(BIN)/python benchmarks/leakage.py --out runs/leakage
 	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/step_time.py
