@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Trainer, seed_everything
+from torch.utils.data import DataLoader, TensorDataset
 
 from examples.fracture.backbones import BackboneClassifier
 from examples.fracture.heterogeneity import RUNS, kept, over_sites, quieten, spread
@@ -35,7 +36,7 @@ EPOCHS: dict[str, int] = {}
 """Of making a checkpoint, by backbone; 4 where nothing is said."""
 
 RATES = {WHOLE: 5e-4, FROZEN: 2e-3, ADAPTED: 2e-3}
-IMAGES, ROUNDS = 100, 3
+IMAGES, BATCH_SIZE, ROUNDS = 100, 16, 5
 """Training images of each hospital, and rounds of one epoch: few, as one processor core trains a large network."""
 
 
@@ -92,7 +93,8 @@ def federated(
         torch.manual_seed(seed)
         model = BackboneClassifier(backbone, checkpoint, size, RATES[start]).to(memory_format=torch.channels_last)
         callbacks = [] if rank is None else [FederatedFinetuning("backbone", rank=rank)]
-        sites.append(VirtualSite(name, model, loader(train, True), callbacks))
+        batches = DataLoader(TensorDataset(train.image, train.label), BATCH_SIZE, shuffle=True)
+        sites.append(VirtualSite(name, model, batches, callbacks))
     plan = FederationPlan(name="backbones", rounds=rounds, local=LocalTraining(epochs=1))
     begun = time.process_time()
     run = federate_in_process(plan, sites, seed=seed)

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from examples.fracture import heterogeneity, study, trials
+from examples.fracture import heterogeneity, study, transfer, trials
 from examples.fracture.batchnorm import EnergyClassifier
 from examples.fracture.heterogeneity import print_table
 from examples.fracture.methods import ALONE, METHODS, TOGETHER, Method
@@ -154,3 +154,16 @@ def test_the_comparison_is_called_like_the_study(monkeypatch, tmp_path, capsys):
 
     assert "| FedBN | 0.700 ± 0.000 | +0.000 ± 0.000 | 0.600 ± 0.000 |" in capsys.readouterr().out
     assert (tmp_path / "sites.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("kind", transfer.KINDS)
+def test_a_federation_starts_from_scratch_or_from_a_trained_backbone(kind, monkeypatch, tmp_path):
+    monkeypatch.setattr(transfer, "study", lambda *_: {"north": (images(1), images(3)), "east": (images(2), images(4))})
+    monkeypatch.setattr(transfer, "site_images", lambda *_, **__: (images(5), images(6)))
+    monkeypatch.setattr(transfer, "EPOCHS", 1)
+
+    found = transfer.trial(transfer.Start("FedAvg", *kind), 0, tmp_path / "backbone.pt")
+
+    assert 0 <= found["worst"] <= found["auroc"] <= 1
+    # The whole network is 25,000 values, and a frozen one sends its head and batch normalisation alone.
+    assert (found["up"] < 400_000) == (len(kind) > 1)
