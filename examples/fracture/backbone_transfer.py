@@ -31,9 +31,8 @@ WHOLE, FROZEN, ADAPTED = "whole", "frozen", "frozen, LoRA"
 STARTS = {WHOLE: None, FROZEN: 0, ADAPTED: 4}
 """The rank of the adapters; None where nothing is frozen."""
 
-PATIENTS_OF_SEED = 100
-EPOCHS: dict[str, int] = {}
-"""Of making a checkpoint, by backbone; 4 where nothing is said."""
+PATIENTS_OF_SEED, EPOCHS = 100, 4
+"""Of the images that a checkpoint is made from, and how often it sees them."""
 
 RATES = {WHOLE: 5e-4, FROZEN: 2e-3, ADAPTED: 2e-3}
 IMAGES, BATCH_SIZE, ROUNDS = 100, 16, 5
@@ -44,6 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbones", nargs="+", default=["resnet50", "vit_192"], metavar="NAME")
     parser.add_argument("--checkpoint", type=Path, help="local file with the weights of the one backbone named")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of making a checkpoint where none is given")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     options = parser.parse_args()
@@ -55,8 +55,9 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- | --- |")
     for backbone in options.backbones:
         # The result of another file is another result.
-        place = RUNS / "backbones" / f"{backbone}-{options.checkpoint.stem if options.checkpoint else 'made'}"
-        checkpoint = options.checkpoint or made(backbone, place / "backbone.pth")
+        origin = options.checkpoint.stem if options.checkpoint else f"{options.epochs}-epochs"
+        place = RUNS / "backbones" / f"{backbone}-{origin}"
+        checkpoint = options.checkpoint or made(backbone, place / "backbone.pth", options.epochs)
         for start in STARTS:
             found = []
             for seed in range(options.seeds):
@@ -103,7 +104,7 @@ def federated(
     return {"auroc": over_sites(found, "auroc"), "up": run.bytes_up, "down": run.bytes_down, "seconds": seconds}
 
 
-def made(backbone: str, path: Path) -> Path:
+def made(backbone: str, path: Path, epochs: int) -> Path:
     """A checkpoint in place of a published one, from the images of hospitals that take no part; made once."""
     if path.exists():
         return path
@@ -113,7 +114,7 @@ def made(backbone: str, path: Path) -> Path:
     everything = Images(torch.cat([each.image for each in images]), torch.cat([each.label for each in images]))
     seed_everything(PATIENTS_OF_SEED, verbose=False)
     model = BackboneClassifier(backbone, lr=1e-3).to(memory_format=torch.channels_last)
-    Trainer(max_epochs=EPOCHS.get(backbone, 4), **QUIET).fit(model, loader(everything, True))
+    Trainer(max_epochs=epochs, **QUIET).fit(model, loader(everything, True))
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(model.backbone.state_dict(), path)
     return path

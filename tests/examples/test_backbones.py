@@ -129,7 +129,7 @@ def test_a_made_checkpoint_is_kept_and_fits(tmp_path, monkeypatch):
     monkeypatch.setattr(
         backbone_transfer, "site_images", lambda style, *_, **__: (images(1, size=56), images(2, size=56))
     )
-    path = backbone_transfer.made("resnet18", tmp_path / "made" / "backbone.pth")
+    path = backbone_transfer.made("resnet18", tmp_path / "made" / "backbone.pth", 1)
     written = path.stat().st_mtime_ns
-    assert backbone_transfer.made("resnet18", path).stat().st_mtime_ns == written
+    assert backbone_transfer.made("resnet18", path, 1).stat().st_mtime_ns == written
     BackboneClassifier("resnet18", path)
