@@ -84,7 +84,7 @@ def measured(
 
 
 def take_part(address: str, identity: Identity, roster: Roster, params: int, pause_s: float) -> None:
-    """A site that trains for so long, whatever the model; it stops when the federation is over, as the strategy does."""
+    """A site that trains for so long, whatever the model; like the strategy, it stops once the federation is over."""
     session = SiteSession(identity.name, identity.name, "benchmark", identity.signing_key, roster.members)
     connection = SiteConnection(address, identity, roster.coordinator, session, 60.0, lambda notice: None)
     layout = Layout((TensorSpec("weight", (params,), "float32"),))
