@@ -125,7 +125,7 @@ def draw(tables: Sequence[tuple[Setting, Sequence[Curve]]], path: Path) -> None:
     from matplotlib import pyplot
 
     colours = {"dense float32": "black", "vote 10.6 %": "C0", "vote 5 %": "C0", "vote 4.5 %": "C1"}
-    figure, every = pyplot.subplots(1, len(tables), figsize=(4 * len(tables), 4.2), dpi=80)
+    figure, every = pyplot.subplots(1, len(tables), figsize=(4 * len(tables), 4.8), dpi=80)
     for axes, (setting, found) in zip(every, tables, strict=True):
         for curve in found:
             kind, _, feedback = curve.name.partition(", ")
@@ -138,7 +138,7 @@ def draw(tables: Sequence[tuple[Setting, Sequence[Curve]]], path: Path) -> None:
         axes.set_title(setting.name, fontsize=10)
         axes.set_xlabel("KB that a site has sent")
         axes.grid(linewidth=0.3)
-        axes.legend(fontsize=7, loc="lower right")
+        axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncol=2, frameon=False)
     every[0].set_ylabel("accuracy; of wrists AUROC")
     figure.tight_layout()
     figure.savefig(path)
