@@ -3,16 +3,22 @@
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
 from lightning_fed.errors import ConfigError, DataError
 from lightning_fed.files import remedy, write_whole
 from lightning_fed.lightning_api import BasePredictionWriter, LightningModule, Trainer
+
+_NO_INDICES = (
+    "case_rows() goes by index, and this loader does not tell the index of a case: predict a data set that has indices "
+    "and a length, in batches. "
+)
 
 
 class ScoreTable(BasePredictionWriter):
@@ -27,10 +33,12 @@ class ScoreTable(BasePredictionWriter):
     1. the mapping that ``predict_step`` gives, B values a name,
     2. the batch, where it is a mapping, likewise,
     3. the data module's ``case_rows()``, a sequence of mappings from column to cell, one for each example of the
-       predicted data set, by its index. :class:`lightning_fed.radiology.RadiographDataModule` has it.
+       predicted data set, by its index. :class:`lightning_fed.radiology.RadiographDataModule` has it. It is asked only
+       where it is sure whose rows they are: the data module was given to this ``predict``, its loader tells the index
+       of each case (one of an iterable data set does not), and there are as many rows as examples.
 
-    Rows stand in the order of the data set, whatever the order of the batches. The table names patients, and is the
-    site's own; this callback sends nothing.
+    Rows stand in the order of the data set, whatever the order of the batches; in the order in which they come where
+    the loader does not tell indices. The table names patients, and is the site's own; this callback sends nothing.
 
     Args:
         path: the file. Nothing is written if predicting fails.
@@ -58,6 +66,7 @@ class ScoreTable(BasePredictionWriter):
         self._logits = logits
         self._rows: dict[int, dict[str, str]] = {}
         self._described: Sequence[Mapping[str, object]] = ()
+        self._undescribed = ""
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin an empty table.
@@ -71,9 +80,31 @@ class ScoreTable(BasePredictionWriter):
                 "Trainer(devices=1)."
             )
         self._rows = {}
-        rows = getattr(getattr(trainer, "datamodule", None), "case_rows", None)
-        described = rows() if callable(rows) else ()
-        self._described = [{name.casefold(): cell for name, cell in row.items()} for row in described]
+        # Lightning keeps the last indices of an earlier run where it cannot tell those of this one.
+        trainer.predict_loop.current_batch_indices = []
+        self._described, self._undescribed = (), ""
+        data = getattr(trainer, "datamodule", None)
+        rows = getattr(data, "case_rows", None)
+        if not callable(rows):
+            return
+        # It keeps the data module of an earlier fit as well, and that one's patients are others.
+        if trainer.predict_loop._data_source.instance is not data:
+            self._undescribed = (
+                "case_rows() was not asked, as these cases do not come from its data module: "
+                "predict(module, datamodule=...) takes them from there. "
+            )
+            return
+        described = [{name.casefold(): cell for name, cell in row.items()} for row in rows()]
+        count = _examples(trainer)
+        if count is None:
+            self._undescribed = _NO_INDICES
+        elif count != len(described):
+            self._undescribed = (
+                f"case_rows() has {len(described)} rows for a data set of {count} cases, so nobody knows whose they "
+                "are: let it give one row for each, in the order of the data set. "
+            )
+        else:
+            self._described = described
 
     def write_on_batch_end(
         self,
@@ -93,9 +124,11 @@ class ScoreTable(BasePredictionWriter):
         """
         if dataloader_idx:
             raise ConfigError("ScoreTable: there are several predict loaders, and a table is of one. Give one.")
+        if self._described and not batch_indices:
+            self._described, self._undescribed = (), _NO_INDICES
         given = prediction if isinstance(prediction, Mapping) else {"score": prediction}
         scores = self._scores(given.get("score"))
-        # Unknown where the loader is not PyTorch's own: then cases are counted as they come.
+        # Unknown for an iterable data set or a loader that is not PyTorch's own: then cases are counted as they come.
         places = batch_indices or range(len(self._rows), len(self._rows) + len(scores))
         beside = [self._cells(column, len(scores), places, given, batch) for column in self._columns]
         for number, (place, score) in enumerate(zip(places, scores, strict=True)):
@@ -157,8 +190,8 @@ class ScoreTable(BasePredictionWriter):
             return [_text(self._described[place][column.casefold()]) for place in places]
         except (IndexError, KeyError) as error:
             raise ConfigError(
-                f"ScoreTable: nothing has a column {column!r}. Return it from predict_step in a mapping, have it in "
-                "the batch, or let the data module's case_rows() give it."
+                f"ScoreTable: nothing has a column {column!r}. {self._undescribed}Return it from predict_step in a "
+                "mapping, have it in the batch, or let the data module's case_rows() give it."
             ) from error
 
     def _joined(self, rows: list[dict[str, str]]) -> list[dict[str, str]]:
@@ -177,6 +210,13 @@ class ScoreTable(BasePredictionWriter):
                 f"{self._model!r} do not fit beside it. Predict on the same data, or name another file."
             )
         return [old | new for old, new in zip(there, rows, strict=True)]
+
+
+def _examples(trainer: Trainer) -> int | None:
+    """How many examples the predicted data set has, or None where it has no indices."""
+    loaders = trainer.predict_loop._combined_loader
+    dataset = None if loaders is None else getattr(loaders.flattened[0], "dataset", None)
+    return len(dataset) if isinstance(dataset, Sized) and not isinstance(dataset, IterableDataset) else None
 
 
 def _text(value: object) -> str:

@@ -43,10 +43,11 @@ class OrientedEnergy(nn.Module):
 
     Each image is brought to mean 0 and deviation 1 and filtered. The energy, root of the sum of the squared answers to
     a cosine and a sine wave, does not tell a bright line from a dark one. So the result is the same for an image, its
-    negative and any other gain and offset, to rounding, wherever nothing was clipped; a bent tone curve changes it a
-    little. No header, no label and no other image is needed, nothing is trained, and nothing of it travels: its filters
-    are no part of the module's state. Use it as the first layer of a network, or apply it to images once, which is
-    quicker where they are not augmented.
+    negative and any other gain and offset, to rounding, wherever nothing was clipped and the grey values deviate by at
+    least 0.001: then by less than 0.001. Far below, an image counts as one of a single grey value. A bent tone curve
+    changes the result a little. No header, no label and no other image is needed, nothing is trained, and nothing of it
+    travels: its filters are no part of the module's state. Use it as the first layer of a network, or apply it to
+    images once, which is quicker where they are not augmented.
 
     What it cannot keep: fractures finer than about half a wavelength, and whether a line is dark or bright.
 
@@ -84,18 +85,31 @@ class OrientedEnergy(nn.Module):
         """Return logarithms of energies.
 
         Args:
-            image: float ``(B, 1, H, W)``, any scale of grey, of at least ``2 ** (scales - 1)`` pixels a side.
+            image: float ``(B, 1, H, W)``, any scale of grey, of at least ``2 ** (scales - 1)`` pixels a side and two in
+                all. As for any layer, its dtype is the module's, float32 unless ``.to`` changed it; under autocast any.
 
         Returns:
             Of the same dtype, ``(B, channels, grid, grid)``: all directions of the finest waves first.
+
+        Raises:
+            ConfigError: the image is of another dtype than the module.
         """
+        if image.dtype != self.filters.dtype and not torch.is_autocast_enabled(image.device.type):
+            raise ConfigError(
+                f"OrientedEnergy: the image is {image.dtype} and the layer {self.filters.dtype}. Convert one of them: "
+                f"image.to({self.filters.dtype}), or OrientedEnergy(...).to({image.dtype})."
+            )
         deviation, mean = torch.std_mean(image, dim=(1, 2, 3), keepdim=True)
         level = (image - mean) / (deviation + 1e-6)
         margin = self.filters.shape[-1] // 2
         energies = []
-        for _ in range(self.scales):
+        for scale in range(self.scales):
+            if scale:
+                level = functional.avg_pool2d(level, 2)
             waves = functional.conv2d(functional.pad(level, (margin,) * 4, mode="replicate"), self.filters)
+            if waves.dtype in (torch.float16, torch.bfloat16):
+                # In half precision 1e-8 is 0, and the root of 0 has no slope.
+                waves = waves.float()
             energy = (waves[:, 0::2].square() + waves[:, 1::2].square() + 1e-8).sqrt()
             energies.append(functional.adaptive_avg_pool2d(energy, self.grid))
-            level = functional.avg_pool2d(level, 2)
-        return (torch.cat(energies, dim=1) + _FLOOR).log()
+        return (torch.cat(energies, dim=1) + _FLOOR).log().to(image.dtype)

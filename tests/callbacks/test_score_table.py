@@ -5,7 +5,7 @@ import csv
 import lightning as L
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from lightning_fed.callbacks import ScoreTable
 from lightning_fed.errors import ConfigError, DataError
@@ -90,6 +90,95 @@ def test_several_models_come_to_stand_beside_each_other_and_are_measured(tmp_pat
     assert len(cases.labels) == COUNT
     assert cases.scores[0] == pytest.approx(torch.sigmoid(0.2 * (torch.arange(float(COUNT)) - 5)).tolist())
     assert cases.scores[1] == pytest.approx(torch.sigmoid(torch.arange(float(COUNT)) - 5).tolist())
+
+
+class Stream(IterableDataset):
+    """The same cases, the last one first, so that none is where the data module's rows have it."""
+
+    def __iter__(self):
+        return (Cases()[index] | {"patient": f"q{index}"} for index in reversed(range(COUNT)))
+
+
+class StreamData(Data):
+    def train_dataloader(self):
+        return DataLoader(Cases(), batch_size=4)
+
+    def predict_dataloader(self):
+        return DataLoader(Stream(), batch_size=4)
+
+
+class Unbatched(Data):
+    def predict_dataloader(self):
+        return DataLoader([{"x": torch.ones(1), "label": torch.ones(1)}] * COUNT, batch_size=None)
+
+
+class Fitted(Scores):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def training_step(self, batch, batch_idx):
+        return (self.weight * batch["x"]).sum()
+
+    def predict_dataloader(self):
+        return DataLoader(Cases(), batch_size=4)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.0)
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["a loader", "the module's own"])
+def test_the_data_module_of_an_earlier_fit_does_not_name_other_cases(tmp_path, given):
+    path = tmp_path / "t.csv"
+    settings = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, max_steps=1, callbacks=[ScoreTable(path, "global", COLUMNS)], **settings
+    )
+    module = Fitted()
+    trainer.fit(module, datamodule=StreamData())
+    # As many cases, so that only where they come from tells that they are others.
+    loaders = [DataLoader(Cases(), batch_size=4)] if given else []
+    with pytest.raises(
+        ConfigError, match=r"'patient'. case_rows\(\) was not asked, as .* predict\(module, datamodule="
+    ):
+        trainer.predict(module, *loaders)
+    assert not path.exists()
+    trainer.predict(module, datamodule=Data())
+    assert [row["patient"] for row in rows_of(path)] == [f"p{index // 2}" for index in range(COUNT)]
+
+
+def test_rows_by_index_are_not_taken_where_a_loader_tells_no_index(tmp_path):
+    path = tmp_path / "t.csv"
+    for data in (StreamData(), Unbatched()):
+        with pytest.raises(
+            ConfigError, match=r"'(patient|age)'. case_rows\(\) goes by index, and this loader does not tell"
+        ):
+            predict(ScoreTable(path, "global", COLUMNS), data=data)
+        assert not path.exists()
+    predict(ScoreTable(path, "global"), data=StreamData())
+    assert [row["patient"] for row in rows_of(path)] == [f"q{index}" for index in reversed(range(COUNT))]
+
+
+def test_the_indices_of_an_earlier_loader_are_not_those_of_a_stream(tmp_path):
+    path = tmp_path / "t.csv"
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer.callbacks.append(ScoreTable(tmp_path / "first.csv", "global", COLUMNS))
+    trainer.predict(Scores(), datamodule=Data())
+    trainer.callbacks[-1] = ScoreTable(path, "global")
+    trainer.predict(Scores(), dataloaders=DataLoader(Stream(), batch_size=4))
+    assert [row["patient"] for row in rows_of(path)] == [f"q{index}" for index in reversed(range(COUNT))]
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+def test_more_or_fewer_rows_than_cases_are_not_taken(tmp_path, change):
+    class Other(Data):
+        def case_rows(self):
+            return (super().case_rows() * 2)[: COUNT + change]
+
+    with pytest.raises(ConfigError, match=rf"case_rows\(\) has {COUNT + change} rows for a data set of {COUNT} cases"):
+        predict(ScoreTable(tmp_path / "t.csv", "global", COLUMNS), data=Other())
+    predict(ScoreTable(tmp_path / "t.csv", "global", ["label"]), data=Other())
+    assert len(rows_of(tmp_path / "t.csv")) == COUNT
 
 
 def test_scores_of_other_cases_are_not_put_beside(tmp_path):

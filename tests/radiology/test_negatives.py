@@ -48,6 +48,45 @@ def test_a_tone_curve_does_not_change_it_and_an_open_question_is_left_alone():
     assert bone_bright(1 - image, margin=1.0).equal(1 - image)
 
 
+def limbs(rows: int = 60, columns: int = 50) -> dict[str, torch.Tensor]:
+    """Right images, bone bright, of limbs that lie in other ways than upright in the middle."""
+    y, x = torch.meshgrid(torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns), indexing="ij")
+    shapes = {
+        # Wide where they leave the picture, as a wrist between hand and elbow.
+        "horizontal": y.abs() / (0.3 + 0.5 * x.square()),
+        "diagonal": (x - y).abs() / (0.1 + 0.5 * (x + y).square()),
+        "other diagonal": (x + y).abs() / (0.1 + 0.5 * (x - y).square()),
+        "at the left edge": (x + 1) / 0.4,
+        "at the right edge": (1 - x) / 0.8,
+    }
+    return {name: (0.05 + (0.9 - 0.3 * shape) * (shape < 1))[None] for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("name", limbs())
+def test_a_limb_that_does_not_stand_upright_in_the_middle_is_not_turned(name):
+    image = limbs()[name]
+    assert polarity(image) < -0.1  # its left and right edges together would have it turned
+    for shutters in (0, 4):
+        shown = torch.nn.functional.pad(image, (shutters,) * 4)
+        for right in (shown, shown.transpose(1, 2), shown.flip(1), shown.flip(2)):
+            assert bone_bright(right) is right
+
+
+@pytest.mark.parametrize("shutters", [0, 4])
+def test_a_negative_is_turned_with_its_shutters_if_the_limb_stands_upright(shutters):
+    right = torch.nn.functional.pad(limb(), (shutters,) * 4)
+    torch.testing.assert_close(bone_bright(1 - right), right)
+    if not shutters:
+        for name in ("horizontal", "at the left edge", "at the right edge"):
+            negative = 1 - limbs()[name]
+            assert bone_bright(negative) is negative
+
+
+def test_a_negative_that_was_padded_with_black_is_left_alone():
+    padded = torch.nn.functional.pad(1 - limb(), (6, 6, 6, 6))
+    assert bone_bright(padded) is padded
+
+
 def test_a_large_image_is_judged_like_a_small_one():
     assert polarity(limb(3000, 2000)) == pytest.approx(polarity(limb(300, 200)), abs=0.01)
 

@@ -65,6 +65,52 @@ def test_a_negative_gain_and_offset_change_nothing_and_a_tone_curve_little():
     assert bent < 0.2 * (plain[0] - plain[1]).abs().mean()
 
 
+def test_the_smallest_image_is_one_pixel_in_the_widest_waves():
+    image = torch.tensor([[[[0.1, 0.9], [0.4, 0.3]]]])
+    found = OrientedEnergy(scales=2, orientations=4, grid=2)(image)
+    fine = OrientedEnergy(scales=1, orientations=4, grid=2)(image)
+    assert torch.equal(found[:, :4], fine)
+    # Of one pixel only the mean is left, which is 0: the floor.
+    assert torch.allclose(found[:, 4:], torch.full((1, 4, 2, 2), 0.02 + 1e-4).log(), atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_an_image_is_of_the_layers_dtype_and_so_is_the_result(dtype):
+    image = some_images()
+    plain = OrientedEnergy()(image)
+    with pytest.raises(ConfigError, match=rf"the image is {dtype} and the layer torch.float32. Convert one of them"):
+        OrientedEnergy()(image.to(dtype))
+    found = OrientedEnergy().to(dtype)(image.to(dtype))
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), plain, atol=2e-3 if dtype == torch.float64 else 0.1, rtol=0)
+
+
+def test_under_autocast_any_dtype_will_do():
+    image, energies = some_images(), OrientedEnergy()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for given in (image, image.bfloat16()):
+            found = energies(given)
+            assert found.dtype == given.dtype
+            torch.testing.assert_close(found.float(), energies(image), atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("grey", [0.0, 0.3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_an_image_of_one_grey_value_has_no_slope(grey, dtype):
+    image = torch.full((1, 1, 32, 32), grey, dtype=dtype, requires_grad=True)
+    OrientedEnergy().to(dtype)(image).sum().backward()
+    assert torch.equal(image.grad, torch.zeros_like(image))
+
+
+def test_a_gain_counts_once_grey_values_hardly_deviate():
+    image, energies = some_images(), OrientedEnergy()
+    plain, deviation = energies(image), image.std(dim=(1, 2, 3), keepdim=True)
+    torch.testing.assert_close(energies(image / deviation * 0.001), plain, atol=1.1e-3, rtol=0)
+    # Half of the energy is left where the deviation is what it is compared with.
+    half = (energies(image / deviation * 1e-6).exp() - 0.02) / (plain.exp() - 0.02)
+    torch.testing.assert_close(half, torch.full_like(half, 0.5), atol=2e-3, rtol=0)
+
+
 def test_an_image_of_one_grey_value_has_the_floor_everywhere():
     found = OrientedEnergy()(torch.full((1, 1, 20, 30), 0.3))
     assert torch.allclose(found, torch.full((1, 16, 6, 6), 0.02 + 1e-4).log(), atol=1e-3)
