@@ -368,6 +368,23 @@ def test_a_site_signs_one_set_for_an_update_whatever_cohorts_are_announced():
     assert not any({one, other} == set(updates) for updates in updates_of(w)), "nothing was opened"
 
 
+def test_who_was_told_that_an_update_is_refused_has_no_second_one_of_that_round():
+    """Summed once more among the same sites, the two would show by how much the victim's trainings differ."""
+    w = pacing(sites=4, rounds=4, buffer=2)
+    w.slow = set(w.names)
+    w.settle()
+    for name in w.names:
+        w.end(name)
+    refused, withdraws, *_ = w.sites.values()
+    refused.receive(m.Rejected(1, "train it again"))
+    withdraws.receive(m.Rejected(1, "train it again"))
+    withdraws.withdraw(1, "no update")
+    for site in (refused, withdraws):
+        assert site._outbox.round is None
+        site.receive(m.Begin(1, w.coordinator._attempts.next()))
+        assert site.begin_next() is None, "not before there is a newer model"
+
+
 def test_a_cohort_that_is_smaller_than_the_plan_allows_gets_no_shares():
     w = pacing(sites=6, rounds=4, buffer=3, quorum=3)
     begun(w)

@@ -30,6 +30,10 @@ class OwnPace:
         """The site trains this round from now on."""
         self._training = self._trained = round
 
+    def has_trained(self, round: int) -> bool:
+        """Whether the site has begun to train this round, or a later one."""
+        return round <= self._trained
+
     def ended(self) -> None:
         """The site trains no longer."""
         self._training = 0

@@ -324,6 +324,9 @@ class SiteSession:
             return self.begun if self.begun == version + 1 else None
         if self.begun <= version or not self.has_model(version):
             return None
+        if self._masked and self._pace.has_trained(version + 1):
+            # Summed among the same sites, a second update of a round would show by how much the two differ.
+            return None
         self._pace.begun(version + 1)
         return version + 1
 
