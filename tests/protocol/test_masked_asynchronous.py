@@ -272,6 +272,77 @@ def test_at_the_deadline_a_version_is_made_of_those_who_are_ready_if_they_are_en
     assert not w.events("site_late")
 
 
+@pytest.mark.parametrize(("sites", "buffer", "waiting"), [(6, 3, 2), (4, 2, 1)])
+def test_sites_of_an_old_model_wait_until_a_deadline_of_their_own_while_others_make_versions(sites, buffer, waiting):
+    w = pacing(sites=sites, rounds=20, buffer=buffer)
+    w.slow = {"site-0"}
+    go_on(w, 4)
+    (waits,) = w.coordinator._collection._waiting().values()
+    assert len(waits) == waiting
+    assert w.timers["cohort of round 1"] == w.plan.round_deadline_s
+    w.expire("cohort of round 1")
+    go_on(w, 12)
+    assert w.training["site-0"] == 1, "it is as mute as before"
+    refused = [event["site"] for event in w.events("update_refused") if event["round"] == 1]
+    if waiting == 2:
+        assert dict.fromkeys(waits, 1) in updates_of(w)
+        assert not refused
+    else:
+        assert refused == waits
+    w.slow.clear()
+    w.settle()
+    assert len(w.saved) == 20
+    assert all(any(updates.get(site, 0) > 1 for updates in updates_of(w)) for site in waits), "they have trained anew"
+    assert_every_version_is_the_weighted_mean_of_what_it_holds(w)
+
+
+def test_of_the_newest_model_too_few_are_not_sent_away_when_they_have_waited():
+    w = pacing(sites=3, rounds=1, buffer=3, quorum=2)
+    w.slow = {"site-0", "site-1"}
+    w.settle()
+    w.expire("cohort of round 1")
+    assert w.timers["cohort of round 1"] == w.plan.round_deadline_s, "they wait on"
+    w.slow.clear()
+    w.settle()
+    assert updates_of(w) == [dict.fromkeys(w.names, 1)]
+
+
+def test_however_many_sites_are_ready_at_once_four_cohorts_are_summed_at_a_time_and_all_in_the_end():
+    w = pacing(sites=14, rounds=14, buffer=2)
+    w.slow = set(w.names)
+    w.settle()
+    for name in w.names:
+        w.end(name)
+    w.slow.clear()
+    most = 0
+    for _ in range(5000):
+        if w.coordinator.phase == "closing":
+            break
+        for name in w.names:
+            w.deliver_up(name) or w.deliver_down(name) or w.train(name)
+            most = max(most, len(cohorts(w)))
+    assert most == 4
+    w.settle()
+    assert len(w.saved) == 14
+    first = [site for updates in updates_of(w) for site, round in updates.items() if round == 1]
+    assert sorted(first) == sorted(w.names)
+    assert_every_version_is_the_weighted_mean_of_what_it_holds(w)
+
+
+def test_a_site_can_accuse_only_those_that_it_is_summed_with():
+    w = pacing(sites=6, rounds=4, buffer=3)
+    step_until(w, Stage.SHARES)
+    each, *_ = cohorts(w).values()
+    one, other, third = sorted(each.cohort)
+    stranger = min(set(w.names) - each.cohort)
+    attendance = w.coordinator._attendance
+    w.perform(w.coordinator.receive(one, m.Withdraw(each.round, "masking", accused=stranger)))
+    w.perform(w.coordinator.receive(stranger, m.Withdraw(each.round, "masking", accused=one)))
+    assert not attendance._complaints
+    w.perform(w.coordinator.receive(other, m.Withdraw(each.round, "masking", accused=third)))
+    assert list(attendance._complaints) == [(other, third)]
+
+
 def test_deadline_after_deadline_without_enough_sites_stops_the_coordinator():
     w = pacing(sites=3, rounds=1, buffer=3, quorum=3)
     w.slow = {"site-0"}

@@ -15,6 +15,10 @@ from lightning_fed.protocol.members import Members
 from lightning_fed.protocol.terms import quorum_of
 from lightning_fed.update.global_model import GlobalModel
 
+_MOST_COHORTS = 4
+"""How many cohorts are summed at a time. Each needs memory for a sum and four uploads, and versions are made one after
+the other anyway; the rest waits, as a site with a slow line does for an upload slot."""
+
 
 class _Held(NamedTuple):
     """An update that a site holds: its round, and the hash of the global model that it was trained from."""
@@ -31,12 +35,13 @@ class MaskedCohorts:
     what staleness takes from the mean is taken from the opened sum. Only one model a sum, because else the coordinator
     could have given the others one that teaches them nothing; see ``docs/asynchronous.md``.
 
-    Several cohorts may be on at a time. The first that is over makes the version (or fails); what is left goes on
-    under the collection that follows.
+    Several cohorts may be on at a time, ``_MOST_COHORTS`` at most. The first that is over makes the version (or fails);
+    what is left goes on under the collection that follows.
 
     Of a model that is not the newest, no site begins to train any more. So a smaller cohort is formed, if it is large
     enough, when nobody who may have trained from it is left to wait for; and if nobody is left and it is too small, its
-    sites are told to train from the newest instead.
+    sites are told to train from the newest instead. Both also happen ``round_deadline_s`` after the first of them was
+    ready, whoever may still come: each version has a deadline of its own, and that of an older one would never be.
 
     Args:
         exchange: what the plan makes of updates.
@@ -87,10 +92,12 @@ class MaskedCohorts:
         self._over: dict[str, int] = {}
         """By site, the round up to which nothing comes of it any more."""
         self._refused: dict[str, int] = {}
+        self._timed: set[int] = set()
+        """Rounds whose updates are waited with until a timer of theirs runs out."""
         if before:
             self._sums = {slot: each for slot, each in before._sums.items() if each is not before._ended}
             self._opened_before, self._held, self._over = before._opened_before, before._held, before._over
-            self._refused = before._refused
+            self._refused, self._timed = before._refused, before._timed
 
     @property
     def open(self) -> bool:
@@ -222,8 +229,8 @@ class MaskedCohorts:
     def close(self) -> list[Action]:
         """The deadline: form what cohort there can be, or give up."""
         for held, sites in sorted(self._waiting().items()):
-            if len(sites) >= self._fewest:
-                return [*self._form(held, sites), self._deadline]
+            if len(sites) >= self._fewest and self._may_form:
+                return [*self._form(held, sites[: self._rule.buffer]), self._deadline]
         if self._sums:
             return [self._deadline]
         most = max(map(len, self._waiting().values()), default=0)
@@ -231,8 +238,12 @@ class MaskedCohorts:
         return []
 
     def expired(self, timer: str) -> list[Action]:
-        """A timer of a cohort ran out."""
+        """A timer of a cohort ran out, or of those who wait to be in one."""
         actions: list[Action] = []
+        for round in sorted(self._timed):
+            if timer == _waits(round):
+                self._timed.remove(round)
+                return self._after(self._waited(round))
         for slot, each in self._sums.items():
             actions += each.close() if timer == _lasts(slot) else each.expired(timer)
         return self._after(actions, formed=True)
@@ -261,6 +272,15 @@ class MaskedCohorts:
             return []
         held = {site: self._held[site] for site in sorted(ended.cohort & self._held.keys())}
         return self._refuse([site for site, each in held.items() if each.round == ended.round], ended.round, _OPENED)
+
+    def company(self, site: str, round: int) -> frozenset[str]:
+        """The sites that a site is summed with in a round; none if it is in no sum of it."""
+        each = self._sum_of(site)
+        return each.cohort if each and each.round == round else frozenset()
+
+    @property
+    def _may_form(self) -> bool:
+        return len(self._sums) < _MOST_COHORTS
 
     @property
     def _deadline(self) -> Wake:
@@ -306,6 +326,35 @@ class MaskedCohorts:
         counted = self._model.counted
         return {site for site in others if counted.get(site, 0) < round and self._trained(site) in (None, round - 1)}
 
+    def _waited(self, round: int) -> list[Action]:
+        """Sites have waited long enough for others with updates of their model."""
+        actions: list[Action] = []
+        for held, sites in sorted(self._waiting().items()):
+            if held.round != round:
+                continue
+            if len(sites) < self._fewest:
+                # From the newest, they have just trained; what then is, says the deadline of its version.
+                actions += self._refuse(sites, round, self._too_few) if round < self.round else []
+            elif self._may_form:
+                actions += self._form(held, sites[: self._rule.buffer])
+        return actions
+
+    def _time(self) -> list[Action]:
+        """Timers for those who begin to wait.
+
+        By round, not by model: a site that lies of what it has trained from could have any number of models.
+        """
+        waiting = {held.round for held in self._waiting()}
+        new, self._timed = sorted(waiting - self._timed), waiting
+        return [Wake(_waits(round), self._exchange.plan.round_deadline_s) for round in new]
+
+    @property
+    def _too_few(self) -> str:
+        return (
+            f"fewer than {self._fewest} sites have an update of this model, so none of them can be summed under masks; "
+            "the site trains anew from the newest"
+        )
+
     def _form(self, held: _Held, sites: Iterable[str]) -> list[Action]:
         # Timers are named by it: a request of a cohort that is over is forgotten when the next one makes its own.
         slot = next(free for free in itertools.count() if free not in self._sums)
@@ -338,22 +387,18 @@ class MaskedCohorts:
             return actions
         buffer = self._rule.buffer
         for held, sites in sorted(self._waiting().items()):
-            while len(sites) >= buffer:
+            while len(sites) >= buffer and self._may_form:
                 actions += self._form(held, sites[:buffer])
                 sites = sites[buffer:]
             coming = self._coming(held.round)
-            if len(sites) >= self._fewest and not coming:
+            if len(sites) >= self._fewest and not coming and self._may_form:
                 actions += self._form(held, sites)
             elif sites and len(sites) + len(coming) < self._fewest and held.round < self.round:
-                reason = (
-                    f"fewer than {self._fewest} sites have an update of this model, so none of them can be summed "
-                    "under masks; the site trains anew from the newest"
-                )
-                actions += self._refuse(sites, held.round, reason)
+                actions += self._refuse(sites, held.round, self._too_few)
         to_come = {site for site in self._there if site in self._held or self._over.get(site, 0) < self.round}
         if hopeless and not self._sums and len(to_come) < self._fewest:
             self._failure = f"{len(to_come)} sites are left that have an update, or may have"
-        return actions
+        return [*actions, *self._time()]
 
 
 _OPENED = "its sum may have been opened, so it is not summed again; the site trains anew"
@@ -361,3 +406,7 @@ _OPENED = "its sum may have been opened, so it is not summed again; the site tra
 
 def _lasts(slot: int) -> str:
     return f"cohort {slot}"
+
+
+def _waits(round: int) -> str:
+    return f"cohort of round {round}"

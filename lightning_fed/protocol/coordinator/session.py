@@ -542,7 +542,7 @@ class CoordinatorSession:
             data = {"round": message.round, "site": site, "reason": printable(message.reason[: m.MAX_REASON])}
             record = [Record("update_refused", data)]
         if isinstance(collection, MaskedCohorts):
-            if message.accused in collection.cohort:
+            if message.accused in collection.company(site, message.round):
                 self._attendance.complain(site, message.accused)
             return self._after_collection([*record, *collection.withdraw(site, message)])
         return self._after_collection([*record, *collection.drop(site)])
