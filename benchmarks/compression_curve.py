@@ -27,8 +27,14 @@ BUDGETS = (5, 10, 20, 40, 80, 160)
 """Kilobytes that a site may have sent."""
 
 
+BOUND_ALIKE = 0.25
+"""Likewise where sites count alike, as with EF21: its values are not weighted. Seeds 100 and 101 have at most 0.24."""
+
+
 def with_feedback(way: Way, name: str, feedback: Literal["residual", "ef21"]) -> Way:
-    return replace(way, name=f"{name}, {feedback}", compression=replace(way.compression, feedback=feedback))
+    masking = replace(way.masking, bound=BOUND_ALIKE) if feedback == "ef21" else way.masking
+    compression = replace(way.compression, feedback=feedback)
+    return replace(way, name=f"{name}, {feedback}", compression=compression, masking=masking)
 
 
 def both(way: Way, name: str) -> list[Way]:

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from lightning_fed import Compression, FederationPlan, Masking, ValueCodec
+from lightning_fed import Compression, FederationPlan, Masking, Uniform, ValueCodec
 from lightning_fed.errors import PlanError, PlanRefusedError, ProtocolError, UpdateRefusedError
 from lightning_fed.protocol.exchange import Exchange
 from lightning_fed.simulation import Simulation
@@ -194,6 +194,15 @@ def test_a_weighting_whose_weights_nobody_knows_is_refused_where_masks_hide_what
         FederationPlan(algorithm=algorithm, compression=randomk)
     assert FederationPlan(algorithm=algorithm, compression=randomk, masking=Masking("off")).aggregation
     assert FederationPlan(algorithm={"class_path": "outside.Slow"}, compression=randomk).aggregation
+
+
+@pytest.mark.parametrize("method", ["topk", "randomk"])
+def test_a_weighting_whose_weights_nobody_knows_is_refused_where_each_site_has_to_count_alike(outside, method):
+    known = Compression(method, 0.5, feedback="ef21")
+    with pytest.raises(PlanError, match=r"each site has to count alike.* Choose .* feedback: residual"):
+        FederationPlan(algorithm={"class_path": "outside.OwnWeights"}, compression=known, masking=Masking("off"))
+    plan = FederationPlan(algorithm={"class_path": "outside.Slow"}, compression=known, masking=Masking("off"))
+    assert type(Exchange(plan, 7, 3).aggregation.combine) is Uniform
 
 
 class Broken(ValueCodec):

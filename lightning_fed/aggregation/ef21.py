@@ -25,13 +25,18 @@ class KnownMean:
         size: number of values P.
         members: number of sites of the federation.
 
+    Each site must count alike in the mean update: what a site sends later is a difference to what is known of it, and
+    the two are added up only if both have one weight.
+
     Attributes:
         members: may change between rounds. The sum over sites is kept and not its mean, so that what is known of each
             site still counts as what it sends later.
+        counted: number of sites of which anything is known, those of the update to come included; all members if not
+            set. A site that never came is not in the sum, and one that was removed still is.
     """
 
     def __init__(self, rule: ServerRule, size: int, members: int) -> None:
-        self.members = members
+        self.members = self.counted = members
         self._rule = rule
         self._known = torch.zeros(size)
 
@@ -39,7 +44,7 @@ class KnownMean:
         """See ``ServerRule.apply``; of a site that took no part the same is known as before."""
         check_vectors(self._known.numel(), model, mean_update)
         self._known = torch.add(self._known, mean_update, alpha=share * self.members)
-        return self._rule.apply(model, self._known / self.members, share)
+        return self._rule.apply(model, self._known / self.counted, share)
 
     def state_dict(self) -> RuleState:
         """What is known, and the other rule's state."""

@@ -189,7 +189,7 @@ def _compression(plan: Plan) -> str:
     if compression.method != "none":
         made_up = {
             "residual": "is added to the site's next update",
-            "ef21": "goes on as it was last known, and a site sends the difference to that (EF21)",
+            "ef21": "goes on as it was last known, and a site sends the difference to that (EF21), all counting alike",
         }
         text += f" What is not sent {made_up.get(compression.feedback, compression.feedback)}."
     if plan.masking.mode == "required":

@@ -26,7 +26,7 @@ class Compression:
         listed: share of the blocks that a ballot lists, drawn anew in each round.
         feedback: what makes up for the coordinates that are not sent. ``residual``: they stay at the site and are
             added to its next update. ``ef21``: the coordinator goes on with what it last knew of them, and a site sends
-            the difference to that.
+            the difference to that. Each site then counts alike, whatever the number of its examples.
 
     Source: Stich, Cordonnier and Jaggi 2018, Sparsified SGD with Memory (arXiv 1809.07599); Richtárik, Sokolov and
     Fatkhullin 2021, EF21 (arXiv 2106.05203).

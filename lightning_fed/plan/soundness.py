@@ -52,6 +52,12 @@ def check_composition(
             "out under masks can be kept at a site only if its weight is known. Choose ByExamples or Uniform in the "
             "algorithm, compression: {method: none}, or masking: {mode: off}."
         )
+    if compression.method != "none" and compression.feedback == "ef21" and type(combine) not in (ByExamples, Uniform):
+        raise PlanError(
+            f"plan.algorithm = {algorithm.name!r} weighs updates in a way of its own, and with "
+            "plan.compression.feedback = 'ef21' each site has to count alike, or what it has sent could not be taken "
+            "back later. Choose ByExamples or Uniform in the algorithm, or feedback: residual."
+        )
     if (privacy.site or privacy.example) and not (algorithm.needs_single_updates or sums_no_data(combine)):
         raise PlanError(
             f"plan.algorithm = {algorithm.name!r} sums numbers that depend on the data (steps, losses, examples) "

@@ -95,14 +95,15 @@ class Exchange:
         """The working parts of the plan's algorithm.
 
         Where a privacy promise is made each site counts alike: the number of its examples is data, too. So it does
-        where nothing is trained: what sites count is added up.
+        where nothing is trained: what sites count is added up. And so it does where the coordinator goes on with what
+        it knows: a share of examples is another one in each round, and old values would never be taken back in full.
         """
         parts = self.algorithm.build(self.size, self.statistics)
         if self.known_mean:
             self.plan.compression.check_statistics(self.statistics)
             parts = Aggregation(parts.combine, KnownMean(parts.server, self.size, self.members))
         promised = self.plan.privacy.site or self.plan.privacy.example
-        if (promised or self.plan.counted) and type(parts.combine) is ByExamples:
+        if (promised or self.plan.counted or self.known_mean) and type(parts.combine) is ByExamples:
             return Aggregation(Uniform(), parts.server)
         if promised and not (self.algorithm.needs_single_updates or sums_no_data(parts.combine)):
             # The plan was checked with a model of one value; this is the one that is trained.

@@ -209,6 +209,8 @@ def line_of(event: Event) -> str | None:
             changes = [
                 f"{what} {', '.join(event[what])}" for what in ("added", "removed", "rotated") if event.get(what)
             ]
+            if kept := event.get("still_counted"):
+                changes.append(f"the last values of {', '.join(kept)} go on to move the model (feedback: ef21)")
             return f"version {version} of the roster holds now: {'; '.join(changes) or 'the same members'}"
         case {"event": "roster_refused", "reason": reason}:
             return f"the new roster is not taken: {reason}"

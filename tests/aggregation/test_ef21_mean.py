@@ -32,6 +32,14 @@ def test_what_a_site_has_sent_counts_as_what_it_sends_once_more_sites_have_joine
     assert rule.apply(torch.zeros(1), torch.tensor([-6.0]), 0.5).item() == 0.0
 
 
+def test_the_mean_is_over_those_of_whom_anything_is_known_and_not_over_those_who_never_came():
+    rule, model = known_mean(members=4), torch.zeros(1)
+    for counted, update, share, expected in ((2, 6.0, 0.5, 6.0), (3, 3.0, 0.25, 6 + 15 / 3)):
+        rule.counted = counted
+        model = rule.apply(model, torch.tensor([update]), share)
+        assert model.item() == expected
+
+
 @pytest.mark.parametrize("algorithm", RULES, ids=lambda algorithm: algorithm.name)
 @pytest.mark.parametrize("rounds_before", [0, 3])
 def test_a_rule_restored_from_its_saved_state_takes_bit_identical_steps(algorithm, rounds_before):

@@ -122,6 +122,12 @@ def test_each_event_that_says_something_has_a_line():
     assert [line is None for line in lines].count(True) == 1
 
 
+def test_the_line_of_a_newer_roster_says_who_has_gone_and_whose_values_have_not():
+    event = {"event": "roster_changed", "version": 2, "sites": ["north"], "removed": ["south"]}
+    assert line_of(event) == "version 2 of the roster holds now: removed south"
+    assert "the last values of south go on to move the model" in line_of({**event, "still_counted": ["south"]})
+
+
 def test_tail_reads_what_the_coordinators_log_writes(tmp_path):
     tail = EventTail(tmp_path / "events.jsonl")
     assert tail.new() == []

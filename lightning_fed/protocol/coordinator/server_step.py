@@ -51,6 +51,8 @@ class ServerStep:
             UpdateRefusedError: the sum cannot be a global model; the rule remembers nothing of it.
         """
         size, before = model.layout.size, self._rule.state_dict()
+        if isinstance(self._rule, KnownMean):
+            self._rule.counted = len(model.counted.keys() | set(participants))
         try:
             vector = self._rule.apply(model.vector, result.mean[:size], len(participants) / self._exchange.members)
             check_finite(vector, model.layout)

@@ -329,6 +329,11 @@ class CoordinatorSession:
             case Drop(site):
                 self._attendance.dropped(site)
                 actions = [Send(site, m.Refused("SiteDroppedError", self._steering.dropped[site]))]
+                if self._still_counted([site]):
+                    said += (
+                        " Its last values go on to move the model (plan.compression.feedback = 'ef21'): if it is not "
+                        "admitted again, start a new run from the newest model."
+                    )
                 actions += self._without(site)
             case Admit(site):
                 self._attendance.admitted(site)
@@ -413,7 +418,8 @@ class CoordinatorSession:
         if change is None:
             return []
         members = self._rosters.members
-        actions: list[Action] = [Record("roster_changed", change.facts)]
+        facts, kept = change.facts, self._still_counted(change.removed)
+        actions: list[Action] = [Record("roster_changed", {**facts, "still_counted": kept} if kept else facts)]
         for site in change.removed:
             actions += [Send(site, m.Refused("IdentityError", change.farewell)), *self._metrics.drop(site)]
             self._attendance.remove(site)
@@ -435,6 +441,12 @@ class CoordinatorSession:
                 actions += self._initial.without(site, self._attendance.ready)
         actions += [AdmitMembers(), *self._rosters.wait_for([*self._attendance.outdated, *again])]
         return [*actions, *self._finish_if_all_gone()]
+
+    def _still_counted(self, gone: Iterable[str]) -> list[str]:
+        """Those of the sites that are gone whose last values go on to move the model; nobody else can name them."""
+        if self.model is None or not self._exchange.known_mean:
+            return []
+        return sorted(self.model.counted.keys() & set(gone))
 
     def _go_on(self) -> list[Action]:
         begun = self._begin_if_possible()
