@@ -24,6 +24,7 @@ IMAGE_SIZE = 48
 """Side of the images that the directions were computed from, in pixels."""
 
 _ORIENTATIONS, _WAVELENGTH, _SCALES, _GRID = 8, 4.0, 2, 6
+_FINE_GRID = 12
 _KEPT = 40
 _PUBLIC = default_sites(8)[4:]
 _FILE = Path(__file__).with_name("front_end.safetensors")
@@ -49,6 +50,10 @@ class GaborAnswers(nn.Module):
         Returns:
             float32 ``(B, 576)``: two scales, eight directions, 6 x 6 places.
         """
+        return functional.normalize(self.maps(image, _GRID).flatten(1), dim=1)
+
+    def maps(self, image: Tensor, grid: int) -> Tensor:
+        """Return the logarithms as maps, float32 ``(B, 16, grid, grid)``, each of mean 0."""
         deviation, mean = torch.std_mean(image, dim=(1, 2, 3), keepdim=True)
         level = (image - mean) / (deviation + 1e-3)
         margin = self.filters.shape[-1] // 2
@@ -56,10 +61,10 @@ class GaborAnswers(nn.Module):
         for _ in range(_SCALES):
             waves = functional.conv2d(functional.pad(level, (margin,) * 4, mode="replicate"), self.filters)
             strength = (waves[:, 0::2].square() + waves[:, 1::2].square() + 1e-8).sqrt()
-            answers.append(functional.adaptive_avg_pool2d(strength, _GRID))
+            answers.append(functional.adaptive_avg_pool2d(strength, grid))
             level = functional.avg_pool2d(level, 2)
         logs = (torch.cat(answers, dim=1) + 0.02).log()
-        return functional.normalize((logs - logs.mean(dim=(2, 3), keepdim=True)).flatten(1), dim=1)
+        return logs - logs.mean(dim=(2, 3), keepdim=True)
 
 
 class FrontEnd(nn.Module):
@@ -90,6 +95,28 @@ class FrontEnd(nn.Module):
             answers, mirrored = self.answers(image), self.answers(image.flip(-1))
             turned = _turned(answers, mirrored, self.hand)
             return functional.normalize((turned - self.mean) @ self.directions, dim=1)
+
+
+class TurnedMaps(nn.Module):
+    """The answers as maps of 12 x 12 places, of the wrist turned to one side: what convolutions can go on with.
+
+    ``hand`` of the front end's file says which way round a wrist is; nothing else is read from it.
+    """
+
+    channels = _SCALES * _ORIENTATIONS
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers = GaborAnswers()
+        self.register_buffer("hand", load_file(_FILE)["hand"].float(), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return float32 ``(B, 16, 12, 12)`` for images ``(B, 1, S, S)``, the same for their mirror images."""
+        with torch.no_grad():
+            mirrored = image.flip(-1)
+            along = (self.answers(image) - self.answers(mirrored)) @ self.hand > 0
+            maps: Tensor = self.answers.maps(torch.where(along[:, None, None, None], image, mirrored), _FINE_GRID)
+            return maps
 
 
 def _turned(answers: Tensor, mirrored: Tensor, hand: Tensor) -> Tensor:

@@ -1,10 +1,12 @@
-"""What privacy costs: the study with and without noise, on several synthetic studies.
+r"""What privacy costs: the study with and without noise, on several synthetic studies.
 
     python -m examples.fracture.private_study [--seeds 3] [--epsilon 1 3 8] [--picture docs/pictures/private-study.png]
+    python -m examples.fracture.private_study --epsilon 8 --config configs/fracture-private-conv.yaml \
+        --reference configs/fracture-conv.yaml
 
 For each seed a study of its own is written, and the same federation trains on it without privacy and with each epsilon,
 in one process; every model is tested on the pooled test set. The front end does not change, so that what it makes of
-each image is computed once.
+each image is computed once. ``--reference`` trains without privacy by a config of its own.
 """
 
 import argparse
@@ -44,7 +46,7 @@ class Answered(Dataset[dict[str, Tensor]]):
 
     Args:
         samples: a data set of radiographs.
-        front_end: gives ``(B, F)`` for images ``(B, 1, S, S)``.
+        front_end: gives ``(B, ...)`` for images ``(B, 1, S, S)``.
     """
 
     def __init__(self, samples: Dataset[dict[str, Tensor]], front_end: torch.nn.Module) -> None:
@@ -75,23 +77,34 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epsilon", type=float, nargs="+", default=[1.0, 3.0, 8.0])
     parser.add_argument("--config", default="configs/fracture-private.yaml")
+    parser.add_argument("--reference", help="config of the training without privacy, if the recipe is another")
     parser.add_argument("--picture", type=Path, help="PNG file to draw the curve into")
     options = parser.parse_args()
-    curves = [aurocs(options.config, seed, options.epsilon) for seed in range(options.seeds)]
+    curves = [aurocs(options.config, seed, options.epsilon, options.reference) for seed in range(options.seeds)]
     print_table(curves)
     if options.picture:
         draw(curves, options.picture)
 
 
-def aurocs(config: str, seed: int, epsilons: Sequence[float]) -> Curve:
-    """AUROC on the pooled test set for each epsilon, and for infinity, which is training without privacy."""
+def aurocs(config: str, seed: int, epsilons: Sequence[float], reference: str | None = None) -> Curve:
+    """AUROC on the pooled test set for each epsilon, and for infinity, which is training without privacy.
+
+    Args:
+        config: of the private training, and of the other but for the promise.
+        seed: of the study and of the training.
+        epsilons: the promises.
+        reference: config of the training without privacy, with the same front end, data and test sets.
+    """
     data = f"data/wrists-{IMAGES_PER_SITE}-seed{seed}"
     write_study(data, images_per_site=IMAGES_PER_SITE, seed=seed)
     simulation = dataclasses.replace(read_config(["--config", config]), seed=seed)
     hospitals = {site: sides(simulation, f"{data}/{site}") for site in simulation.sites}
+    simulations = {epsilon: with_epsilon(simulation, epsilon) for epsilon in (float("inf"), *epsilons)}
+    if reference:
+        simulations[float("inf")] = dataclasses.replace(read_config(["--config", reference]), seed=seed)
     curve = {}
-    for epsilon in (float("inf"), *epsilons):
-        curve[epsilon] = auroc(with_epsilon(simulation, epsilon), hospitals)
+    for epsilon, one in simulations.items():
+        curve[epsilon] = auroc(one, hospitals)
         print(f"seed {seed}, epsilon {epsilon:g}: AUROC {curve[epsilon]:.4f}", flush=True)
     return curve
 
@@ -124,7 +137,7 @@ def auroc(simulation: Simulation, hospitals: Mapping[str, Sides]) -> float:
     example = simulation.plan.privacy.example
     spent = {site: Spent() for site in hospitals if example}
     sites = [
-        VirtualSite(site, _last_layer(simulation), _loader(simulation, sides.train), [spent[site]] if example else [])
+        VirtualSite(site, _trained(simulation), _loader(simulation, sides.train), [spent[site]] if example else [])
         for site, sides in hospitals.items()
     ]
     federate_in_process(simulation.plan, sites, seed=simulation.seed)
@@ -143,7 +156,7 @@ def require_kept(spent: Mapping[str, float], promised: float) -> None:
             raise SystemExit(f"{site} has spent epsilon {epsilon:.4g}, and {promised:g} was promised.")
 
 
-def _last_layer(simulation: Simulation) -> FractureClassifier:
+def _trained(simulation: Simulation) -> FractureClassifier:
     seed_everything(simulation.seed, verbose=False)
     module = FractureClassifier(**simulation.model["init_args"])
     module.network = module.network[1]

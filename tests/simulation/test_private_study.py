@@ -73,6 +73,33 @@ def test_a_left_wrist_is_a_right_one_in_the_mirror():
     assert torch.equal(front_end(images.flip(-1)), front_end(images))
 
 
+def test_a_left_wrist_gives_the_maps_of_a_right_one_at_every_exposure():
+    from examples.fracture.front_end import TurnedMaps
+
+    maps = TurnedMaps()
+    images = torch.rand(8, 1, 48, 48, generator=torch.Generator().manual_seed(0))
+    found = maps(images)
+    assert found.shape == (8, maps.channels, 12, 12)
+    assert torch.equal(maps(images.flip(-1)), found)
+    torch.testing.assert_close(maps(0.5 * images + 0.2), found, atol=5e-2, rtol=0)
+    assert (found[0] - found[1]).abs().max() > 0.1
+
+
+def test_convolutions_have_no_bias_start_undecided_and_see_each_image_by_itself():
+    from examples.fracture import FractureClassifier
+
+    module = FractureClassifier(backbone="gabor_conv").eval()
+    convolutions = {f"network.1.{number}.weight": (16, 16, 3, 3) for number in (0, 4, 7)}
+    shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    assert shapes == {**convolutions, "network.1.11.weight": (1, 576)}
+    images = torch.rand(4, 1, 48, 48)
+    assert torch.equal(module(images), torch.zeros(4))
+    torch.nn.init.normal_(module.network[1][-1].weight)
+    torch.testing.assert_close(torch.cat([module(image[None]) for image in images]), module(images))
+    vectors = module.network[1][:-1](module.network[0](images))
+    torch.testing.assert_close(vectors.norm(dim=1), torch.full((4,), 4.0))
+
+
 def test_directions_are_found_of_pictures_turned_to_one_side_and_have_deviation_1():
     from examples.fracture.front_end import directions_of
 
@@ -91,6 +118,16 @@ def test_directions_are_found_of_pictures_turned_to_one_side_and_have_deviation_
     torch.testing.assert_close(projected.T @ projected / 400, torch.eye(40), atol=2e-2, rtol=0)
 
 
+def shrunk(simulation):
+    """The simulation with two sites, two rounds and small batches."""
+    return dataclasses.replace(
+        simulation,
+        sites=["north", "east"],
+        plan=dataclasses.replace(simulation.plan, rounds=2, quorum=2),
+        data={**simulation.data, "init_args": {**simulation.data["init_args"], "batch_size": 8}},
+    )
+
+
 @pytest.fixture
 def small(simulation, tmp_path, monkeypatch):
     from examples.fracture.study import on_study
@@ -98,13 +135,7 @@ def small(simulation, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     write_study(tmp_path / "study", sites=default_sites(2), images_per_site=30)
-    small = dataclasses.replace(
-        simulation,
-        sites=["north", "east"],
-        plan=dataclasses.replace(simulation.plan, rounds=2, quorum=2),
-        data={**simulation.data, "init_args": {**simulation.data["init_args"], "batch_size": 8}},
-    )
-    return on_study(small, str(tmp_path / "study"), seed=1, run=str(tmp_path / "run"))
+    return on_study(shrunk(simulation), str(tmp_path / "study"), seed=1, run=str(tmp_path / "run"))
 
 
 def test_a_small_study_behind_the_front_end_trains_with_a_promise_and_without(small, tmp_path):
@@ -114,6 +145,26 @@ def test_a_small_study_behind_the_front_end_trains_with_a_promise_and_without(sm
     assert hospitals["north"].train[0]["image"].shape == (40,)
     assert 0 <= auroc(small, hospitals) <= 1
     assert 0 <= auroc(with_epsilon(small, float("inf")), hospitals) <= 1
+
+
+def test_a_small_study_of_convolutions_trains_with_a_promise_and_by_the_reference_without(small, tmp_path):
+    from examples.fracture.private_study import auroc, sides
+
+    private, reference = (
+        read_config(["--config", str(ROOT / "configs" / f"{name}.yaml")])
+        for name in ("fracture-private-conv", "fracture-conv")
+    )
+    assert private.plan.privacy.example.epsilon == 8.0
+    assert reference.plan.privacy.example is None
+    differing = {"lr", "optimizer", "weight_decay"}
+    models = [{k: v for k, v in one.model["init_args"].items() if k not in differing} for one in (private, reference)]
+    assert models[0] == models[1]
+    data = [{**one.data["init_args"], "batch_size": None} for one in (private, reference)]
+    assert data[0] == data[1]
+    hospitals = {site: sides(private, str(tmp_path / "study" / site)) for site in small.sites}
+    assert hospitals["north"].train[0]["image"].shape == (16, 12, 12)
+    for one in (private, reference):
+        assert 0 <= auroc(shrunk(one), hospitals) <= 1
 
 
 def test_a_site_that_has_spent_more_than_was_promised_or_nothing_ends_the_study():
