@@ -127,6 +127,11 @@ class ScoreTable(BasePredictionWriter):
         if self._described and not batch_indices:
             self._described, self._undescribed = (), _NO_INDICES
         given = prediction if isinstance(prediction, Mapping) else {"score": prediction}
+        if "score" not in given:
+            raise ConfigError(
+                f"ScoreTable: predict_step gave a mapping of {sorted(map(str, given))}, and the scores have to be "
+                "under 'score' in it."
+            )
         scores = self._scores(given.get("score"))
         # Unknown for an iterable data set or a loader that is not PyTorch's own: then cases are counted as they come.
         places = batch_indices or range(len(self._rows), len(self._rows) + len(scores))

@@ -78,7 +78,8 @@ def own_keys(config: Namespace) -> tuple[Identity, Roster]:
     if identity.name != roster.coordinator.name:
         raise IdentityError(
             f"{config.identity} is the identity of {identity.name!r}, and the roster's coordinator is "
-            f"{roster.coordinator.name!r}. Name its key file (identity)."
+            f"{roster.coordinator.name!r}. Name its key file (identity); or, if the roster is wrong, make it anew: "
+            "lightning-fed keys roster takes the coordinator's .pub file first."
         )
     return identity, roster
 

@@ -77,6 +77,7 @@ def _new(options: Namespace) -> None:
 def _roster(options: Namespace) -> None:
     roster = Roster.of(load_card(options.coordinator), [load_card(path) for path in options.sites])
     roster.write(options.out)
+    print(f"{options.out}  the coordinator is {roster.coordinator.name}, the sites are {', '.join(roster.sites)}")
     print(f"{options.out}  give it to every member. Compare the fingerprints with the members first, by phone;")
     print("the lines are those that a site's policy takes under members:")
     _print_cards((roster.coordinator, *roster.sites.values()))

@@ -201,6 +201,7 @@ def test_scores_of_other_cases_are_not_put_beside(tmp_path):
         (lambda logits: logits.sum(), COLUMNS, ConfigError, r"a tensor of shape \(\)"),
         (lambda logits: None, COLUMNS, ConfigError, "gave NoneType"),
         (torch.sigmoid, ("patient", "view"), ConfigError, "nothing has a column 'view'"),
+        (lambda logits: {"probability": torch.sigmoid(logits)}, COLUMNS, ConfigError, "under 'score'"),
         (lambda logits: {"score": torch.sigmoid(logits), "age": [1]}, COLUMNS, ConfigError, "'age' has 1 values"),
     ],
 )

@@ -185,6 +185,12 @@ def test_a_policy_alone_refuses_all_of_a_plan_at_once_and_tells_what_that_asks_f
     assert [one["check"] for one in found if "never_leaves" in one["found"]] == ["model"]
 
 
+def test_a_policy_that_pins_nobody_says_that_its_site_joins_nobody(officer):
+    _, found = officer("{members: {}}", {"quorum": 2, "masking": {"mode": "off"}})
+    (members,) = [one["found"] for one in found if one["check"] == "members"]
+    assert "this site joins nobody yet" in members
+
+
 COUNTED = {"rounds": 1, "masking": {"bits": 32}}
 AGES = {"minimum_count": 5, "columns": {"age": {"edges": [0, 100]}}}
 
@@ -353,8 +359,9 @@ def test_a_locked_key_is_opened_as_a_fit_would_or_it_is_a_cross(doctor, lightnin
     assert found["key"]["state"] == "ok"
 
 
-def test_a_quorum_beyond_the_roster_is_told_at_both_sides(doctor):
-    federation = with_plan(doctor, quorum=3, masking={"mode": "off"})
+@pytest.mark.parametrize("masking", [{"mode": "off"}, {"mode": "required"}])
+def test_a_quorum_beyond_the_roster_is_told_at_both_sides(doctor, masking):
+    federation = with_plan(doctor, quorum=3, masking=masking)
     for side, arguments in (("coordinator", ()), ("site", ("--plan", "federation.yaml"))):
         _, found = doctor(side, *arguments, federation=federation)
         assert found["quorum"]["state"] == "failed", side

@@ -111,7 +111,8 @@ def check_policy(
                 "Compare the lines of 'lightning-fed keys show ROSTER' by phone, and put them under members.",
             )
         elif roster is None:
-            findings.skip("members", "there is no roster to compare the policy's members with.")
+            joins = "" if policy.members else "members is empty, so this site joins nobody yet; and "
+            findings.skip("members", f"{joins}there is no roster to compare the policy's members with.")
         else:
             with findings.of("members"):
                 policy.check_members(roster.fingerprints, site, signed=roster.consortium is not None)
@@ -199,6 +200,13 @@ def check_quorum(findings: Findings, plan: FederationPlan, roster: Roster) -> No
     """Whether the roster has as many sites as a round of the plan needs."""
     count = len(roster.sites)
     with findings.of("quorum"):
+        if plan.quorum > count:  # Whatever its masks may need, too.
+            findings.fail(
+                "quorum",
+                f"the plan's quorum is {plan.quorum} and the roster names {count}.",
+                "Add sites to the roster, or lower plan.quorum.",
+            )
+            return
         quorum = quorum_of(plan, count)
         if quorum.updates > count:
             findings.fail(
