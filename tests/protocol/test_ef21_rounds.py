@@ -120,6 +120,17 @@ def test_the_model_comes_to_rest_when_sites_that_are_drawn_anew_in_each_round_tr
 
 
 @pytest.mark.parametrize("masking", [Masking("off"), EXACT], ids=["plain", "masked"])
+def test_a_late_site_may_take_back_all_that_is_known_of_it_while_the_others_are_at_rest(masking):
+    names = [*NAMES, "site-3"]
+    w = wire("randomk", masking, rounds=32, names=names, share=1.0, quorum=3, cohort_size=3)
+    update = w.update_of
+    w.update_of = lambda name, round: update(name, round) * (round < 8)
+    settled(w)
+    assert not w.events("round_failed")
+    torch.testing.assert_close(w.saved[-1].vector, w.saved[-2].vector, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("masking", [Masking("off"), EXACT], ids=["plain", "masked"])
 def test_a_site_of_the_roster_that_never_came_does_not_shorten_the_step(masking):
     w = wire("randomk", masking, names=[*NAMES, "site-3"], quorum=3)
     for name in NAMES:
