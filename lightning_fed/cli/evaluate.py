@@ -13,7 +13,7 @@ from rich.console import Console
 from lightning_fed.cli.counting_site import add_site, take_part
 from lightning_fed.cli.evaluation_tables import tables_of
 from lightning_fed.cli.parser import NamesNearest
-from lightning_fed.errors import ConfigError, StoreError, did_you_mean
+from lightning_fed.errors import ConfigError, DataError, StoreError, did_you_mean
 from lightning_fed.evaluation.evidence import FILE, Evidence, read_evidence, write_evidence
 from lightning_fed.yaml_words import quoted, words
 
@@ -100,6 +100,8 @@ def table_rows(path: Path, columns: Sequence[str]) -> Iterable[Mapping[str, str]
     Raises:
         DataError: it cannot be read, or lacks a column.
     """
+    if not path.is_file():
+        raise DataError(f"there is no table {path}. Name a file of scores, such as the callback ScoreTable writes.")
     # By name, as a config names a data module: the federation runs without the radiology room and never imports it.
     records = import_module("lightning_fed.radiology.records")
     return records.table_records(path, columns)  # type: ignore[no-any-return]

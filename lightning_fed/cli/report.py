@@ -70,6 +70,10 @@ def run(arguments: Sequence[str]) -> int:
     for path in config.paths:
         if path.is_dir():
             _report_run(path, console)
+        elif not path.exists():
+            raise ConfigError(
+                f"{path} cannot be read: it does not exist. Name a coordinator's store (a folder) or a privacy ledger."
+            )
         else:
             _report_ledger(path, console)
     return 0

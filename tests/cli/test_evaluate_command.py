@@ -125,6 +125,12 @@ def test_two_tables_of_one_name_are_refused(lightning_fed, tmp_path, config):
     assert code == 1 and "two tables are of 'north'" in err
 
 
+def test_a_table_that_is_not_there_is_named(lightning_fed, tmp_path, config):
+    write_table(tmp_path / "north.csv", 0)
+    code, _, err = lightning_fed("evaluate", "tables", "--config", config, "north.csv", "northx.csv")
+    assert code == 1 and "there is no table northx.csv" in err
+
+
 def test_a_folder_without_an_evaluation_is_named(lightning_fed):
     code, _, err = lightning_fed("evaluate", "show", "nothing")
     assert code == 1 and "nothing has no evaluation.json" in err

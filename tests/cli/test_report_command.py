@@ -82,9 +82,11 @@ def test_what_is_no_run_and_no_sound_ledger_is_one_line_and_exit_code_1(run, tmp
     captured = capsys.readouterr()
     assert captured.err.startswith("lightning-fed report: ")
     assert len(captured.err.splitlines()) == 1
-    assert {"missing": "cannot be read", "empty folder": "not a coordinator's store", "edited": "was edited"}[what] in (
-        captured.err
-    )
+    assert {
+        "missing": "it does not exist. Name a coordinator's store",
+        "empty folder": "not a coordinator's store",
+        "edited": "was edited",
+    }[what] in (captured.err)
 
 
 HOSTILE = "[/nope] [bold red]x[/] :skull: \x1b[2J\x1b]0;owned\x07 \x9b31m \u202e\r\nstatus: finished"
