@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer, get_model
 from torchvision.models.vision_transformer import ConvStemConfig, interpolate_embeddings
 
+from examples.fracture.batchnorm import Classifier
 from lightning_fed.callbacks.finetuning import checkpoint_state, load_backbone
 from lightning_fed.errors import ConfigError
 
@@ -20,7 +20,7 @@ et al. 2021, Early Convolutions Help Transformers See Better, arXiv 2106.14881).
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class BackboneClassifier(LightningModule):
+class BackboneClassifier(Classifier):
     """Binary classifier of grey images on a network for colour photographs.
 
     A grey image is given as all three colours, standardised as the published weights expect, so that the network stays
@@ -42,36 +42,17 @@ class BackboneClassifier(LightningModule):
     deviation: Tensor
 
     def __init__(self, backbone: str, checkpoint: str | Path | None = None, size: int = 56, lr: float = 5e-4) -> None:
-        super().__init__()
-        self.save_hyperparameters()
-        self.lr = lr
+        super().__init__(lr)
         self.backbone, features, last = headless(backbone, size)
         if checkpoint is not None:
             _load(self.backbone, last, Path(checkpoint), size)
         self.head = nn.Linear(features, 1)
-        self.loss = nn.BCEWithLogitsLoss()
         for name, values in (("mean", _MEAN), ("deviation", _DEVIATION)):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return a logit for each image: float32 ``(B, 1, size, size)`` in [0, 1] to ``(B,)``."""
-        logits: Tensor = self.head(self.backbone((image - self.mean) / self.deviation))
-        return logits.flatten()
-
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        """Return the loss of a batch of images and labels."""
-        image, label = batch
-        loss: Tensor = self.loss(self(image), label)
-        return loss
-
-    def predict_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        """Return the logits."""
-        logits: Tensor = self(batch[0])
-        return logits
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return AdamW over what is trainable."""
-        return torch.optim.AdamW([p for p in self.parameters() if p.requires_grad], lr=self.lr, weight_decay=1e-3)
+        return super().forward((image - self.mean) / self.deviation)
 
 
 def headless(name: str, size: int) -> tuple[nn.Module, int, str]:

@@ -132,7 +132,7 @@ class ScoreTable(BasePredictionWriter):
                 f"ScoreTable: predict_step gave a mapping of {sorted(map(str, given))}, and the scores have to be "
                 "under 'score' in it."
             )
-        scores = self._scores(given.get("score"))
+        scores = self._scores(given["score"])
         # Unknown for an iterable data set or a loader that is not PyTorch's own: then cases are counted as they come.
         places = batch_indices or range(len(self._rows), len(self._rows) + len(scores))
         beside = [self._cells(column, len(scores), places, given, batch) for column in self._columns]

@@ -35,10 +35,16 @@ def test_a_site_that_is_ten_times_slower_does_not_set_the_pace(federation):
 
 
 @pytest.mark.slow
-def test_a_killed_coordinator_goes_on_and_counts_no_update_twice(federation):
-    here = federation(sites=3, rounds=8, quorum=2, algorithm={"name": "fedbuff", "buffer": 2})
+@pytest.mark.parametrize(
+    ("masking", "seconds"),
+    [(Masking("off"), [0.3, 0.05, 0.05]), (Masking("required"), [0.3, 0.3, 0.05, 0.05])],
+    ids=["plain", "masked"],
+)
+def test_a_killed_coordinator_goes_on_and_counts_no_update_twice(federation, masking, seconds):
+    algorithm = {"name": "fedbuff", "buffer": 2}
+    here = federation(sites=len(seconds), rounds=8, quorum=2, algorithm=algorithm, masking=masking)
     coordinator = here.coordinate(Plain)
-    sites = paced(here, [0.3, 0.05, 0.05])
+    sites = paced(here, seconds)
     here.wait_for("round_finished", round=3)
     coordinator.kill()
     coordinator = here.coordinate(Plain)
@@ -51,9 +57,11 @@ def test_a_killed_coordinator_goes_on_and_counts_no_update_twice(federation):
         for site, staleness in event["staleness"].items()
     ]
     assert len(counted) == len(set(counted))
-    assert {event["round"] for event in here.events("round_finished")} | {
-        event["round"] for event in here.events("round_recovered")
-    } == set(range(1, 9))
+    made = {event["round"] for name in ("round_finished", "round_recovered") for event in here.events(name)}
+    # Under masks a round is skipped where a sum may have been opened before the coordinator died.
+    skipped = {event["round"] for event in here.events("round_skipped")}
+    assert made | skipped == set(range(1, 9))
+    assert masking.mode == "required" or not skipped
 
 
 @pytest.mark.slow
@@ -75,27 +83,6 @@ def test_under_masks_a_site_that_is_ten_times_slower_holds_up_one_other_and_not_
     assert not here.events("round_failed")
     for state in states:
         assert all(torch.equal(state[name], tensor) for name, tensor in here.model(12).items())
-
-
-@pytest.mark.slow
-def test_under_masks_a_killed_coordinator_goes_on_and_counts_no_update_twice(federation):
-    here = federation(
-        sites=4, rounds=8, quorum=2, algorithm={"name": "fedbuff", "buffer": 2}, masking=Masking("required")
-    )
-    coordinator = here.coordinate(Plain)
-    sites = paced(here, [0.3, 0.3, 0.05, 0.05])
-    here.wait_for("round_finished", round=3)
-    coordinator.kill()
-    coordinator = here.coordinate(Plain)
-    for site in sites:
-        site.result()
-    assert coordinator.result() == "finished"
-    counted = [
-        (site, event["round"] - staleness)
-        for event in here.events("round_finished")
-        for site, staleness in event["staleness"].items()
-    ]
-    assert len(counted) == len(set(counted))
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from lightning_fed.errors import ConfigError, FederationError, PlanRefusedError
 from lightning_fed.foreign import class_paths
 from lightning_fed.plan import FederationPlan
 from lightning_fed.policy import SitePolicy
+from lightning_fed.protocol.coordinator.roster_change import check_members
 from lightning_fed.protocol.terms import quorum_of
 from lightning_fed.transport.identity import Roster
 
@@ -200,13 +201,8 @@ def check_quorum(findings: Findings, plan: FederationPlan, roster: Roster) -> No
     """Whether the roster has as many sites as a round of the plan needs."""
     count = len(roster.sites)
     with findings.of("quorum"):
-        if plan.quorum > count:  # Whatever its masks may need, too.
-            findings.fail(
-                "quorum",
-                f"the plan's quorum is {plan.quorum} and the roster names {count}.",
-                "Add sites to the roster, or lower plan.quorum.",
-            )
-            return
+        # What a coordinator asks when it starts, in its order: of masks only where there are enough sites for the plan.
+        check_members(plan, count)
         quorum = quorum_of(plan, count)
         if quorum.updates > count:
             findings.fail(
