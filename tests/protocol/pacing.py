@@ -1,7 +1,9 @@
 """A federation without sockets whose sites train at their own pace, with masks or without."""
 
 import itertools
+import random
 from collections import defaultdict
+from collections.abc import Callable
 
 import torch
 from wire import Wire, layout_of_size
@@ -127,3 +129,54 @@ def assert_every_version_is_the_weighted_mean_of_what_it_holds(wire: Pacing) -> 
             vectors.append(vector + total / sum(wire.weight(site) for site in updates))
         vector = min(vectors, key=lambda each: float((each - model.vector).abs().max()))
         torch.testing.assert_close(model.vector, vector.float(), rtol=0, atol=1e-5)
+
+
+def play(wire: Pacing, draw: random.Random, steps: int, *, rare: float, timer: Callable[[], str | None]) -> None:
+    """Do something at random: sites and the coordinator go on, are lost, and start again.
+
+    Args:
+        wire: its sites need not be connected.
+        draw: what is random.
+        steps: how many things happen at most.
+        rare: the share of them that are no part of a usual day.
+        timer: which timer is to run out when that is drawn; None if none is.
+    """
+    wire.slow = set(wire.names)
+
+    def lose(name: str) -> None:
+        wire.disconnect(name)
+        wire.perform(wire.coordinator.lost(name))
+
+    def die_later(name: str) -> None:
+        wire.dies_after_saving = True
+
+    def expire(name: str) -> None:
+        if due := timer():
+            wire.expire(due)
+
+    usual = [wire.deliver_up, wire.deliver_down, wire.train, wire.end]
+    unusual = [lose, wire.connect, wire.new_process, die_later, expire, lambda name: wire.restart()]
+    for _ in range(steps):
+        if wire.coordinator.outcome is not None:
+            break
+        name = draw.choice(wire.names)
+        act = draw.choice(unusual) if draw.random() < rare else draw.choice(usual)
+        if name in wire.sites or act in (wire.connect, wire.new_process):
+            act(name)
+    assert_every_version_is_the_weighted_mean_of_what_it_holds(wire)
+    wire.slow.clear()
+
+
+def connect_anew(wire: Pacing) -> None:
+    """All sites come back over new connections."""
+    for name in wire.names:
+        wire.disconnect(name)
+        wire.connect(name)
+
+
+def gather(wire: Pacing) -> None:
+    """What is waited for before a round comes, or the time for it is over; then go on to the end."""
+    for timer in list(wire.timers):
+        if timer == "gather" and wire.coordinator.phase == "gathering":
+            wire.expire(timer)
+    wire.settle()

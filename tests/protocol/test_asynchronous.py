@@ -6,7 +6,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pacing import Pacing, assert_every_version_is_the_weighted_mean_of_what_it_holds, updates_of
+from pacing import (
+    Pacing,
+    assert_every_version_is_the_weighted_mean_of_what_it_holds,
+    connect_anew,
+    gather,
+    play,
+    updates_of,
+)
 from wire import model_of_size
 
 from lightning_fed.aggregation.contracts import SiteReport
@@ -284,39 +291,17 @@ def test_more_members_than_the_roster_has_cannot_fill_the_buffer():
 def test_whatever_is_lost_or_started_again_each_update_counts_once_or_not_at_all(seed, buffer, max_staleness):
     draw = random.Random(seed)
     w = pacing(sites=4, rounds=6, buffer=buffer, max_staleness=max_staleness, connect=False)
-    w.slow = set(w.names)
-
-    def lose(name: str) -> None:
-        w.disconnect(name)
-        w.perform(w.coordinator.lost(name))
-
-    def die_later(name: str) -> None:
-        w.dies_after_saving = True
-
-    def expire(name: str) -> None:
-        if DEADLINE in w.timers and draw.random() < 0.1:
-            w.expire(DEADLINE)
-
-    usual = [w.deliver_up, w.deliver_down, w.train, w.end]
-    unusual = [lose, w.connect, w.new_process, die_later, expire, lambda name: w.restart()]
-    for _ in range(draw.randint(0, 400)):
-        if w.coordinator.outcome is not None:
-            break
-        name = draw.choice(w.names)
-        act = draw.choice(unusual) if draw.random() < 0.08 else draw.choice(usual)
-        if name in w.sites or act in (w.connect, w.new_process):
-            act(name)
-    assert_every_version_is_the_weighted_mean_of_what_it_holds(w)
-    w.slow.clear()
+    play(
+        w,
+        draw,
+        draw.randint(0, 400),
+        rare=0.08,
+        timer=lambda: DEADLINE if DEADLINE in w.timers and draw.random() < 0.1 else None,
+    )
     if w.coordinator.outcome is not None:
         return
-    for name in w.names:
-        w.disconnect(name)
-        w.connect(name)
-    for timer in list(w.timers):
-        if timer == "gather" and w.coordinator.phase == "gathering":
-            w.expire(timer)
-    w.settle()
+    connect_anew(w)
+    gather(w)
     assert w.coordinator.outcome is None
     assert len(w.saved) == 6, "nobody waits for what cannot come"
     assert all(w.sites[name].over for name in w.names)

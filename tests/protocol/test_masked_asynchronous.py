@@ -7,7 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pacing import Pacing, assert_every_version_is_the_weighted_mean_of_what_it_holds, updates_of
+from pacing import (
+    Pacing,
+    assert_every_version_is_the_weighted_mean_of_what_it_holds,
+    connect_anew,
+    gather,
+    play,
+    updates_of,
+)
 from wire import model_of_size
 
 from lightning_fed.aggregation.contracts import SiteReport
@@ -538,40 +545,18 @@ def test_whatever_is_lost_or_started_again_each_update_counts_once_or_not_at_all
     draw = random.Random(seed)
     sites, buffer = sizes
     w = pacing(sites=sites, rounds=5, buffer=buffer, max_staleness=max_staleness, connect=False)
-    w.slow = set(w.names)
-
-    def lose(name: str) -> None:
-        w.disconnect(name)
-        w.perform(w.coordinator.lost(name))
-
-    def die_later(name: str) -> None:
-        w.dies_after_saving = True
-
-    def expire(name: str) -> None:
-        if w.timers and draw.random() < 0.3:
-            w.expire(draw.choice(sorted(w.timers)))
-
-    usual = [w.deliver_up, w.deliver_down, w.train, w.end]
-    unusual = [lose, w.connect, w.new_process, die_later, expire, lambda name: w.restart()]
-    for _ in range(draw.randint(0, 900)):
-        if w.coordinator.outcome is not None:
-            break
-        name = draw.choice(w.names)
-        act = draw.choice(unusual) if draw.random() < 0.04 else draw.choice(usual)
-        if name in w.sites or act in (w.connect, w.new_process):
-            act(name)
-    assert_every_version_is_the_weighted_mean_of_what_it_holds(w)
-    w.slow.clear()
+    play(
+        w,
+        draw,
+        draw.randint(0, 900),
+        rare=0.04,
+        timer=lambda: draw.choice(sorted(w.timers)) if w.timers and draw.random() < 0.3 else None,
+    )
     if w.coordinator.outcome is not None:
         return
-    for name in w.names:
-        w.disconnect(name)
-        w.connect(name)
+    connect_anew(w)
     for _ in range(3):
-        for timer in list(w.timers):
-            if timer == "gather" and w.coordinator.phase == "gathering":
-                w.expire(timer)
-        w.settle()
+        gather(w)
     assert_every_version_is_the_weighted_mean_of_what_it_holds(w)
     if w.coordinator.outcome is None:
         assert len(w.saved) == 5, "nobody waits for what cannot come"
