@@ -44,4 +44,6 @@ def tensor_digest(tensor: Tensor) -> bytes:
     """Hash of a dense tensor's shape, dtype and bits, 32 bytes, on whatever device it is."""
     # A copy: numpy would fix the size of storage that it shares, and observers of quantisation resize theirs.
     data = tensor.detach().to("cpu", copy=True).contiguous().reshape(-1).view(torch.uint8).numpy()
-    return blake3(data.data).update(f"{tensor.dtype}{tuple(tensor.shape)}".encode()).digest()
+    hashed = blake3(data.data)
+    hashed.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+    return hashed.digest()

@@ -21,10 +21,11 @@ class Plane(L.LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.net = nn.Linear(64, 2)
+        self.scale = nn.Parameter(torch.ones(64), requires_grad=False)  # frozen: sent once, and watched
 
     def training_step(self, batch, batch_idx):
         features, label = batch
-        return nn.functional.cross_entropy(self.net(features), label)
+        return nn.functional.cross_entropy(self.net(self.scale * features), label)
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), 0.1)
