@@ -51,9 +51,15 @@ def main() -> None:
     levels = measured_levels(arguments.regions, arguments.sites, params, rounds, masking)
     flat = measured_rounds(arguments.regions * arguments.sites, params, rounds, masking)
     model_mb = 4 * params / 1e6
-    print(
-        f"{'process':34}{'s a round':>10}{'cpu s a round':>15}{'MB over idle':>14}{'in models':>11}{'MB up':>9}{'MB down':>9}"
+    columns = (
+        ("s a round", 10),
+        ("cpu s a round", 15),
+        ("MB over idle", 14),
+        ("in models", 11),
+        ("MB up", 9),
+        ("MB down", 9),
     )
+    print(f"{'process':34}" + "".join(f"{title:>{width}}" for title, width in columns))
     alone = {
         "seconds": flat["seconds_per_round"],
         "cpu_s": flat["coordinator_cpu_s"],

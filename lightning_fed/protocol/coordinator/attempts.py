@@ -8,8 +8,6 @@ from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.coordinator.actions import Action, Record
 from lightning_fed.protocol.coordinator.attendance import Attendance
 from lightning_fed.protocol.coordinator.bound_sites import BoundSites, Pool
-from lightning_fed.protocol.coordinator.masked_cohorts import MaskedCohorts
-from lightning_fed.protocol.coordinator.masked_collection import MaskedCollection
 from lightning_fed.protocol.coordinator.round_collection import RoundCollection
 
 _ATTEMPTS_A_START = 10_000
@@ -74,7 +72,7 @@ class Attempts:
 
     def opened(self, collection: RoundCollection) -> bool:
         """Whether the sum of an attempt may have been opened, so that its updates must not be summed again."""
-        return self._opened_before or (isinstance(collection, MaskedCollection | MaskedCohorts) and collection.opened)
+        return self._opened_before or collection.opened
 
     def completed(self, collection: RoundCollection, caught: Mapping[str, str], fewest: int) -> list[Action]:
         """An attempt gave a model; ``caught`` and ``fewest``: see ``Attendance.settle``."""

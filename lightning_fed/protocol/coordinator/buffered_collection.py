@@ -8,6 +8,7 @@ from lightning_fed.aggregation.total import Total
 from lightning_fed.errors import ProtocolError, UpdateRefusedError
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.coordinator.actions import Action, Record, Send
+from lightning_fed.protocol.coordinator.any_collection import AnyCollection
 from lightning_fed.protocol.coordinator.collection import check_offer
 from lightning_fed.protocol.coordinator.round_result import RoundResult
 from lightning_fed.protocol.coordinator.uploads import Uploads
@@ -17,7 +18,7 @@ from lightning_fed.update.layout import check_update
 from lightning_fed.update.vectors import FloatVector
 
 
-class BufferedCollection:
+class BufferedCollection(AnyCollection):
     """Does for a version of asynchronous rounds what ``Collection`` does for a round.
 
     An update is known by its site and its round, which is the version that it was trained from and one. It goes into
@@ -42,6 +43,8 @@ class BufferedCollection:
         caught: nobody: what a site sends in the clear is judged when it comes.
         fallen: nobody: no site is needed any more once its update has come.
     """
+
+    lockstep = False
 
     def __init__(
         self,
@@ -132,6 +135,10 @@ class BufferedCollection:
             return credit
         offer = self._offered.pop(site)
         return [*self._take(site, offer, data), *self._uploads.start()]
+
+    def withdraw(self, site: str, message: m.Withdraw) -> list[Action]:
+        """A site has no update of a round, of whichever."""
+        return self.drop(site)
 
     def drop(self, site: str) -> list[Action]:
         """Go on without a site; an update of it that is in the sum stays there."""

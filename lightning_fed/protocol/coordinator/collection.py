@@ -12,6 +12,7 @@ from lightning_fed.errors import ProtocolError, UpdateRefusedError
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.coordinator.actions import Action, Record, Send, Wake
+from lightning_fed.protocol.coordinator.any_collection import AnyCollection
 from lightning_fed.protocol.coordinator.round_result import DEADLINE, VALUES_S, RoundResult
 from lightning_fed.protocol.coordinator.uploads import Uploads
 from lightning_fed.protocol.exchange import Exchange
@@ -39,7 +40,7 @@ def check_offer(site: str, offer: m.Offer, plan: FederationPlan) -> None:
         )
 
 
-class Collection:
+class Collection(AnyCollection):
     """Updates of one attempt at a round, in the clear.
 
     Where the plan has a vote, ballots are gathered first, and then values on the coordinates that won.
@@ -155,6 +156,10 @@ class Collection:
             ProtocolError: always.
         """
         raise ProtocolError(f"site {site!r} sent a masking step, and the plan does not mask updates.")
+
+    def withdraw(self, site: str, message: m.Withdraw) -> list[Action]:
+        """A site has no update of the round."""
+        return self.drop(site)
 
     def drop(self, site: str) -> list[Action]:
         """Wait for a site no longer; what it has not sent completely does not count."""

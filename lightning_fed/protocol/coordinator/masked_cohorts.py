@@ -8,6 +8,7 @@ from typing import NamedTuple
 from lightning_fed.errors import ProtocolError
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.coordinator.actions import Action, Record, Send, Wake
+from lightning_fed.protocol.coordinator.any_collection import AnyCollection
 from lightning_fed.protocol.coordinator.masked_collection import MaskedCollection
 from lightning_fed.protocol.coordinator.round_result import DEADLINE, RoundResult
 from lightning_fed.protocol.exchange import Exchange
@@ -27,7 +28,7 @@ class _Held(NamedTuple):
     model: bytes
 
 
-class MaskedCohorts:
+class MaskedCohorts(AnyCollection):
     """Does under masks what ``BufferedCollection`` does in the clear.
 
     A site whose training is over says so, and of which model. As soon as as many sites as the buffer holds are ready
@@ -59,6 +60,9 @@ class MaskedCohorts:
         round: number of the version that is made.
         cohort: as given, and who has come since.
     """
+
+    masked = True
+    lockstep = False
 
     def __init__(
         self,

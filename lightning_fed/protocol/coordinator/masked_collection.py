@@ -10,6 +10,7 @@ from lightning_fed.masking.coordinator import Stage
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.binding import binding_of
 from lightning_fed.protocol.coordinator.actions import Action, Record, Send, Wake
+from lightning_fed.protocol.coordinator.any_collection import AnyCollection
 from lightning_fed.protocol.coordinator.masked_sum import STEP_S, MaskedSum
 from lightning_fed.protocol.coordinator.plausibility import check_mean, check_norm
 from lightning_fed.protocol.coordinator.round_result import DEADLINE, VALUES_S, RoundResult
@@ -124,7 +125,7 @@ class MaskedUploads(MaskedSum):
         return [*self._uploads.drop(site), *super().drop(site)]
 
 
-class MaskedCollection:
+class MaskedCollection(AnyCollection):
     """Updates of one attempt at a round, under masks; does for masked rounds what ``Collection`` does for others.
 
     Where the plan has a vote, its ballots are a masked sum of their own, whose keys are agreed on at the same time.
@@ -139,6 +140,8 @@ class MaskedCollection:
         cohort: the sites that were asked to train.
         of: see ``MaskedSum``.
     """
+
+    masked = True
 
     def __init__(
         self,
@@ -253,6 +256,10 @@ class MaskedCollection:
                     actions.append(Record("update_accepted", {"round": self.round, "site": site}))
                 return self._after(actions)
         raise ProtocolError(f"site {site!r} sent {chunk.stream}, which this plan does not have.")
+
+    def withdraw(self, site: str, message: m.Withdraw) -> list[Action]:
+        """A site takes no part in the attempt."""
+        return self.drop(site)
 
     def drop(self, site: str) -> list[Action]:
         """Go on without a site."""

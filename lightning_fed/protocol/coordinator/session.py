@@ -37,18 +37,14 @@ from lightning_fed.protocol.coordinator.attempts import Attempts
 from lightning_fed.protocol.coordinator.attendance import Attendance
 from lightning_fed.protocol.coordinator.best import Measured
 from lightning_fed.protocol.coordinator.bound_sites import Pool
-from lightning_fed.protocol.coordinator.buffered_collection import BufferedCollection
-from lightning_fed.protocol.coordinator.collection import Collection
 from lightning_fed.protocol.coordinator.handout import Handout
 from lightning_fed.protocol.coordinator.initial_model import INITIAL, InitialModel
 from lightning_fed.protocol.coordinator.lasting_handout import LastingHandout
 from lightning_fed.protocol.coordinator.ledger_heads import LedgerHeads
 from lightning_fed.protocol.coordinator.log_heads import LogHeads
-from lightning_fed.protocol.coordinator.masked_cohorts import MaskedCohorts
-from lightning_fed.protocol.coordinator.masked_collection import MaskedCollection
 from lightning_fed.protocol.coordinator.metrics import MetricReports
 from lightning_fed.protocol.coordinator.roster_change import ANSWERS, RosterChange, check_members
-from lightning_fed.protocol.coordinator.round_collection import RoundCollection
+from lightning_fed.protocol.coordinator.round_collection import RoundCollection, new_collection
 from lightning_fed.protocol.coordinator.round_result import DEADLINE
 from lightning_fed.protocol.coordinator.server_step import ServerStep
 from lightning_fed.protocol.coordinator.steering import (
@@ -201,9 +197,7 @@ class CoordinatorSession:
                         f"protocol {m.VERSION}. Install the same version of lightning_fed on both sides."
                     )
                 self._attendance.greeted(site)
-                away: list[Action] = []
-                if isinstance(self._collection, MaskedCohorts):
-                    away = self._after_collection(self._collection.greeted(site))
+                away = self._after_collection(self._collection.greeted(site)) if self._collection else []
                 version, newest = self.model.version if self.model else 0, self._rosters.newest
                 roster = b"" if has == newest.document_hash else newest.document
                 return [*away, Send(site, m.Welcome(self.run, self.plan.to_bytes(), version, roster))]
@@ -365,8 +359,8 @@ class CoordinatorSession:
             self._awaited.add(site)
             return [*actions, Send(site, m.Finished(self.model.version))]
         collection = self._collection
-        may_come = isinstance(collection, BufferedCollection | MaskedCohorts) and site in self._attendance.drawable
-        if collection and (may_come or site in collection.cohort) and not knows_of_round:
+        newcomer = collection and not collection.lockstep and site in self._attendance.drawable
+        if collection and (newcomer or site in collection.cohort) and not knows_of_round:
             self._handout.asked({site})
             actions += self._after_collection(collection.rejoin(site))
         return [*actions, *self._begin_if_possible()]
@@ -466,7 +460,17 @@ class CoordinatorSession:
         most = len(pool.sites)
         size = most if pool.whole else min(self.plan.cohort_size or most, most)
         cohort = frozenset(self._draw.sample(pool.sites, size))
-        self._collection = self._new_collection(self.model, cohort)
+        self._collection = new_collection(
+            self._exchange,
+            self.run,
+            self.model,
+            self._handout,
+            self._attempts.number,
+            self._attempts.next,
+            self._rosters.members,
+            cohort,
+            self._before,
+        )
         self._handout.asked(cohort)
         self._withdrew.clear()
         started = {"round": self._collection.round, "attempt": self._attempts.tries + 1, "cohort": sorted(cohort)}
@@ -507,34 +511,11 @@ class CoordinatorSession:
         """Fewest sites that a round can begin with."""
         return self._quorum.updates
 
-    def _new_collection(self, model: GlobalModel, cohort: frozenset[str]) -> RoundCollection:
-        masked = self.plan.masking.mode == "required"
-        if self._exchange.buffered and not masked:
-            before = self._before if isinstance(self._before, BufferedCollection) else None
-            return BufferedCollection(self._exchange, model, self._attempts.number, cohort, before)
-        if not masked:
-            return Collection(self._exchange, model, self._attempts.number, cohort)
-        digest, number, members = self._handout.digest, self._attempts.number, self._rosters.members
-        if isinstance(self._handout, LastingHandout):
-            return MaskedCohorts(
-                self._exchange,
-                self.run,
-                model,
-                digest,
-                number,
-                self._attempts.next,
-                members,
-                cohort,
-                self._handout.trained,
-                self._before if isinstance(self._before, MaskedCohorts) else None,
-            )
-        return MaskedCollection(self._exchange, self.run, model, digest, number, members, cohort)
-
     def _after_collection(self, actions: list[Action]) -> list[Action]:
         collection = self._collection
         if collection is None or collection.open:
             return actions
-        summed = collection.failure is None or not isinstance(collection, MaskedCollection | MaskedCohorts)
+        summed = collection.failure is None or not collection.masked
         if summed and len(collection.participants) >= self._fewest:
             return [*actions, *self._complete()]
         return [*actions, *self._failed(collection.failure or "too few updates came")]
@@ -543,9 +524,9 @@ class CoordinatorSession:
         collection = self._collection
         if collection is None or site not in collection.cohort:
             return []
-        if message.round != collection.round and not isinstance(collection, BufferedCollection | MaskedCohorts):
+        if collection.lockstep and message.round != collection.round:
             return []
-        if isinstance(collection, MaskedCollection):
+        if collection.lockstep and collection.masked:
             # Without masks nothing was opened and nothing sealed, whatever a site says.
             self._attempts.withdrawn(site, message, collection.cohort)
         record: list[Action] = []
@@ -553,18 +534,15 @@ class CoordinatorSession:
             self._withdrew.add(site)
             data = {"round": message.round, "site": site, "reason": printable(message.reason[: m.MAX_REASON])}
             record = [Record("update_refused", data)]
-        if isinstance(collection, MaskedCohorts):
-            if message.accused in collection.company(site, message.round):
-                self._attendance.complain(site, message.accused)
-            return self._after_collection([*record, *collection.withdraw(site, message)])
-        return self._after_collection([*record, *collection.drop(site)])
+        if message.accused in collection.company(site, message.round):
+            self._attendance.complain(site, message.accused)
+        return self._after_collection([*record, *collection.withdraw(site, message)])
 
     def _ready(self, site: str, message: m.Ready) -> list[Action]:
         if self.model is None or not (self._exchange.buffered and self._exchange.masked):
             raise ProtocolError(f"site {site!r} says that its update is ready, and nobody forms cohorts of those.")
-        if not isinstance(self._collection, MaskedCohorts):
-            return []  # the next one asks again
-        return self._after_collection(self._collection.ready(site, message))
+        # Between two collections, nothing: the next one asks again.
+        return self._after_collection(self._collection.ready(site, message) if self._collection else [])
 
     def _complete(self) -> list[Action]:
         collection, self._collection = self._collection, None
@@ -576,8 +554,7 @@ class CoordinatorSession:
             model = self._server.next(self.model, result, collection.participants)
         except (UpdateRefusedError, PlanError) as error:
             return self._failed(f"the sum cannot be a global model: {error}", collection)
-        if isinstance(collection, MaskedCohorts):
-            collection.settle(opened=False)
+        collection.settle(opened=False)
         data = {"round": model.version, "participants": collection.participants, **result.facts}
         return [*charges, *self._publish(model, Record("round_finished", data), collection)]
 
@@ -591,7 +568,7 @@ class CoordinatorSession:
         self.phase = "gathering"
         actions += self._admit()
         actions += self._tell_who_waits()
-        if isinstance(collection, MaskedCollection):
+        if collection and collection.masked and collection.lockstep:
             # Those who trained validate the model next.
             cohort = frozenset(collection.participants) & self._attendance.drawable
             told = [self._attendance.metrics_of(site) for site in sorted(cohort)]
@@ -610,15 +587,14 @@ class CoordinatorSession:
         self._before = collection
         came, quorum = len(collection.participants), self._quorum
         # A masked sum that fails has said which of its steps too few sites took, and how many it needs.
-        enough = came >= quorum.updates or isinstance(collection, MaskedCollection | MaskedCohorts)
+        enough = came >= quorum.updates or collection.masked
         reason = why if enough else f"{why}: {came} of {quorum.updates} updates needed ({quorum.why})"
         actions: list[Action] = [
             Record("round_failed", {"round": collection.round, "attempt": self._attempts.tries + 1, "reason": reason})
         ]
         self.phase = "gathering"
         opened = self._attempts.opened(collection)
-        if isinstance(collection, MaskedCohorts):
-            actions += collection.settle(opened=opened)
+        actions += collection.settle(opened=opened)
         actions += self._attempts.failed(collection, self._metrics.caught, self._fewest, opened)
         return [*actions, *self._admit(), *self._after_failure(reason, opened)]
 
