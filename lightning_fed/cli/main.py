@@ -1,5 +1,7 @@
 """``lightning-fed``: finds the command's file, runs it, and turns what goes wrong into one line and an exit code."""
 
+import os
+import select
 import signal
 import sys
 from collections.abc import Sequence
@@ -40,6 +42,9 @@ COMMANDS = {
 INTERRUPTED = 130
 """Exit code after Ctrl-C or SIGTERM, as shells have it for SIGINT."""
 
+UNREAD = 141
+"""Exit code after whoever read the output has gone, as behind ``| head``; as shells have it for SIGPIPE."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
@@ -48,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line without the program's name; the process's own by default.
 
     Returns:
-        The exit code: 0, 1 after a :class:`lightning_fed.errors.FederationError`, 130 after an interruption.
+        The exit code: 0, 1 after a :class:`lightning_fed.errors.FederationError`, 130 after an interruption, 141 when
+        nobody reads the output any more.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] not in COMMANDS:
@@ -57,7 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.path.insert(0, str(Path.cwd()))
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return int(import_module(f"lightning_fed.cli.{COMMANDS[arguments[0]][0]}").run(arguments))
+        code = int(import_module(f"lightning_fed.cli.{COMMANDS[arguments[0]][0]}").run(arguments))
+        sys.stdout.flush()  # or what a pipe does not take would be an error nobody can answer, when Python ends
+        return code
+    except BrokenPipeError:
+        if not _output_is_broken():
+            raise  # of a socket
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"lightning-fed {arguments[0]}: stopped, as nobody reads its output any more.", file=sys.stderr)
+        return UNREAD
     except FederationError as error:
         print(f"lightning-fed {arguments[0]}: {error}", file=sys.stderr)
         return 1
@@ -68,6 +82,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _interrupted(arguments[0])
     except KeyboardInterrupt:
         return _interrupted(arguments[0])
+
+
+def _output_is_broken() -> bool:
+    """Whether standard output is a pipe whose reader has gone."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in output.poll(0))
 
 
 def _interrupted(command: str) -> int:

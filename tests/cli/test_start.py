@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from lightning_fed.cli.main import UNREAD
 from lightning_fed.transport.hub import Hub
 from lightning_fed.transport.identity import Roster, new_identity, write_identity
 
@@ -83,3 +84,34 @@ def test_the_packages_names_are_there_when_they_are_asked_for():
     code += "; lightning_fed.FederationPlan; assert 'torch' in sys.modules"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert {"FederatedStrategy", "FederationPlan", "SitePolicy", "__version__"} <= set(run.stdout.split())
+
+
+def test_a_reader_that_has_gone_ends_a_command_with_one_line_and_what_the_shell_has_for_it(tmp_path):
+    new = "init --role site --folder st-marys --name st-marys"
+    command = subprocess.Popen(
+        [sys.executable, "-m", "lightning_fed.cli.main", *new.split()],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    command.stdout.close()
+    assert command.stderr.read() == "lightning-fed init: stopped, as nobody reads its output any more.\n"
+    command.stderr.close()
+    assert command.wait() == UNREAD
+
+
+def test_a_pipe_that_is_not_the_output_stays_an_error(tmp_path):
+    """A socket's broken pipe is a fault, and must not end a command as if its reader had gone."""
+    broken = (
+        "import lightning_fed.cli.init as c, sys; c.run = lambda _: (_ for _ in ()).throw(BrokenPipeError(32, 'x'))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", f"{broken}\nfrom lightning_fed.cli.main import main\nsys.exit(main(['init']))"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1] == "BrokenPipeError: [Errno 32] x"
