@@ -29,7 +29,7 @@ from lightning_fed.update.clipping import clip_by_norm
 from lightning_fed.update.error_feedback import ErrorFeedback
 from lightning_fed.update.fixed_point import FixedPoint, decode_sum, encode
 from lightning_fed.update.index_coding import decode_indices, encode_indices
-from lightning_fed.update.packing import pack, unpack
+from lightning_fed.update.packing import pack, pack_over, unpack
 from lightning_fed.update.quantisation import dequantise, quantise
 from lightning_fed.update.ring import word_dtype
 from lightning_fed.update.topk import largest, shared_random
@@ -59,18 +59,23 @@ class WithoutMasks:
         """No keys are needed."""
         return True
 
-    def masked_ballot(self, total: np.ndarray, digest: bytes) -> tuple[m.Masking, bytes]:
+    def masked_ballot(self, round: int, total: np.ndarray, digest: bytes) -> tuple[m.Masking, bytes]:
         """See ``MaskedSums``."""
         return m.Masking("vote", 1, 1, b""), pack(ballot(total, self._exchange.vote, self._exchange.seed(1)), VOTE_BITS)
 
     def masked_update(
-        self, values: np.ndarray, numbers: dict[str, float], plain: float, digest: bytes, blocks: bytes
-    ) -> tuple[m.Masking, bytes, np.ndarray | None]:
+        self,
+        round: int,
+        terms: tuple[np.ndarray, float, dict[str, float]],
+        plain: float | None,
+        digest: bytes,
+        blocks: bytes,
+    ) -> tuple[m.Masking, memoryview, np.ndarray | None]:
         """See ``MaskedSums``."""
-        code = self._exchange.code((0.1,))
-        words = code.encode(values, numbers, plain)
+        code, (values, weight, numbers) = self._exchange.code((0.1,)), terms
+        words = code.encode(values, numbers, weight, plain)
         sent = code.sent(words) if self._exchange.keeps_residual else None
-        return m.Masking("update", 1, 1, b""), pack(words, self._exchange.plan.masking.bits), sent
+        return m.Masking("update", 1, 1, b""), pack_over(words, self._exchange.plan.masking.bits), sent
 
 
 def whole_path(update: np.ndarray, compression: Compression, masking: Masking) -> float:

@@ -83,6 +83,8 @@ class Weighting(Protocol):
     def mean_update(self, total: Tensor, sums: Mapping[str, float]) -> Tensor:
         """The combined update, flat float32, shape ``(P,)``, from the summed contributions (float32 or float64).
 
+        The sum is not needed afterwards and may be overwritten: under masks it is as large as the model.
+
         Raises:
             UpdateRefusedError: a sum that is divided by is not positive.
         """

@@ -42,9 +42,12 @@ class Total:
             total.add_(block[: part.numel()].copy_(part if factor == 1.0 else part * factor))
 
 
-def divided(total: Tensor, divisor: float) -> Tensor:
-    """``total / divisor`` as a new float32 tensor, flat, shape ``(P,)``; ``total`` may be float32 or float64."""
-    result = torch.from_numpy(np.empty(tuple(total.shape), np.float32))
+def divided(total: Tensor, divisor: float, *, over: bool = False) -> Tensor:
+    """``total / divisor`` as float32, flat, shape ``(P,)``; ``total`` may be float32 or float64.
+
+    A new tensor; with ``over``, one of float32 is overwritten and returned.
+    """
+    result = total if over and total.dtype == torch.float32 else torch.from_numpy(np.empty(total.shape, np.float32))
     for quotient, part in zip(torch.split(result, _BLOCK), torch.split(total, _BLOCK), strict=True):
         quotient.copy_(part / divisor)
     return result

@@ -9,8 +9,8 @@ from lightning_fed.aggregation.total import divided
 from lightning_fed.errors import UpdateRefusedError
 
 
-def quotient(total: Tensor, divisor: float, what: str) -> Tensor:
-    """``total / divisor`` as float32, shape ``(P,)``.
+def quotient(total: Tensor, divisor: float, what: str, *, over: bool = False) -> Tensor:
+    """``total / divisor`` as float32, shape ``(P,)``; see ``divided``.
 
     Raises:
         UpdateRefusedError: the divisor, a sum called ``what``, is not positive; a NaN is not either.
@@ -19,7 +19,7 @@ def quotient(total: Tensor, divisor: float, what: str) -> Tensor:
         raise UpdateRefusedError(
             f"the sum of the sites' {what} is {divisor}; a mean needs it above 0. Repeat the round without empty sites."
         )
-    return divided(total, divisor)
+    return divided(total, divisor, over=over)
 
 
 def check_between(name: str, total: float, least: float, most: float, sites: int, why: str) -> None:
@@ -71,7 +71,7 @@ class ByExamples:
 
     def mean_update(self, total: Tensor, sums: Mapping[str, float]) -> Tensor:
         """See ``Weighting.mean_update``."""
-        return quotient(total, sums["examples"], "examples")
+        return quotient(total, sums["examples"], "examples", over=True)
 
 
 class Uniform:
@@ -96,4 +96,4 @@ class Uniform:
 
     def mean_update(self, total: Tensor, sums: Mapping[str, float]) -> Tensor:
         """See ``Weighting.mean_update``."""
-        return quotient(total, sums["sites"], "number")
+        return quotient(total, sums["sites"], "number", over=True)

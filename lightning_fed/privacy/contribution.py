@@ -120,12 +120,15 @@ class PrivateContribution:
             clipped, _ = clip_by_norm(np.append(clipped, weight), self.norm)
         return round_clipped(clipped, self.step, self.norm)
 
-    def encode(self, values: FloatVector, numbers: Mapping[str, float], plain: float = 0.0) -> RingVector:
+    def encode(
+        self, values: FloatVector, numbers: Mapping[str, float], weight: float = 1.0, plain: float | None = None
+    ) -> RingVector:
         """Ring words of a site's clipped update with its share of the noise, if the sites add it.
 
         Args:
             values: float32, shape ``(size,)``.
             numbers: not sent: nothing but the noisy vector may be learned.
+            weight: 1, as each site counts alike.
             plain: not sent either.
 
         Returns:
@@ -134,7 +137,7 @@ class PrivateContribution:
         Raises:
             UpdateRefusedError: a value is NaN or infinite.
         """
-        assert self.bits is not None
+        assert self.bits is not None and weight == 1.0
         integers = self.integers(values)
         if isinstance(self.release, DistributedNoise):
             integers += self.release.share()

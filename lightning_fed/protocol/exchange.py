@@ -60,8 +60,13 @@ class RoundCode(Protocol):
         """Ring words of a contribution."""
         ...
 
-    def encode(self, values: FloatVector, numbers: Mapping[str, float], plain: float = 0.0) -> RingVector:
-        """Ring words of one site's values and numbers; ``plain`` is its largest magnitude before it was weighted."""
+    def encode(
+        self, values: FloatVector, numbers: Mapping[str, float], weight: float = 1.0, plain: float | None = None
+    ) -> RingVector:
+        """Ring words of one site's values, still to be multiplied by ``weight``, and numbers.
+
+        ``plain`` is its largest magnitude before it was weighted, where the values are weighted already.
+        """
         ...
 
     def decode(self, words: RingVector, survivors: int) -> Decoded:
@@ -293,13 +298,18 @@ class Exchange:
                 "Raise it in the plan, or train on fewer in a round."
             )
 
-    def weighted(self, values: FloatVector, report: SiteReport) -> tuple[FloatVector, dict[str, float]]:
-        """A site's terms of the sums: its values, weighted, and the numbers beside them.
+    def terms(self, values: FloatVector, report: SiteReport) -> tuple[FloatVector, float, dict[str, float]]:
+        """A site's terms of the sums: values, what they are still to be multiplied by, and the numbers beside them.
+
+        The values are those given, and no copy, where all that the weighting does is to multiply them.
 
         Raises:
             UpdateRefusedError: the report lacks a number that the weighting needs.
         """
         combine = self.aggregation.combine
+        # These two exactly: a class that is derived from one may weight in another way.
+        if type(combine) is ByExamples or type(combine) is Uniform:
+            return values, *combine.factor(report)
         assert hasattr(combine, "contribution") and hasattr(combine, "sums")
         vector, numbers = combine.contribution(torch.from_numpy(values), report)
         if numbers.keys() != set(combine.sums):
@@ -307,12 +317,21 @@ class Exchange:
                 f"{type(combine).__name__} names the sums {sorted(combine.sums)} and gives {sorted(numbers)}. Mend the "
                 "weighting."
             )
-        return vector.numpy(), numbers
+        return vector.numpy(), 1.0, numbers
+
+    def weighted(self, values: FloatVector, report: SiteReport) -> tuple[FloatVector, dict[str, float]]:
+        """As ``terms``, with the values multiplied.
+
+        Raises:
+            UpdateRefusedError: the report lacks a number that the weighting needs.
+        """
+        values, factor, numbers = self.terms(values, report)
+        return (values if factor == 1.0 else values * np.float32(factor)), numbers
 
     def add(
         self, total: Total, values: FloatVector, report: SiteReport, support: IndexVector | None
     ) -> dict[str, float]:
-        """Add a site's terms of the sums, as ``weighted`` has them, to a total; returns the numbers beside it.
+        """Add a site's terms of the sums to a total; returns the numbers beside it.
 
         Args:
             total: the sum so far, which is as it was if the update is refused.
@@ -323,12 +342,7 @@ class Exchange:
         Raises:
             UpdateRefusedError: the report lacks a number that the weighting needs.
         """
-        combine = self.aggregation.combine
-        # These two exactly: a class that is derived from one may weight in another way.
-        if type(combine) is ByExamples or type(combine) is Uniform:
-            factor, numbers = combine.factor(report)
-        else:
-            (values, numbers), factor = self.weighted(values, report), 1.0
+        values, factor, numbers = self.terms(values, report)
         total.add(torch.from_numpy(values), None if support is None else torch.from_numpy(support), factor)
         return numbers
 
@@ -352,7 +366,8 @@ class Exchange:
         """The mean update of summed contributions, flat float32, shape ``(parts * P,)``.
 
         Args:
-            total: sum of the weighted values, shape ``(count,)``, or ``(parts * P,)`` where supports differ.
+            total: sum of the weighted values, shape ``(count,)``, or ``(parts * P,)`` where supports differ. It may be
+                overwritten.
             numbers: the sums beside it.
             support: the coordinates that ``total`` is about; None where it is about all.
         """

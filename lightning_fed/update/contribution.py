@@ -20,8 +20,8 @@ import numpy as np
 
 from lightning_fed.errors import ProtocolError, UpdateRefusedError
 from lightning_fed.update.digits import Digits
-from lightning_fed.update.fixed_point import LARGEST_BOUND, SMALLEST_BOUND, FixedPoint, decode_sum, encode
-from lightning_fed.update.magnitude import Magnitudes, largest_magnitude
+from lightning_fed.update.fixed_point import LARGEST_BOUND, SMALLEST_BOUND, FixedPoint, decode_sum, encode_weighted
+from lightning_fed.update.magnitude import Magnitudes
 from lightning_fed.update.ring import word_dtype
 from lightning_fed.update.vectors import FloatVector, RingVector
 
@@ -99,13 +99,16 @@ class Contribution:
     def _rows_length(self) -> int:
         return len(self.bounds) * _WEIGHTED.length + (_PLAIN.length if self.weighted else 0)
 
-    def encode(self, values: FloatVector, numbers: Mapping[str, float], plain: float = 0.0) -> RingVector:
+    def encode(
+        self, values: FloatVector, numbers: Mapping[str, float], weight: float = 1.0, plain: float | None = None
+    ) -> RingVector:
         """Ring words of a weighted update and the numbers beside it.
 
         Args:
             values: float32, shape ``(size,)``.
             numbers: one for each of ``numbers``.
-            plain: largest magnitude of the update before it was weighted.
+            weight: what the values are still to be multiplied by.
+            plain: largest magnitude of the update before it was weighted, where ``values`` are weighted already.
 
         Returns:
             Shape ``(length,)``, dtype ``word_dtype(bits)``.
@@ -114,16 +117,18 @@ class Contribution:
             UpdateRefusedError: a value is NaN or infinite, or a number is not between 0 and ``LARGEST_NUMBER``, or
                 above 0 and nothing when it is rounded.
         """
-        words = np.zeros(self.length, dtype=word_dtype(self.bits))
-        saturated = 0
+        words = np.empty(self.length, dtype=word_dtype(self.bits))
+        words[self.size :] = 0
+        saturated, largest = 0, 0.0
         each, at = self.size // len(self.bounds), self.length - self._rows_length
         for index in range(len(self.bounds)):
             part = slice(index * each, (index + 1) * each)
-            saturated += encode(values[part], self.code(index), words[part])[1]
-            words[at + _WEIGHTED.place(largest_magnitude(values[part]))] = 1
+            extent = encode_weighted(values[part], weight, self.code(index), words[part])
+            words[at + _WEIGHTED.place(extent.weighted)] = 1
+            saturated, largest = saturated + extent.saturated, max(largest, extent.plain)
             at += _WEIGHTED.length
         if self.weighted:
-            words[at + _PLAIN.place(plain)] = 1
+            words[at + _PLAIN.place(largest if plain is None else plain)] = 1
         at, length = self.size, self._number.length
         for name in self.numbers:
             number = numbers[name]

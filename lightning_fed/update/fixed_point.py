@@ -60,6 +60,21 @@ class FixedPoint:
         return self.bound / self.limit
 
 
+@dataclass(frozen=True)
+class Extent:
+    """How far the values of an encoded vector reached.
+
+    Attributes:
+        plain: their largest magnitude, before they were weighted.
+        weighted: the same afterwards.
+        saturated: how many of the weighted ones lay beyond the bound.
+    """
+
+    plain: float
+    weighted: float
+    saturated: int
+
+
 def encode(values: FloatVector, code: FixedPoint, out: RingVector | None = None) -> tuple[RingVector, int]:
     """Round values at random, without bias, to ring integers.
 
@@ -77,19 +92,37 @@ def encode(values: FloatVector, code: FixedPoint, out: RingVector | None = None)
         UpdateRefusedError: a value is NaN or infinite.
         ProtocolError: ``out`` does not fit.
     """
-    check_float_vector(values)
     if out is None:
         out = np.empty(values.size, dtype=word_dtype(code.bits))
+    return out, encode_weighted(values, 1.0, code, out).saturated
+
+
+def encode_weighted(values: FloatVector, weight: float, code: FixedPoint, out: RingVector) -> Extent:
+    """As ``encode``, of ``values * weight`` rounded to float32, without room for all of that.
+
+    Args:
+        values: float32, shape ``(P,)``.
+        weight: positive; ``code.bound`` is for what it makes of the values.
+        code: the round's code.
+        out: where to write, shape ``(P,)``, dtype ``word_dtype(code.bits)``.
+
+    Raises:
+        UpdateRefusedError: a value is NaN or infinite, weighted or not.
+        ProtocolError: ``out`` does not fit.
+    """
+    check_float_vector(values)
     check_words(out, code.bits)
     if out.size != values.size:
         raise ProtocolError(f"{values.size} values do not fit a ring vector of {out.size} numbers.")
     rounding = StochasticRounding(code.limit)
-    saturated = 0
+    plain, weighted, saturated = 0.0, 0.0, 0
     for start in range(0, values.size, BLOCK):
         block = values[start : start + BLOCK]
-        to_ring(rounding.block(block, 1.0 / code.step), code.bits, out[start : start + BLOCK])
-        saturated += count_beyond(block, code.bound)
-    return out, saturated
+        to_ring(rounding.block(block, 1.0 / code.step, weight), code.bits, out[start : start + BLOCK])
+        if rounding.largest_weighted > code.bound:
+            saturated += count_beyond(block if weight == 1.0 else block * np.float32(weight), code.bound)
+        plain, weighted = max(plain, rounding.largest), max(weighted, rounding.largest_weighted)
+    return Extent(plain, weighted, saturated)
 
 
 def decode_sum(words: RingVector, code: FixedPoint, survivors: int) -> FloatVector:
@@ -114,8 +147,8 @@ def decode_sum(words: RingVector, code: FixedPoint, survivors: int) -> FloatVect
     reach = survivors * code.limit
     for start in range(0, words.size, BLOCK):
         integers = from_ring(words[start : start + BLOCK], code.bits)
-        beyond = count_beyond(integers, reach)
-        if beyond:
+        if max(int(integers.max(initial=0)), -int(integers.min(initial=0))) > reach:
+            beyond = count_beyond(integers, reach)
             raise ProtocolError(
                 f"{beyond} numbers of the summed update exceed {reach}, which {survivors} sites cannot reach: the sum "
                 "is wrong. A mask did not cancel or a site used another code; the round must be tried again."

@@ -5,6 +5,7 @@ Number i occupies bits i*b to i*b + b - 1 of the stream, bit 0 being the lowest 
 64-bit word holds eight, four or two of them; the lanes left over are then shifted together, 64 numbers to b words.
 """
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,22 +42,45 @@ def pack(words: RingVector, bits: int) -> bytes:
     Raises:
         ProtocolError: another dtype, or a number of more than ``bits`` bits.
     """
+    return pack_over(words.copy(), bits).tobytes()
+
+
+def pack_over(words: RingVector, bits: int) -> memoryview:
+    """As ``pack``, into the memory of ``words``, which it overwrites: a large vector needs no second one.
+
+    Returns:
+        The first ``packed_bytes(n, b)`` bytes of that memory.
+
+    Raises:
+        ProtocolError: another dtype, or a number of more than ``bits`` bits; part of the words are overwritten then.
+    """
     check_words(words, bits)
-    little = words.astype(words.dtype.newbyteorder("<"), copy=False)
-    if bits == 8 * words.itemsize:
-        return little.tobytes()
-    largest = int(words.max(initial=0))
-    if largest >> bits:
-        raise ProtocolError(f"the number {largest} does not fit {bits} bits. Reduce the vector mod 2^{bits} first.")
-    packed = np.empty(-(-words.size // _GROUP) * bits, dtype="<u8")
-    for start in range(0, words.size, _PIECE):
-        piece = little[start : start + _PIECE]
-        if piece.size % _GROUP:
-            piece = np.concatenate([piece, np.zeros(-piece.size % _GROUP, dtype=piece.dtype)])
-        offset = start // _GROUP * bits
-        merged, width = _merge(piece, bits)
-        _join_lanes(merged, width, packed[offset : offset + piece.size // _GROUP * bits])
-    return memoryview(packed.data).cast("B")[: packed_bytes(words.size, bits)].tobytes()
+    data = words.view(np.uint8)
+    if bits != 8 * words.itemsize:
+        for start in range(0, words.size, _PIECE):
+            piece = words[start : start + _PIECE]
+            largest = int(piece.max())
+            if largest >> bits:
+                raise ProtocolError(
+                    f"the number {largest} does not fit {bits} bits. Reduce the vector mod 2^{bits} first."
+                )
+            # Whole groups, whose bytes lie before all words that are not packed yet.
+            packed = _packed_groups(piece, bits)[: packed_bytes(piece.size, bits)]
+            offset = start // 8 * bits
+            data[offset : offset + packed.size] = packed
+    elif sys.byteorder == "big":
+        words.byteswap(inplace=True)
+    return memoryview(data)[: packed_bytes(words.size, bits)]  # type: ignore[arg-type]
+
+
+def _packed_groups(words: RingVector, bits: int) -> NDArray[np.uint8]:
+    """The bytes of numbers that are first filled up with zeros to whole groups."""
+    groups = -(-words.size // _GROUP)
+    little = np.zeros(groups * _GROUP, dtype=words.dtype.newbyteorder("<"))
+    little[: words.size] = words
+    packed = np.empty(groups * bits, dtype="<u8")
+    _join_lanes(*_merge(little, bits), packed)
+    return packed.view(np.uint8)
 
 
 def unpack(data: bytes | memoryview, bits: int, count: int) -> RingVector:
@@ -68,7 +92,8 @@ def unpack(data: bytes | memoryview, bits: int, count: int) -> RingVector:
         count: number n of numbers.
 
     Returns:
-        A new vector, shape ``(n,)``, dtype ``word_dtype(bits)``.
+        Shape ``(n,)``, dtype ``word_dtype(bits)``; where the numbers are whole words it may be ``data`` itself, and so
+        not writable.
 
     Raises:
         ProtocolError: the number of bytes is not ``packed_bytes(n, b)``, or bits after the last number are set.
@@ -78,7 +103,7 @@ def unpack(data: bytes | memoryview, bits: int, count: int) -> RingVector:
     if count < 0 or len(data) != expected:
         raise ProtocolError(f"{count} numbers of {bits} bits take {expected} bytes, but {len(data)} arrived.")
     if bits == 8 * dtype.itemsize:
-        return np.frombuffer(data, dtype=dtype.newbyteorder("<")).astype(dtype)
+        return np.frombuffer(data, dtype=dtype.newbyteorder("<")).astype(dtype, copy=False)
     spare = 8 * expected - count * bits
     if spare and data[-1] >> (8 - spare):
         raise ProtocolError(f"bits after the last of {count} numbers of {bits} bits are set: the data is damaged.")

@@ -30,6 +30,8 @@ def from_ring(words: RingVector, bits: int) -> NDArray[np.int32]:
 
     Bits of a word above the ring's are ignored.
     """
+    if bits == 8 * words.itemsize:
+        return words.view(f"i{words.itemsize}").astype(np.int32)
     integers = words.astype(np.int32) if words.itemsize < 4 else words.view(np.int32).copy()
     # Up and down again: the arithmetic shift down repeats the ring's sign bit.
     integers <<= 32 - bits

@@ -6,7 +6,6 @@ random float and one comparison a value) takes 20 times as long.
 """
 
 import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ from lightning_fed.update.random_bits import RandomBits
 from lightning_fed.update.vectors import FloatVector, non_finite
 
 BLOCK = 1 << 15
-"""Values of one pass: 128 KiB a float32 or int32 scratch array, so that the four of them share a 512 KiB cache."""
+"""Values of one pass: 128 KiB a float32 or int32 scratch array, so that all of them share a 512 KiB cache."""
 
 
 class StochasticRounding:
@@ -26,64 +25,71 @@ class StochasticRounding:
 
     Args:
         limit: largest magnitude of an integer, 1 to 2^31 - 1.
+
+    Attributes:
+        largest: largest magnitude of the last block's values.
+        largest_weighted: of what they were times their weight.
     """
 
     def __init__(self, limit: int) -> None:
         # (limit + 1) * 2^shift must fit int32, so that adding random bits below 2^shift to the largest value does too.
         self._shift = min(16, 31 - (limit).bit_length())
         self._unit = float(1 << self._shift)
-        top = np.float32(limit * self._unit)
-        self._top = top if float(top) <= limit * self._unit else np.nextafter(top, np.float32(0))
-        self._low = np.uint32((1 << self._shift) - 1)
+        self._top = _float32_at_most(limit * self._unit)
+        self._low = np.uint16((1 << self._shift) - 1)
         self._scaled = np.empty(BLOCK, dtype=np.float32)
         self._integers = np.empty(BLOCK, dtype=np.int32)
-        self._random = np.empty(BLOCK // 2, dtype=np.uint32)
-        self._part = np.empty(BLOCK // 2, dtype=np.uint32)
+        self._random = np.empty(BLOCK, dtype=np.uint16)
         self._bits = RandomBits()
+        self.largest = self.largest_weighted = 0.0
 
-    def block(self, values: FloatVector, factor: float) -> NDArray[np.int32]:
+    def block(self, values: FloatVector, factor: float, weight: float = 1.0) -> NDArray[np.int32]:
         """Round at most ``BLOCK`` values.
 
         Args:
             values: float32, shape ``(n,)``.
             factor: positive.
+            weight: positive; rounded are the float32 values ``values * weight``, times the factor.
 
         Returns:
             int32, shape ``(n,)``: scratch that the next call overwrites.
 
         Raises:
-            UpdateRefusedError: a value is NaN or infinite.
+            UpdateRefusedError: a value is NaN or infinite, weighted or not.
         """
         n = values.size
-        scaled, integers = self._scaled[:n], self._integers[:n]
+        scaled, integers, random = self._scaled[:n], self._integers[:n], self._random[:n]
+        each, times = np.float32(factor * self._unit), np.float32(weight)
+        largest = max(values.max(initial=0), -values.min(initial=0))
         # A huge value times the factor may become infinite; it saturates like any other beyond the limit.
-        with np.errstate(over="ignore", invalid="ignore"):
-            np.multiply(values, np.float32(factor * self._unit), out=scaled)
-        largest, smallest = float(scaled.max(initial=0)), float(scaled.min(initial=0))
-        if not (math.isfinite(largest) and math.isfinite(smallest)) and not np.isfinite(values).all():
-            raise non_finite(values)
-        if largest > self._top or smallest < -self._top:
-            np.clip(scaled, -self._top, self._top, out=scaled)
+        with np.errstate(over="ignore"):
+            # Rounding keeps the order of products: the largest value has the largest.
+            heaviest = largest * times
+            if not math.isfinite(heaviest):
+                raise non_finite(values * times)
+            np.multiply(values, each if weight == 1.0 else times, out=scaled)
+            if weight != 1.0:
+                np.multiply(scaled, each, out=scaled)
+            if heaviest * each > self._top:
+                np.clip(scaled, -self._top, self._top, out=scaled)
+        self.largest, self.largest_weighted = float(largest), float(heaviest)
         np.rint(scaled, out=scaled)
         np.copyto(integers, scaled, casting="unsafe")
-        self._add_random(integers)
+        self._bits.fill(random)
+        if self._shift < 16:
+            np.bitwise_and(random, self._low, out=random)
+        np.add(integers, random, out=integers)
         return np.right_shift(integers, self._shift, out=integers)
 
-    def _add_random(self, integers: NDArray[np.int32]) -> None:
-        # One 32-bit word serves two lanes: its lower half the first half of the block, its upper half the second.
-        half = (integers.size + 1) // 2
-        random = self._random[:half]
-        self._bits.fill(random)
-        for lanes, word_shift in ((integers[:half], 0), (integers[half:], 16)):
-            part = self._part[: lanes.size]
-            np.right_shift(random[: lanes.size], word_shift, out=part)
-            np.bitwise_and(part, self._low, out=part)
-            np.add(lanes, part.view(np.int32), out=lanes)
+
+def count_beyond(values: NDArray[np.float32] | NDArray[np.int32], bound: float) -> int:
+    """How many magnitudes are above ``bound``, of any finite magnitude; an integer below 2^31 for integers."""
+    limit = int(bound) if values.dtype == np.int32 else _float32_at_most(bound)
+    return int(np.count_nonzero(values > limit) + np.count_nonzero(values < -limit))
 
 
-def count_beyond(values: NDArray[Any], bound: float) -> int:
-    """How many magnitudes are above ``bound``; two cheap passes where none is."""
-    if float(values.max(initial=0)) <= bound and float(values.min(initial=0)) >= -bound:
-        return 0
-    # Compared in float64: numpy would round the bound to float32, and the magnitude of -2^31 is no int32.
-    return int(np.count_nonzero(np.abs(values.astype(np.float64)) > bound))
+def _float32_at_most(bound: float) -> np.float32:
+    """The largest float32 that is not above ``bound``, positive: above it lie the same float32 values."""
+    with np.errstate(over="ignore"):
+        rounded = np.float32(bound)
+    return rounded if float(rounded) <= bound else np.nextafter(rounded, np.float32(0))

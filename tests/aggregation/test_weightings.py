@@ -63,6 +63,16 @@ def test_a_running_total_gives_the_mean_of_all_updates_at_once() -> None:
     torch.testing.assert_close(combined(ByExamples(), sites), mean, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("weighting", [ByExamples(), Uniform(), fednova(70_000), qfedavg(70_000, 0.5)])
+def test_a_mean_of_a_float32_sum_is_its_quotient_whether_or_not_it_takes_the_place_of_the_sum(
+    weighting: Weighting,
+) -> None:
+    total = torch.randn(70_000, generator=torch.Generator().manual_seed(0))
+    sums = dict.fromkeys(weighting.sums, 3.0)
+    expected = total / 3.0
+    assert torch.equal(weighting.mean_update(total, sums), expected)
+
+
 @pytest.mark.parametrize("weighting", [ByExamples(), Uniform()])
 @pytest.mark.parametrize("support", [None, torch.arange(0, 70_000, 3)])
 def test_a_total_that_takes_the_factor_has_the_bits_of_one_that_takes_contributions(weighting, support):

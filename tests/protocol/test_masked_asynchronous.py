@@ -423,7 +423,9 @@ def test_sites_of_other_models_cannot_be_summed_whatever_they_are_told():
     # Told the round that it holds and the victim's model, it agrees on keys and masks nothing.
     other.receive(m.Begin(other._outbox.round, number, (1024.0,), model))
     with pytest.raises(ProtocolError, match="named another global model to the federation than it sent to this site"):
-        other._masked.masked_update(other._outbox.round, torch.zeros(5).numpy(), {}, 0.0, other._model_digest(), b"")
+        other._masked.masked_update(
+            other._outbox.round, (torch.zeros(5).numpy(), 1.0, {}), None, other._model_digest(), b""
+        )
 
 
 def test_a_site_signs_one_set_for_an_update_whatever_cohorts_are_announced():

@@ -507,8 +507,8 @@ def test_a_site_that_says_it_knows_the_members_and_knows_others_is_found_out_bef
 def test_a_count_of_examples_that_cannot_be_fails_the_round_and_not_the_coordinator(masked, monkeypatch):
     honest = Contribution.encode
 
-    def encode(code, values, numbers, plain=0.0):
-        words = honest(code, values, numbers, plain)
+    def encode(code, values, numbers, *beside):
+        words = honest(code, values, numbers, *beside)
         if numbers["examples"] == 12:
             words[code.size : code.size + 4] = 2**29
         return words

@@ -2,14 +2,16 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from lightning_fed.errors import PlanError, ProtocolError, UpdateRefusedError
-from lightning_fed.update.fixed_point import FixedPoint, decode_sum, encode
+from lightning_fed.update.fixed_point import FixedPoint, decode_sum, encode, encode_weighted
+from lightning_fed.update.magnitude import largest_magnitude
 from lightning_fed.update.ring import from_ring, word_dtype
-from lightning_fed.update.rounding import BLOCK
+from lightning_fed.update.rounding import BLOCK, count_beyond
 
 ANY_FLOAT = st.floats(width=32, allow_nan=False, allow_infinity=False)
 CODES = st.builds(FixedPoint, st.integers(8, 32), st.integers(1, 40), st.floats(1e-20, 1e20))
@@ -80,6 +82,60 @@ def test_lanes_that_share_a_random_word_round_independently():
     allowed = 0.5 * math.sqrt(math.log(2 / 1e-9) / (2 * 64 * half))
     assert abs((up[:, :half] * up[:, half:]).mean()) < allowed
     assert abs((up[:, :-1] * up[:, 1:]).mean()) < allowed
+
+
+@given(
+    bits=st.integers(8, 32),
+    cohort=st.integers(1, 40),
+    bound=st.floats(1e-6, 1e6),
+    weight=st.one_of(st.just(1.0), st.integers(1, 10**6).map(float), st.floats(1e-3, 1e3)),
+    size=st.one_of(st.integers(0, 9), st.integers(BLOCK - 1, BLOCK + 1)),
+    spread=st.floats(0.0, 3.0),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_a_weighted_encoding_is_that_of_the_weighted_values(bits, cohort, bound, weight, size, spread, seed):
+    code = FixedPoint(bits, cohort, bound)
+    values = (np.random.default_rng(seed).normal(size=size) * spread * bound / weight).astype(np.float32)
+    before, words = values.copy(), np.empty(size, dtype=word_dtype(bits))
+    extent = encode_weighted(values, weight, code, words)
+    np.testing.assert_array_equal(values, before)
+    weighted = (torch.from_numpy(values) * weight).numpy()
+    assert extent.plain == largest_magnitude(values)
+    assert extent.weighted == largest_magnitude(weighted)
+    assert extent.saturated == np.count_nonzero(np.abs(weighted.astype(np.float64)) > bound)
+    exact = np.clip(weighted.astype(np.float64) / code.step, -code.limit, code.limit)
+    # One of the two neighbouring integers, but for the float32 product, which has 24 bits.
+    assert (np.abs(from_ring(words, bits) - exact) <= 1 + np.abs(exact) * 2.0**-22 + 2.0**-16).all()
+
+
+@pytest.mark.parametrize("weight", [1.0, 1e6])
+def test_a_value_that_its_weight_makes_infinite_is_refused(weight):
+    values = np.array([0.0, 3e38, math.inf if weight == 1.0 else -1.0], dtype=np.float32)
+    with pytest.raises(UpdateRefusedError, match="1 NaN or infinite values of 3"):
+        encode_weighted(values, weight, FixedPoint(16, 8, 1.0), np.empty(3, np.uint16))
+
+
+@given(hnp.arrays(np.float32, st.integers(0, 20), elements=ANY_FLOAT), st.floats(1e-25, 1e25), st.booleans())
+def test_values_beyond_a_bound_are_counted_as_in_float64(values, bound, at_a_value):
+    if at_a_value and values.size and values[0]:
+        # Between two float32 values, and right at one.
+        bound = float(np.clip(abs(float(values[0])) * (1 + 1e-9), 1e-25, 1e25))
+    assert count_beyond(values, bound) == np.count_nonzero(np.abs(values.astype(np.float64)) > bound)
+
+
+@given(hnp.arrays(np.int32, st.integers(0, 20), elements=st.integers(-(2**31), 2**31 - 1)), st.integers(0, 2**31 - 1))
+def test_integers_beyond_a_bound_are_counted_down_to_the_smallest(values, bound):
+    assert count_beyond(values, bound) == np.count_nonzero(np.abs(values.astype(np.int64)) > bound)
+
+
+@given(st.integers(1, 32), st.lists(st.integers(0, 2**32 - 1), max_size=9))
+def test_ring_words_stand_for_signed_numbers_and_bits_above_the_ring_count_nothing(bits, numbers):
+    words = np.array(numbers, dtype=np.uint64).astype(word_dtype(bits))
+    half = 1 << (bits - 1)
+    expected = [((int(word) + half) % (1 << bits)) - half for word in words]
+    before = words.copy()
+    assert from_ring(words, bits).tolist() == expected
+    np.testing.assert_array_equal(words, before)
 
 
 def test_two_encodings_of_one_update_differ():

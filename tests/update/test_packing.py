@@ -4,7 +4,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lightning_fed.errors import PlanError, ProtocolError
-from lightning_fed.update.packing import pack, packed_bytes, unpack
+from lightning_fed.update.packing import pack, pack_over, packed_bytes, unpack
 from lightning_fed.update.ring import word_dtype
 
 
@@ -28,6 +28,17 @@ def test_round_trip_is_exact_across_pieces(bits, count):
     packed = pack(words, bits)
     assert len(packed) == -(-count * bits // 8)
     assert np.array_equal(unpack(memoryview(packed), bits, count), words)
+
+
+@pytest.mark.parametrize("bits", range(1, 33))
+@pytest.mark.parametrize("count", [0, 1, 63, 65537])
+def test_words_packed_over_themselves_are_the_same_bytes_in_their_own_memory(bits, count):
+    words = numbers(bits, count)
+    expected = pack(words, bits)
+    assert np.array_equal(words, numbers(bits, count))
+    packed = pack_over(words, bits)
+    assert packed == expected
+    assert np.shares_memory(np.frombuffer(packed, np.uint8), words) == (count > 0)
 
 
 @given(st.integers(1, 32), st.integers(0, 300), st.integers(0, 2000))

@@ -12,7 +12,7 @@ from lightning_fed.protocol.binding import binding_of
 from lightning_fed.protocol.coordinator.actions import Action, Record, Send, Wake
 from lightning_fed.protocol.coordinator.any_collection import AnyCollection
 from lightning_fed.protocol.coordinator.masked_sum import STEP_S, MaskedSum
-from lightning_fed.protocol.coordinator.plausibility import check_mean, check_norm
+from lightning_fed.protocol.coordinator.plausibility import check_mean, check_norm, reaches
 from lightning_fed.protocol.coordinator.round_result import DEADLINE, VALUES_S, RoundResult
 from lightning_fed.protocol.coordinator.uploads import Uploads
 from lightning_fed.protocol.exchange import VOTE_BITS, Exchange
@@ -310,12 +310,13 @@ class MaskedCollection(AnyCollection):
         exchange, decoded = self._exchange, self._code.decode(words, survivors)
         exchange.check_sums(decoded.numbers, survivors)
         total = torch.from_numpy(decoded.values)
+        summed = reaches(total, len(decoded.magnitudes)) if decoded.magnitudes else []
         mean = exchange.mean(total, decoded.numbers, self._support)
         if isinstance(self._code, Contribution):
             # With EF21 each site counts alike, so none can make the weights small; and a site that takes back what is
             # known of it may lie far beyond others that send next to nothing.
             if not exchange.known_mean:
-                check_mean(mean, total, decoded.magnitudes, self._code, survivors, self._model)
+                check_mean(mean, summed, decoded.magnitudes, self._code, survivors, self._model)
             check_norm(mean, exchange.largest_norm, self._code)
         facts = {"saturated": decoded.saturated}
         self._result = RoundResult(mean, decoded.next_bounds, facts, decoded.numbers)

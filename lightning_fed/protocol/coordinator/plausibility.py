@@ -1,6 +1,7 @@
 """Whether a mean over masked sites can be one of honest sites: checks that need no site's own numbers."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -17,8 +18,13 @@ HARMLESS = 2.0**-20
 nothing."""
 
 
+def reaches(values: Tensor, parts: int) -> list[float]:
+    """The largest magnitude of each of the parts that flat values consist of."""
+    return [_largest(part) for part in torch.tensor_split(values, parts)]
+
+
 def check_mean(
-    mean: Tensor, total: Tensor, magnitudes: tuple[float, ...], code: Contribution, sites: int, model: Tensor
+    mean: Tensor, summed: Sequence[float], magnitudes: tuple[float, ...], code: Contribution, sites: int, model: Tensor
 ) -> None:
     """Accept a mean no larger than the updates that it is a mean of, or raise.
 
@@ -27,7 +33,7 @@ def check_mean(
 
     Args:
         mean: flat float32; zeros where nothing was sent.
-        total: what it was made of, flat float32, shape ``(size,)``.
+        summed: of each part, the largest magnitude of the sum that it was made of.
         magnitudes: of each part, see ``Decoded``.
         code: the code of the round.
         sites: number of sites in the sum.
@@ -36,10 +42,8 @@ def check_mean(
     Raises:
         UpdateRefusedError: it is larger.
     """
-    parts = len(magnitudes)
-    means, totals = torch.tensor_split(mean, parts), torch.tensor_split(total, parts)
-    for index, (part, summed, magnitude) in enumerate(zip(means, totals, magnitudes, strict=True)):
-        largest, reach = _largest(part), _largest(summed)
+    means = reaches(mean, len(magnitudes))
+    for index, (largest, reach, magnitude) in enumerate(zip(means, summed, magnitudes, strict=True)):
         # Where the ring is coarse, rounding alone can be larger than small updates.
         beyond_rounding = largest * max(0.0, 1 - sites * code.code(index).step / reach) if reach else 0.0
         if beyond_rounding > LARGEST_EXCESS * magnitude and beyond_rounding > HARMLESS * _largest(model):

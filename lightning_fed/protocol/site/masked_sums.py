@@ -19,7 +19,7 @@ from lightning_fed.protocol.site.signed_sums import REPORTED, SignedSums
 from lightning_fed.protocol.terms import terms_of
 from lightning_fed.update.contribution import Contribution
 from lightning_fed.update.metric_sum import RING_BITS, MetricSum, presence
-from lightning_fed.update.packing import pack
+from lightning_fed.update.packing import pack, pack_over
 from lightning_fed.update.vectors import FloatVector
 from lightning_fed.update.vote import ballot
 
@@ -175,15 +175,19 @@ class MaskedSums:
         return _wrapped(machine, message), pack(words, VOTE_BITS)
 
     def masked_update(
-        self, round: int, values: FloatVector, numbers: Mapping[str, float], plain: float, digest: bytes, blocks: bytes
-    ) -> tuple[m.Masking, bytes, FloatVector | None]:
+        self,
+        round: int,
+        terms: tuple[FloatVector, float, Mapping[str, float]],
+        plain: float | None,
+        digest: bytes,
+        blocks: bytes,
+    ) -> tuple[m.Masking, memoryview, FloatVector | None]:
         """The update as it may be sent.
 
         Args:
             round: the round.
-            values: weighted, on the coordinates that are sent, float32, shape ``(count,)``.
-            numbers: what is summed beside them.
-            plain: largest magnitude of the update before it was weighted.
+            terms: see ``Exchange.terms``; the values on the coordinates that are sent, float32, shape ``(count,)``.
+            plain: largest magnitude of the update before it was weighted, where the values are weighted already.
             digest: hash of the global model that it was trained from.
             blocks: the winners of the vote as they were announced; empty without one. With other coordinates for
                 everybody else, a coordinator could read one site out of the sum, so all sites sign them.
@@ -197,11 +201,11 @@ class MaskedSums:
             UpdateRefusedError: a value is NaN or infinite.
         """
         machine, bits = self._of_model("update", round, digest), self._plan.masking.bits
-        code = self._exchange.code(self._bounds)
-        words = code.encode(values, numbers, plain)
+        code, (values, weight, numbers) = self._exchange.code(self._bounds), terms
+        words = code.encode(values, numbers, weight, plain)
         sent = code.sent(words) if isinstance(code, Contribution) and self._exchange.settles else None
         message = machine.mask(words, bits, blocks)
-        return _wrapped(machine, message), pack(words, bits), sent
+        return _wrapped(machine, message), pack_over(words, bits), sent
 
     def masked_presence(self, version: int, has: Collection[str], digest: bytes) -> m.Masking:
         """Which metrics the site has, as it may be sent.

@@ -262,16 +262,14 @@ class Outbox:
         report = held.report
         messages: list[m.Message] = []
         if self._masked:
-            weighted, numbers = exchange.weighted(values, report)
-            plain = largest_magnitude(values)
-            message, masked, sent = self._masked.masked_update(
-                held.round, weighted, numbers, plain, digest, self._blocks
-            )
+            terms = exchange.terms(values, report)
+            plain = None if terms[0] is values else largest_magnitude(values)
+            message, masked, sent = self._masked.masked_update(held.round, terms, plain, digest, self._blocks)
             data: bytes | memoryview = masked
             messages.append(message)
             if sent is not None:
                 # The words hold weighted values, the residual plain ones.
-                sent /= np.float32(numbers.get("examples", 1.0))
+                sent /= np.float32(terms[2].get("examples", 1.0))
                 self.control = None if exchange.control_part is None else sent[exchange.control_part]
             report = SiteReport(1)
         else:
