@@ -6,15 +6,20 @@ from torch import Tensor, nn
 
 
 class Classifier(LightningModule):
-    """A backbone and a head, trained by AdamW; ``image`` is whatever the backbone takes."""
+    """A backbone and a head; ``image`` is whatever the backbone takes.
+
+    Args:
+        lr: learning rate of AdamW.
+        sgd: learning rate of plain SGD, which then trains instead of AdamW; 0 for AdamW.
+    """
 
     backbone: nn.Module
     head: nn.Module
 
-    def __init__(self, lr: float) -> None:
+    def __init__(self, lr: float, sgd: float = 0.0) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.lr = lr
+        self.lr, self.sgd = lr, sgd
         self.loss = nn.BCEWithLogitsLoss()
 
     def forward(self, image: Tensor) -> Tensor:
@@ -34,8 +39,11 @@ class Classifier(LightningModule):
         return logits
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return AdamW over what is trainable."""
-        return torch.optim.AdamW([p for p in self.parameters() if p.requires_grad], lr=self.lr, weight_decay=1e-3)
+        """Return AdamW, or plain SGD, over what is trainable."""
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        if self.sgd:
+            return torch.optim.SGD(parameters, lr=self.sgd)
+        return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=1e-3)
 
 
 class BatchNormClassifier(Classifier):
@@ -63,12 +71,21 @@ class EnergyClassifier(Classifier):
         channels: of the energies.
         grid: side of their grid of places.
         lr: learning rate of AdamW.
+        sgd: of plain SGD instead, see ``Classifier``.
+        hidden: features that the backbone finds in the energies by a layer of its own, and the head sees instead; 0 for
+            none.
     """
 
-    def __init__(self, channels: int, grid: int, lr: float = 4e-3) -> None:
-        super().__init__(lr)
-        self.backbone = nn.BatchNorm2d(channels)
-        self.head = nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(channels * grid**2, 1))
+    def __init__(self, channels: int, grid: int, lr: float = 4e-3, sgd: float = 0.0, hidden: int = 0) -> None:
+        super().__init__(lr, sgd)
+        self.backbone: nn.Module = nn.BatchNorm2d(channels)
+        size = channels * grid**2
+        if hidden:
+            found = nn.Linear(size, hidden)
+            self.backbone = nn.Sequential(self.backbone, nn.Flatten(), nn.Dropout(0.3), found, nn.ReLU())
+            self.head: nn.Module = nn.Linear(hidden, 1)
+        else:
+            self.head = nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(size, 1))
 
 
 def _block(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Module:

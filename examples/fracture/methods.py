@@ -32,6 +32,9 @@ class Method:
         energy: whether the model sees oriented energies, and is linear in them, instead of grey values.
         adapted: whether a model is tested with the batch statistics of the images it is tested on (AdaBN).
         tuned: last rounds in which each site trains the global model alone instead, for as many epochs.
+        epochs: local epochs a round.
+        sgd: learning rate of plain SGD, with which the sites then train instead of AdamW.
+        hidden: features that a model of oriented energies finds in them and shares; 0 for a linear one.
     """
 
     algorithm: dict[str, Any] = field(default_factory=lambda: {"name": "fedavg"})
@@ -43,10 +46,13 @@ class Method:
     energy: bool = False
     adapted: bool = False
     tuned: int = 0
+    epochs: int = LOCAL_EPOCHS
+    sgd: float = 0.0
+    hidden: int = 0
 
     def plan(self, rounds: int = ROUNDS) -> FederationPlan:
         """The plan of a study of some rounds, those alone included; updates are masked, as by default."""
-        local = LocalTraining(epochs=LOCAL_EPOCHS, proximal=self.proximal)
+        local = LocalTraining(epochs=self.epochs, proximal=self.proximal)
         return FederationPlan(
             name="heterogeneity",
             rounds=rounds - self.tuned,

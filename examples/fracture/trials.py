@@ -1,6 +1,7 @@
 """One trial of the comparison: train by one method on one study, and test at every site."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from lightning.pytorch import Trainer, seed_everything
@@ -13,7 +14,7 @@ from torchmetrics.functional.classification import (
 )
 
 from examples.fracture.batchnorm import BatchNormClassifier, Classifier, EnergyClassifier
-from examples.fracture.methods import ALONE, LOCAL_EPOCHS, METHODS, ROUNDS, TOGETHER, WIDTH, Method
+from examples.fracture.methods import ALONE, METHODS, ROUNDS, TOGETHER, WIDTH, Method
 from examples.fracture.scanners import Images, site_images
 from lightning_fed.callbacks.adabn import AdaBN
 from lightning_fed.callbacks.ditto import Ditto
@@ -46,9 +47,12 @@ def trial(name: str, data: Data, seed: int) -> dict[str, Scores]:
     method = {**ALONE, **TOGETHER, **METHODS}[name]
     data = prepared(method, data, data.keys())
     if name in ALONE:
-        return {site: scores(logits(trained(train, seed), test), test) for site, (train, test) in data.items()}
+        return {
+            site: scores(logits(trained(method, train, seed, ROUNDS), test), test)
+            for site, (train, test) in data.items()
+        }
     if name in TOGETHER:
-        model = trained(pooled(data), seed)
+        model = trained(method, pooled(data), seed, ROUNDS)
         return {site: scores(logits(model, test), test) for site, (_, test) in data.items()}
     models = federated(method, {site: train for site, (train, _) in data.items()}, seed)
     return {site: scores(logits(models[site], test, method.adapted), test) for site, (_, test) in data.items()}
@@ -63,7 +67,7 @@ def unseen(name: str, data: Data, seed: int, adapted: Sequence[bool]) -> list[di
         test = shown[site][1]
         seen = {other: both for other, both in shown.items() if other != site}
         if name in TOGETHER:
-            model = trained(pooled(seen), seed)
+            model = trained(method, pooled(seen), seed)
         else:
             models = federated(method, {other: train for other, (train, _) in seen.items()}, seed)
             model = next(iter(models.values()))
@@ -84,26 +88,40 @@ def prepared(method: Method, data: Data, sites: Collection[str]) -> Data:
     return data
 
 
-def federated(method: Method, train: Mapping[str, Images], seed: int, rounds: int = ROUNDS) -> dict[str, Classifier]:
+def federated(
+    method: Method,
+    train: Mapping[str, Images],
+    seed: int,
+    rounds: int = ROUNDS,
+    batch_sizes: Mapping[str, int] = MappingProxyType({}),
+) -> dict[str, Classifier]:
     """Each site's model after the federation, the personal one where there is one; the images are prepared ones."""
-    sites = [VirtualSite(s, _model(seed, i), loader(i, True), method.callbacks()) for s, i in train.items()]
+    sites = [
+        VirtualSite(
+            site,
+            _model(method, seed, images),
+            loader(images, True, batch_sizes.get(site, BATCH_SIZE)),
+            method.callbacks(),
+        )
+        for site, images in train.items()
+    ]
     federate_in_process(method.plan(rounds), sites, seed=seed)
     models: dict[str, Classifier] = {}
     for site in sites:
         assert isinstance(site.module, Classifier)
         models[site.name] = site.module
         if method.tuned:
-            _fit(site.module, train[site.name], method.tuned, seed)
+            _fit(site.module, train[site.name], method.tuned * method.epochs, seed)
         for callback in site.callbacks:
             if isinstance(callback, Ditto):
                 site.module.load_state_dict(callback.state_dict()["personal"])
     return models
 
 
-def trained(images: Images, seed: int) -> Classifier:
+def trained(method: Method, images: Images, seed: int, rounds: int = ROUNDS) -> Classifier:
     """A model trained without a federation on prepared images, for as many epochs."""
-    model = _model(seed, images)
-    _fit(model, images, ROUNDS, seed)
+    model = _model(method, seed, images)
+    _fit(model, images, rounds * method.epochs, seed)
     return model
 
 
@@ -128,9 +146,9 @@ def _each(data: Data, change: Callable[[Tensor], Tensor]) -> Data:
     return {site: (changed(train), changed(test)) for site, (train, test) in data.items()}
 
 
-def loader(images: Images, shuffle: bool) -> DataLoader[tuple[Tensor, ...]]:
-    """Batches of images and labels."""
-    return DataLoader(TensorDataset(images.image, images.label), BATCH_SIZE if shuffle else 250, shuffle=shuffle)
+def loader(images: Images, shuffle: bool, batch_size: int = BATCH_SIZE) -> DataLoader[tuple[Tensor, ...]]:
+    """Batches of images and labels, larger ones where they are not shuffled."""
+    return DataLoader(TensorDataset(images.image, images.label), batch_size if shuffle else 250, shuffle=shuffle)
 
 
 def logits(model: Classifier, images: Images, adapted: bool = False) -> Tensor:
@@ -150,15 +168,15 @@ def scores(logits: Tensor, images: Images) -> Scores:
     }
 
 
-def _fit(model: Classifier, images: Images, rounds: int, seed: int) -> None:
+def _fit(model: Classifier, images: Images, epochs: int, seed: int) -> None:
     seed_everything(seed, verbose=False)
-    Trainer(max_epochs=rounds * LOCAL_EPOCHS, **QUIET).fit(model, loader(images, True))
+    Trainer(max_epochs=epochs, **QUIET).fit(model, loader(images, True))
 
 
-def _model(seed: int, images: Images) -> Classifier:
+def _model(method: Method, seed: int, images: Images) -> Classifier:
     torch.manual_seed(seed)
     channels, side = images.image.shape[1:3]
     if channels > 1:
-        return EnergyClassifier(channels, side)
+        return EnergyClassifier(channels, side, sgd=method.sgd, hidden=method.hidden)
     # The faster layout for convolutions on a processor, by a fifth.
     return BatchNormClassifier(WIDTH).to(memory_format=torch.channels_last)
