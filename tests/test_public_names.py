@@ -15,7 +15,7 @@ PUBLIC = {
         SitePrivacy SiteReport Statistics Uniform ValueCodec Weighting __version__ load_global_model
     """,
     "lightning_fed.callbacks": """
-        AdaBN DifferentialPrivacy Ditto FedDyn FedProx FedRep FederatedFinetuning MomentAlignment RoundCallback Scaffold
+        AdaBN DifferentialPrivacy Ditto FedDyn FedProx FedRep FederatedFinetuning RoundCallback Scaffold
         ScoreTable SharedStatistics SharedVector TopKCompression adapt merged
     """,
     "lightning_fed.radiology": """

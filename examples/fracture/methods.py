@@ -11,7 +11,6 @@ from lightning.pytorch import Callback
 
 from lightning_fed.callbacks.ditto import Ditto
 from lightning_fed.callbacks.fedrep import FedRep
-from lightning_fed.callbacks.moment_alignment import MomentAlignment
 from lightning_fed.plan import FederationPlan, LocalTraining
 
 ROUNDS, LOCAL_EPOCHS = 20, 2
@@ -88,7 +87,6 @@ METHODS = {
     "Energy": Method(energy=True),
     "Energy + FedDyn": Method({"name": "feddyn", "alpha": 0.3}, energy=True),
     "Energy + FedDyn, fine-tuned": Method({"name": "feddyn", "alpha": 0.3}, energy=True, tuned=6),
-    "Moments": Method(callbacks=lambda: [MomentAlignment("backbone", features=4 * WIDTH, weight=1.0)]),
     "AdaBN": Method(adapted=True),
     "FedBN + FedAvgM": Method({"name": "fedavgm", "momentum": 0.5}, personal=["normalisation"]),
     "FedBN + FedDyn": Method({"name": "feddyn", "alpha": 0.3}, personal=["normalisation"]),

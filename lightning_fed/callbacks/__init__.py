@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from lightning_fed.callbacks.fedprox import FedProx
     from lightning_fed.callbacks.fedrep import FedRep
     from lightning_fed.callbacks.finetuning import FederatedFinetuning
-    from lightning_fed.callbacks.moment_alignment import MomentAlignment
     from lightning_fed.callbacks.round_callback import RoundCallback
     from lightning_fed.callbacks.scaffold import Scaffold
     from lightning_fed.callbacks.score_table import ScoreTable
@@ -31,7 +30,6 @@ else:
             "fedprox": ("FedProx",),
             "fedrep": ("FedRep",),
             "finetuning": ("FederatedFinetuning",),
-            "moment_alignment": ("MomentAlignment",),
             "round_callback": ("RoundCallback",),
             "scaffold": ("Scaffold",),
             "score_table": ("ScoreTable",),
@@ -51,7 +49,6 @@ __all__ = [
     "FedProx",
     "FedRep",
     "FederatedFinetuning",
-    "MomentAlignment",
     "RoundCallback",
     "Scaffold",
     "ScoreTable",

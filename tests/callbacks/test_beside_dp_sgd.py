@@ -10,7 +10,6 @@ from lightning_fed.callbacks.ditto import Ditto
 from lightning_fed.callbacks.fedprox import FedProx
 from lightning_fed.callbacks.fedrep import FedRep
 from lightning_fed.callbacks.finetuning import FederatedFinetuning
-from lightning_fed.callbacks.moment_alignment import MomentAlignment
 from lightning_fed.callbacks.scaffold import Scaffold
 from lightning_fed.errors import ConfigError
 from lightning_fed.update.layout import layout_of
@@ -79,9 +78,8 @@ def test_under_dp_sgd_scaffold_corrects_after_the_noise_and_its_control_is_a_mea
         lambda: FedRep(["head.*"]),
         lambda: Ditto(0.1),
         lambda: FederatedFinetuning("body", schedule={2: ["0"]}),
-        lambda: MomentAlignment("body", 8),
     ],
-    ids=["FedRep", "Ditto", "FederatedFinetuning", "MomentAlignment"],
+    ids=["FedRep", "Ditto", "FederatedFinetuning"],
 )
 def test_what_dp_sgd_cannot_account_for_is_refused(callback):
     with pytest.raises(ConfigError, match="DP-SGD"):
