@@ -41,6 +41,7 @@ def take_part(
     if connection.wait(lambda s: "initial" if s.initial_wanted else s.model and "model", "the model") == "initial":
         state = state_bytes({"weight": vector}, layout)
         connection.call(lambda s: s.offer_initial(state))
+        del state
     del vector
     while (begun := connection.wait(_begun_with_model, "a round"))[0]:
         connection.call(lambda s, begun=begun: s.submit(begun[0], answer(begun[1]), SiteReport(1)))

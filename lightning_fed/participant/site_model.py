@@ -98,6 +98,23 @@ class SiteModel:
             BudgetExhaustedError: the site's budget allows no further update.
             FederationError: the ledger or a file cannot be written.
         """
+        zeroed = self._submit(trainer, module, plan, round, report)
+        if zeroed is None:
+            return False
+        # From here on the session alone holds the update, and drops it before the next model needs its room.
+        spent: FederationError | None = self._link.ask(
+            trainer,
+            f"global model {round}",
+            lambda s: (s.spent,) if s.spent or s.has_model(round) else None,
+        )[0]
+        if spent is not None:
+            raise spent
+        return not zeroed
+
+    def _submit(
+        self, trainer: Trainer, module: LightningModule, plan: FederationPlan, round: int, report: SiteReport
+    ) -> bool | None:
+        """Hand the update to the session: whether it is zeros, in its place; None where it could not be sent."""
         assert self.start is not None
         shared(trainer, module.buffers())
         if self._sent_once:
@@ -118,17 +135,10 @@ class SiteModel:
             reason = str(error)
             rank_zero_warn(f"round {round}: {reason} The round goes on without this site's update.")
             self._link.tell(lambda session: session.withdraw(round, reason))
-            return False
+            return None
         data = memoryview(update.numpy()).cast("B")  # type: ignore[arg-type]
         self._link.tell(lambda session: session.submit(round, data, report))
-        spent: FederationError | None = self._link.ask(
-            trainer,
-            f"global model {round}",
-            lambda s: (s.spent,) if s.spent or s.has_model(round) else None,
-        )[0]
-        if spent is not None:
-            raise spent
-        return not zeroed
+        return zeroed
 
     def _refuse_unlike(self, trainer: Trainer, update: Tensor) -> None:
         """Refuse to send what one process has trained where others have trained something else."""

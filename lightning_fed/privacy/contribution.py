@@ -121,7 +121,12 @@ class PrivateContribution:
         return round_clipped(clipped, self.step, self.norm)
 
     def encode(
-        self, values: FloatVector, numbers: Mapping[str, float], weight: float = 1.0, plain: float | None = None
+        self,
+        values: FloatVector,
+        numbers: Mapping[str, float],
+        weight: float = 1.0,
+        plain: float | None = None,
+        out: RingVector | None = None,
     ) -> RingVector:
         """Ring words of a site's clipped update with its share of the noise, if the sites add it.
 
@@ -130,6 +135,7 @@ class PrivateContribution:
             numbers: not sent: nothing but the noisy vector may be learned.
             weight: 1, as each site counts alike.
             plain: not sent either.
+            out: where to write, shape ``(length,)``, dtype ``word_dtype(bits)``; a new vector when not given.
 
         Returns:
             Shape ``(length,)``, dtype ``word_dtype(bits)``.
@@ -142,7 +148,9 @@ class PrivateContribution:
         if isinstance(self.release, DistributedNoise):
             integers += self.release.share()
         integers &= (1 << self.bits) - 1
-        return integers.astype(word_dtype(self.bits))
+        words = np.empty(self.length, dtype=word_dtype(self.bits)) if out is None else out
+        np.copyto(words, integers, casting="unsafe")
+        return words
 
     def decode(self, words: RingVector, survivors: int) -> Decoded:
         """The noisy sum of the contributions of ``survivors`` sites.

@@ -61,11 +61,17 @@ class RoundCode(Protocol):
         ...
 
     def encode(
-        self, values: FloatVector, numbers: Mapping[str, float], weight: float = 1.0, plain: float | None = None
+        self,
+        values: FloatVector,
+        numbers: Mapping[str, float],
+        weight: float = 1.0,
+        plain: float | None = None,
+        out: RingVector | None = None,
     ) -> RingVector:
         """Ring words of one site's values, still to be multiplied by ``weight``, and numbers.
 
-        ``plain`` is its largest magnitude before it was weighted, where the values are weighted already.
+        ``plain`` is its largest magnitude before it was weighted, where the values are weighted already; ``out`` is
+        where to write.
         """
         ...
 

@@ -100,7 +100,12 @@ class Contribution:
         return len(self.bounds) * _WEIGHTED.length + (_PLAIN.length if self.weighted else 0)
 
     def encode(
-        self, values: FloatVector, numbers: Mapping[str, float], weight: float = 1.0, plain: float | None = None
+        self,
+        values: FloatVector,
+        numbers: Mapping[str, float],
+        weight: float = 1.0,
+        plain: float | None = None,
+        out: RingVector | None = None,
     ) -> RingVector:
         """Ring words of a weighted update and the numbers beside it.
 
@@ -109,6 +114,7 @@ class Contribution:
             numbers: one for each of ``numbers``.
             weight: what the values are still to be multiplied by.
             plain: largest magnitude of the update before it was weighted, where ``values`` are weighted already.
+            out: where to write, shape ``(length,)``, dtype ``word_dtype(bits)``; a new vector when not given.
 
         Returns:
             Shape ``(length,)``, dtype ``word_dtype(bits)``.
@@ -117,7 +123,7 @@ class Contribution:
             UpdateRefusedError: a value is NaN or infinite, or a number is not between 0 and ``LARGEST_NUMBER``, or
                 above 0 and nothing when it is rounded.
         """
-        words = np.empty(self.length, dtype=word_dtype(self.bits))
+        words = np.empty(self.length, dtype=word_dtype(self.bits)) if out is None else out
         words[self.size :] = 0
         saturated, largest = 0, 0.0
         each, at = self.size // len(self.bounds), self.length - self._rows_length

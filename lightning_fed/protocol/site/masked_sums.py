@@ -20,6 +20,8 @@ from lightning_fed.protocol.terms import terms_of
 from lightning_fed.update.contribution import Contribution
 from lightning_fed.update.metric_sum import RING_BITS, MetricSum, presence
 from lightning_fed.update.packing import pack, pack_over
+from lightning_fed.update.reused import ReusedMemory
+from lightning_fed.update.ring import word_dtype
 from lightning_fed.update.vectors import FloatVector
 from lightning_fed.update.vote import ballot
 
@@ -62,6 +64,7 @@ class MaskedSums:
         self._last: dict[m.Purpose, tuple[int, int]] = {}
         self._models: dict[tuple[m.Purpose, int], bytes] = {}
         self._signed = signed
+        self._words = ReusedMemory()
 
     def admit(self, members: Members, signing_key: Ed25519PrivateKey, exchange: Exchange) -> None:
         """Sums that begin from now on are among these members; what has begun goes on as it was.
@@ -202,7 +205,7 @@ class MaskedSums:
         """
         machine, bits = self._of_model("update", round, digest), self._plan.masking.bits
         code, (values, weight, numbers) = self._exchange.code(self._bounds), terms
-        words = code.encode(values, numbers, weight, plain)
+        words = code.encode(values, numbers, weight, plain, self._words.empty(code.length, word_dtype(bits)))
         sent = code.sent(words) if isinstance(code, Contribution) and self._exchange.settles else None
         message = machine.mask(words, bits, blocks)
         return _wrapped(machine, message), pack_over(words, bits), sent
