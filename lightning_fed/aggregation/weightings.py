@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from lightning_fed.aggregation.contracts import SiteReport
-from lightning_fed.aggregation.total import divided
+from lightning_fed.aggregation.total import Total, divided
 from lightning_fed.errors import UpdateRefusedError
 
 
-def quotient(total: Tensor, divisor: float, what: str, *, over: bool = False) -> Tensor:
-    """``total / divisor`` as float32, shape ``(P,)``; see ``divided``.
+def quotient(total: Tensor | Total, divisor: float, what: str, *, over: bool = False) -> Tensor:
+    """``total / divisor`` as float32, shape ``(P,)``; see ``divided``. A ``Total`` is used up.
 
     Raises:
         UpdateRefusedError: the divisor, a sum called ``what``, is not positive; a NaN is not either.
@@ -19,7 +19,7 @@ def quotient(total: Tensor, divisor: float, what: str, *, over: bool = False) ->
         raise UpdateRefusedError(
             f"the sum of the sites' {what} is {divisor}; a mean needs it above 0. Repeat the round without empty sites."
         )
-    return divided(total, divisor, over=over)
+    return total.divided(divisor) if isinstance(total, Total) else divided(total, divisor, over=over)
 
 
 def check_between(name: str, total: float, least: float, most: float, sites: int, why: str) -> None:
@@ -69,8 +69,8 @@ class ByExamples:
         if not sums["examples"].is_integer():
             raise UpdateRefusedError(f"{sites} sites cannot have {sums['examples']} examples: it is no whole number.")
 
-    def mean_update(self, total: Tensor, sums: Mapping[str, float]) -> Tensor:
-        """See ``Weighting.mean_update``."""
+    def mean_update(self, total: Tensor | Total, sums: Mapping[str, float]) -> Tensor:
+        """See ``Weighting.mean_update``; a ``Total`` is used up."""
         return quotient(total, sums["examples"], "examples", over=True)
 
 
@@ -94,6 +94,6 @@ class Uniform:
         """See ``ChecksSums.check_sums``."""
         check_between("sites", sums["sites"], sites, sites, sites, "1 each")
 
-    def mean_update(self, total: Tensor, sums: Mapping[str, float]) -> Tensor:
-        """See ``Weighting.mean_update``."""
+    def mean_update(self, total: Tensor | Total, sums: Mapping[str, float]) -> Tensor:
+        """See ``Weighting.mean_update``; a ``Total`` is used up."""
         return quotient(total, sums["sites"], "number", over=True)

@@ -17,6 +17,7 @@ from lightning_fed.coordinator.recorded import LEDGER
 from lightning_fed.coordinator.retention import Keep
 from lightning_fed.coordinator.roster_watch import RosterWatch
 from lightning_fed.coordinator.software import software
+from lightning_fed.coordinator.spool import Spool
 from lightning_fed.coordinator.steering import Asked, Door
 from lightning_fed.coordinator.store import Store
 from lightning_fed.errors import (
@@ -157,6 +158,7 @@ class Coordinator:
             ended=self._events.ended,
             steering=self._events.steering,
             extended_from=self._events.extended_from,
+            room=Spool(self._store.folder).room,
         )
         if fresh and self._session.model is not None:
             first = partial(self._store.save, self._session.model)

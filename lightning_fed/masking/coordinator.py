@@ -10,7 +10,7 @@ A message that does not fit raises and changes nothing; the sum goes on without 
 """
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import IntEnum
 
 import numpy as np
@@ -121,15 +121,32 @@ class MaskingCoordinator:
             vector: shape ``(P,)``, dtype ``streams.word_dtype(bits)``; not kept.
 
         Raises:
-            ProtocolError: of another sum or stage, doubled, not asked, a wrong size or dtype, or masked among other
-                sharers.
+            ProtocolError: as ``add_in_pieces``, or a wrong size or dtype.
+        """
+        streams.check_ring_vector(vector, self._bits, self._sum.size)
+        self.add_in_pieces(site, message, [vector])
+
+    def add_in_pieces(self, site: str, message: m.Masked, pieces: Iterable[streams.RingVector]) -> None:
+        """Add a complete masked vector that need not be in memory as a whole.
+
+        Args:
+            site: the sender.
+            message: what came with the vector.
+            pieces: together shape ``(P,)``, in order, dtype ``streams.word_dtype(bits)``; none is taken before the
+                message is known to fit, and none is kept.
+
+        Raises:
+            ProtocolError: of another sum or stage, doubled, not asked, or masked among other sharers.
         """
         m.check_context(message, self.context)
         self._expect(site, Stage.VECTORS, "Masked")
-        streams.check_ring_vector(vector, self._bits, self._sum.size)
         if not self._keyed().has_signed(site, message.signature, self._keyed().masked_bytes(self._sealed, self.about)):
             raise ProtocolError(f"site {site!r} did not mask among the sites that shared. The sum goes on without it.")
-        np.add(self._sum, vector, out=self._sum)
+        at = 0
+        for piece in pieces:
+            total = self._sum[at : at + piece.size]
+            np.add(total, piece, out=total)
+            at += piece.size
         self._masked[site] = message.signature
 
     def close(self) -> dict[str, m.FromCoordinator]:
@@ -169,7 +186,7 @@ class MaskingCoordinator:
                 raise ProtocolError(f"masking: nothing is left to close in {self.context}; unmask the sum.")
 
     def unmask(self) -> streams.RingVector:
-        """The exact sum of the survivors' vectors mod 2^b; shape ``(P,)``, the accumulator itself.
+        """The exact sum of the survivors' vectors mod 2^b; shape ``(P,)``, the accumulator itself, which is given away.
 
         Raises:
             QuorumLostError: too few reveals to recover a secret; more may still be received.
@@ -197,7 +214,8 @@ class MaskingCoordinator:
                     undo.append(masks.pair_stream(secret, cohort.hash, site, peer))
             streams.apply_streams(self._sum, plus, minus)
         streams.reduce_ring(self._sum, self._bits)
-        return self._sum
+        opened, self._sum = self._sum, self._sum[:0].copy()
+        return opened
 
     def _receive_keys(self, site: str, message: m.Advertise) -> None:
         if message.site != site:

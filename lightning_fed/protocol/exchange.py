@@ -7,7 +7,7 @@ for site-level privacy) or bytes (without masks). The coordinator goes the other
 
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -29,6 +29,7 @@ from lightning_fed.plan import FederationPlan
 from lightning_fed.plan.soundness import sums_no_data
 from lightning_fed.plan.value_codec import ValueCodec
 from lightning_fed.privacy.contribution import PrivateContribution
+from lightning_fed.protocol.streams import Memory, Room
 from lightning_fed.protocol.terms import largest_cohort, terms_of
 from lightning_fed.update.contribution import Contribution, Decoded
 from lightning_fed.update.fixed_point import FixedPoint
@@ -89,12 +90,14 @@ class Exchange:
         size: number of values P of the model.
         members: number of sites of the roster.
         statistics: where the flat vector holds buffers that no gradient moved.
+        room: gives an upload of so many bytes, at the coordinator, the room where it lies until it is whole.
     """
 
     plan: FederationPlan
     size: int
     members: int
     statistics: Spans = ()
+    room: Callable[[int], Room] = Memory
 
     @cached_property
     def algorithm(self) -> Algorithm:
@@ -313,9 +316,8 @@ class Exchange:
             UpdateRefusedError: the report lacks a number that the weighting needs.
         """
         combine = self.aggregation.combine
-        # These two exactly: a class that is derived from one may weight in another way.
-        if type(combine) is ByExamples or type(combine) is Uniform:
-            return values, *combine.factor(report)
+        if self._plain:
+            return values, *self._plain.factor(report)
         assert hasattr(combine, "contribution") and hasattr(combine, "sums")
         vector, numbers = combine.contribution(torch.from_numpy(values), report)
         if numbers.keys() != set(combine.sums):
@@ -352,6 +354,40 @@ class Exchange:
         total.add(torch.from_numpy(values), None if support is None else torch.from_numpy(support), factor)
         return numbers
 
+    def add_in_pieces(
+        self, total: Total, pieces: Iterable[memoryview], report: SiteReport, scale: float = 1.0
+    ) -> dict[str, float]:
+        """As ``add`` where ``in_pieces`` says that no update need be seen whole.
+
+        Args:
+            total: see ``add``.
+            pieces: the bytes of the site's values, in order.
+            report: see ``add``.
+            scale: what the values are multiplied by before they are weighted, in float32.
+        """
+        plain = self._plain
+        assert plain is not None
+        factor, numbers = plain.factor(report)
+        at = 0
+        for piece in pieces:
+            values = np.frombuffer(piece, dtype="<f4")
+            if scale != 1.0:
+                values = values * np.float32(scale)
+            total.add(torch.from_numpy(values), factor=factor, at=at)
+            at += values.size
+        return numbers
+
+    @property
+    def in_pieces(self) -> bool:
+        """Whether a sum without masks needs no update whole: each is sent as it is, and multiplied by one number."""
+        return self.plan.compression.method == "none" and self.plan.privacy.site is None and self._plain is not None
+
+    @property
+    def _plain(self) -> ByExamples | Uniform | None:
+        # These two exactly: a class that is derived from one may weight in another way.
+        combine = self.aggregation.combine
+        return combine if type(combine) is ByExamples or type(combine) is Uniform else None
+
     def check_sums(self, numbers: Mapping[str, float], sites: int) -> None:
         """Accept the sums beside the updates of so many sites, or raise.
 
@@ -368,18 +404,21 @@ class Exchange:
         algorithm = self.algorithm
         return algorithm.max_norm if isinstance(algorithm, SiteNormBounding) else None
 
-    def mean(self, total: Tensor, numbers: Mapping[str, float], support: IndexVector | None) -> Tensor:
+    def mean(self, total: Tensor | Total, numbers: Mapping[str, float], support: IndexVector | None) -> Tensor:
         """The mean update of summed contributions, flat float32, shape ``(parts * P,)``.
 
         Args:
             total: sum of the weighted values, shape ``(count,)``, or ``(parts * P,)`` where supports differ. It may be
-                overwritten.
+                overwritten, and a ``Total`` is used up.
             numbers: the sums beside it.
             support: the coordinates that ``total`` is about; None where it is about all.
         """
         combine = self.aggregation.combine
         assert hasattr(combine, "mean_update")
-        mean: Tensor = combine.mean_update(total, numbers)
+        if self._plain:
+            mean = self._plain.mean_update(total, numbers)
+        else:
+            mean = combine.mean_update(total.sum if isinstance(total, Total) else total, numbers)
         if support is None:
             return mean
         whole = torch.zeros(self.parts * self.size)

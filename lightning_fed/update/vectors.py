@@ -7,6 +7,7 @@ loaders for cores.
 """
 
 import math
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -73,6 +74,17 @@ def check_changes(values: FloatVector) -> None:
             f"the update holds {bad} values of {values.size} that are NaN, infinite or beyond {LARGEST_CHANGE:g}. "
             "Lower the learning rate, clip gradients (Trainer(gradient_clip_val=...)) or look for bad images."
         )
+
+
+def are_changes(pieces: Iterable[memoryview]) -> bool:
+    """Whether an update has no value that ``check_changes`` would refuse.
+
+    Args:
+        pieces: its bytes in order, little-endian float32.
+    """
+    # A NaN is both the least and the greatest, and compares with nothing.
+    values = (np.frombuffer(piece, dtype="<f4") for piece in pieces)
+    return all(float(piece.min()) >= -LARGEST_CHANGE and float(piece.max()) <= LARGEST_CHANGE for piece in values)
 
 
 def non_finite(values: FloatVector) -> UpdateRefusedError:

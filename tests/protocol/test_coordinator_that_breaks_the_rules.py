@@ -92,8 +92,10 @@ def opened(monkeypatch):
     sums, decode = [], Contribution.decode
 
     def decoded(self, words, survivors):
-        sums.append(decode(self, words, survivors))
-        return sums[-1]
+        sum_of_round = decode(self, words, survivors)
+        # A copy, as the mean is made in the place of the values.
+        sums.append(replace(sum_of_round, values=sum_of_round.values.copy()))
+        return sum_of_round
 
     monkeypatch.setattr(Contribution, "decode", decoded)
     return sums

@@ -13,9 +13,10 @@ from lightning_fed.protocol.coordinator.collection import check_offer
 from lightning_fed.protocol.coordinator.round_result import RoundResult
 from lightning_fed.protocol.coordinator.uploads import Uploads
 from lightning_fed.protocol.exchange import Exchange
+from lightning_fed.protocol.streams import Assembly
 from lightning_fed.update.global_model import GlobalModel
 from lightning_fed.update.layout import check_update
-from lightning_fed.update.vectors import FloatVector
+from lightning_fed.update.vectors import are_changes
 
 
 class BufferedCollection(AnyCollection):
@@ -72,7 +73,9 @@ class BufferedCollection(AnyCollection):
         self._total = Total(exchange.width)
         self._numbers: dict[str, float] = {}
         self._trained: dict[str, int] = {}
-        self._uploads: Uploads = before._uploads if before else Uploads("update", None, exchange.most_bytes)
+        self._uploads: Uploads = (
+            before._uploads if before else Uploads("update", None, exchange.most_bytes, room=exchange.room)
+        )
         self._offered: dict[str, m.Offer] = before._offered if before else {}
         self._begin = m.Begin(self.round, attempt)
 
@@ -130,11 +133,11 @@ class BufferedCollection(AnyCollection):
         Raises:
             ProtocolError: it does not fit what the site offered.
         """
-        credit, data = self._uploads.chunk(site, chunk, payload)
-        if data is None:
+        credit, upload = self._uploads.chunk(site, chunk, payload)
+        if upload is None:
             return credit
         offer = self._offered.pop(site)
-        return [*self._take(site, offer, data), *self._uploads.start()]
+        return [*self._take(site, offer, upload), *self._uploads.start()]
 
     def withdraw(self, site: str, message: m.Withdraw) -> list[Action]:
         """A site has no update of a round, of whichever."""
@@ -162,7 +165,7 @@ class BufferedCollection(AnyCollection):
             UpdateRefusedError: the updates have no mean.
         """
         staleness = {site: self.round - round for site, round in self._trained.items()}
-        mean = self._exchange.mean(self._total.sum, self._numbers, None)
+        mean = self._exchange.mean(self._total, self._numbers, None)
         return RoundResult(mean, facts={"staleness": staleness}, trained=dict(self._trained))
 
     def _too_old(self, site: str, round: int) -> list[Action]:
@@ -182,11 +185,11 @@ class BufferedCollection(AnyCollection):
             Record("update_refused", {"round": round, "site": site, "reason": reason}),
         ]
 
-    def _take(self, site: str, offer: m.Offer, data: memoryview) -> list[Action]:
+    def _take(self, site: str, offer: m.Offer, upload: Assembly) -> list[Action]:
         if refused := self._too_old(site, offer.version):
             return refused  # while it was on its way
         try:
-            self._add(self._exchange.from_bytes(data, None)[0], offer)
+            self._add(upload, offer)
         except UpdateRefusedError as error:
             self._waiting.discard(site)
             self._unusable.add(site)
@@ -196,12 +199,16 @@ class BufferedCollection(AnyCollection):
         self._trained[site] = offer.version
         return [Record("update_accepted", {"round": offer.version, "site": site})]
 
-    def _add(self, values: FloatVector, offer: m.Offer) -> None:
-        check_update(torch.from_numpy(values), self._layout)
-        weight = np.float32(self._rule.weight(self.round - offer.version))
-        report = SiteReport(offer.examples, offer.steps, offer.loss)
+    def _add(self, upload: Assembly, offer: m.Offer) -> None:
+        exchange, report = self._exchange, SiteReport(offer.examples, offer.steps, offer.loss)
+        weight = self._rule.weight(self.round - offer.version)
         # Not the numbers: what staleness takes from an update, the others do not make up for.
-        vector, numbers = self._exchange.weighted(values * weight, report)
-        self._total.add(torch.from_numpy(vector))
+        if exchange.in_pieces and are_changes(upload.pieces()):
+            numbers = exchange.add_in_pieces(self._total, upload.pieces(), report, weight)
+        else:
+            values, _ = exchange.from_bytes(upload.data, None)
+            check_update(torch.from_numpy(values), self._layout)
+            vector, numbers = exchange.weighted(values * np.float32(weight), report)
+            self._total.add(torch.from_numpy(vector))
         for name, number in numbers.items():
             self._numbers[name] = self._numbers.get(name, 0.0) + number

@@ -1,5 +1,6 @@
 """One attempt at one round without masks: gathering the cohort's updates into one sum."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -16,10 +17,11 @@ from lightning_fed.protocol.coordinator.any_collection import AnyCollection
 from lightning_fed.protocol.coordinator.round_result import DEADLINE, VALUES_S, RoundResult
 from lightning_fed.protocol.coordinator.uploads import Uploads
 from lightning_fed.protocol.exchange import Exchange
+from lightning_fed.protocol.streams import Assembly
 from lightning_fed.update.global_model import GlobalModel
 from lightning_fed.update.index_coding import encode_indices
 from lightning_fed.update.layout import check_update
-from lightning_fed.update.vectors import FloatVector, IndexVector, check_changes
+from lightning_fed.update.vectors import IndexVector, are_changes, check_changes
 from lightning_fed.update.vote import coordinates, tally, winners
 
 LARGEST_STEPS = 1 << 40
@@ -134,18 +136,18 @@ class Collection(AnyCollection):
         """
         if chunk.stream != self._stage:
             return []
-        credit, data = self._uploads.chunk(site, chunk, payload)
-        if data is None:
+        credit, upload = self._uploads.chunk(site, chunk, payload)
+        if upload is None:
             return credit
         if self._stage == "vote":
-            ballot = np.frombuffer(data, dtype="<u4").astype(np.uint32, copy=False)
+            ballot = np.frombuffer(upload.data, dtype="<u4").astype(np.uint32, copy=False)
             # One wrong ballot would make the sum wrong for all, and nobody could say whose it was.
             tally(ballot, self._exchange.vote, 1)
             self._ballots += ballot
             self._voters.append(site)
             actions: list[Action] = []
         else:
-            actions = self._take(site, data)
+            actions = self._take(site, upload)
         self._waiting.discard(site)
         return [*actions, *self._uploads.start(), *self._next_stage()]
 
@@ -200,12 +202,13 @@ class Collection(AnyCollection):
             decoded = self._private.released(self._integers, len(self.participants))
             mean = exchange.mean(torch.from_numpy(decoded.values), decoded.numbers, support)
             return RoundResult(mean, decoded.next_bounds)
-        return RoundResult(exchange.mean(self._total.sum, self._numbers, support), sums=self._numbers)
+        return RoundResult(exchange.mean(self._total, self._numbers, support), sums=self._numbers)
 
     def _stage_uploads(self) -> Uploads:
         if self._stage == "vote":
             return Uploads("vote", self.round, 4 * self._ballots.size)
-        return Uploads("update", self.round, self._exchange.most_bytes, self._exchange.fewest_bytes)
+        exchange = self._exchange
+        return Uploads("update", self.round, exchange.most_bytes, exchange.fewest_bytes, room=exchange.room)
 
     def _next_stage(self) -> list[Action]:
         """Announce the winners once all who can have voted."""
@@ -220,9 +223,9 @@ class Collection(AnyCollection):
         self._announcement = m.Support(self.round, self.attempt, encode_indices(blocks, exchange.vote.blocks))
         return [Send(site, self._announcement) for site in sorted(self._waiting)]
 
-    def _take(self, site: str, data: memoryview) -> list[Action]:
+    def _take(self, site: str, upload: Assembly) -> list[Action]:
         try:
-            self._add(site, *self._exchange.from_bytes(data, self._support))
+            self._add(site, upload)
         except UpdateRefusedError as error:
             reason = str(error)
             return [
@@ -232,8 +235,12 @@ class Collection(AnyCollection):
         self.participants.append(site)
         return [Record("update_accepted", {"round": self.round, "site": site})]
 
-    def _add(self, site: str, values: FloatVector, support: IndexVector | None) -> None:
+    def _add(self, site: str, upload: Assembly) -> None:
         exchange = self._exchange
+        if exchange.in_pieces and are_changes(upload.pieces()):
+            self._count(exchange.add_in_pieces(self._total, upload.pieces(), self._reports[site]))
+            return
+        values, support = exchange.from_bytes(upload.data, self._support)
         if support is None:
             update, control = np.split(values, [self._layout.size])
             check_update(torch.from_numpy(update), self._layout)
@@ -251,6 +258,8 @@ class Collection(AnyCollection):
                 values = whole
             self._integers += self._private.integers(values)
             return
-        numbers = exchange.add(self._total, values, self._reports[site], own)
+        self._count(exchange.add(self._total, values, self._reports[site], own))
+
+    def _count(self, numbers: Mapping[str, float]) -> None:
         for name, number in numbers.items():
             self._numbers[name] = self._numbers.get(name, 0.0) + number

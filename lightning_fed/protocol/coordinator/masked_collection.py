@@ -1,6 +1,7 @@
 """One attempt at a masked round: the cohort's updates are summed without any of them being seen."""
 
 from collections.abc import Callable
+from weakref import WeakMethod
 
 import torch
 
@@ -17,6 +18,7 @@ from lightning_fed.protocol.coordinator.round_result import DEADLINE, VALUES_S, 
 from lightning_fed.protocol.coordinator.uploads import Uploads
 from lightning_fed.protocol.exchange import VOTE_BITS, Exchange
 from lightning_fed.protocol.members import Members
+from lightning_fed.protocol.streams import Assembly
 from lightning_fed.protocol.terms import terms_of
 from lightning_fed.update.contribution import Contribution
 from lightning_fed.update.global_model import GlobalModel
@@ -24,6 +26,9 @@ from lightning_fed.update.index_coding import encode_indices
 from lightning_fed.update.packing import packed_bytes, unpack
 from lightning_fed.update.vectors import RingVector
 from lightning_fed.update.vote import coordinates, winners
+
+_WORDS = 1 << 16
+"""Words of a masked vector that are unpacked and added at once; so many of any width end with a whole byte."""
 
 
 class MaskedUploads(MaskedSum):
@@ -62,9 +67,11 @@ class MaskedUploads(MaskedSum):
     ) -> None:
         super().__init__(exchange.plan, purpose, round, attempt, roster, cohort, length, bits, binding, of)
         self._length, self._bits = length, bits
-        self._uploads = Uploads("vote" if purpose == "vote" else "update", round, packed_bytes(length, bits), of=of)
+        self._uploads = Uploads(
+            "vote" if purpose == "vote" else "update", round, packed_bytes(length, bits), of=of, room=exchange.room
+        )
         self._signed: dict[str, masking.Masked] = {}
-        self.take = take
+        self.take = _without_holding(take)
         self.asked = True
 
     def step(self, site: str, step: m.Masking) -> list[Action]:
@@ -100,11 +107,19 @@ class MaskedUploads(MaskedSum):
         Raises:
             ProtocolError: it does not fit what the site offered.
         """
-        credit, data = self._uploads.chunk(site, chunk, payload)
-        if data is None or not self.takes_vectors:
+        credit, upload = self._uploads.chunk(site, chunk, payload)
+        if upload is None or not self.takes_vectors:
             return [*credit, *self._uploads.start()], False
-        words = unpack(data, self._bits, self._length)
+        starts = range(0, self._length, _WORDS)
+        # Bits that must not be set can only be in the last piece, so it is looked at before anything is added.
+        self._words(upload, starts[-1])
+        words = (self._words(upload, start) for start in starts)
         return [*self.add(site, self._signed[site], words), *self._uploads.start()], True
+
+    def _words(self, upload: Assembly, start: int) -> RingVector:
+        count = min(_WORDS, self._length - start)
+        data = upload.read(start // 8 * self._bits, packed_bytes(count, self._bits))
+        return unpack(data, self._bits, count)
 
     def uploads_expired(self, timer: str) -> list[Action]:
         """A timer of the uploads ran out, if it is this sum's."""
@@ -123,6 +138,22 @@ class MaskedUploads(MaskedSum):
     def drop(self, site: str) -> list[Action]:
         """Go on without a site."""
         return [*self._uploads.drop(site), *super().drop(site)]
+
+
+def _without_holding(take: Callable[[RingVector, int], None]) -> Callable[[RingVector, int], None]:
+    """Call a method of whoever has the sum, and leave it at that.
+
+    With the method itself the two would hold each other, and so a model and vectors of its size, until Python looks for
+    such pairs, which it does after several rounds.
+    """
+    method = WeakMethod(take)
+
+    def call(words: RingVector, survivors: int) -> None:
+        there = method()
+        assert there is not None
+        there(words, survivors)
+
+    return call
 
 
 class MaskedCollection(AnyCollection):

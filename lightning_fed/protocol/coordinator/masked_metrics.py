@@ -77,7 +77,7 @@ class _SmallSum(MaskedSum):
             return self.receive(site, message)
         if not self.takes_vectors or not self.asked:
             raise ProtocolError(f"site {site!r} sent masked {self.purpose} before its turn.")
-        return self.add(site, message, unpack(step.payload, RING_BITS, self._length))
+        return self.add(site, message, [unpack(step.payload, RING_BITS, self._length)])
 
     def advance(self) -> list[Action]:
         """See ``MaskedSum.advance``; over other sites than it must be the sum is not opened."""

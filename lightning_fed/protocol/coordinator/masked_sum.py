@@ -1,6 +1,6 @@
 """The coordinator's part in one masked sum, whatever is summed: moves from step to step with those who answer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from lightning_fed.errors import FederationError, PeerError, QuorumLostError
 from lightning_fed.masking import Context
@@ -125,13 +125,13 @@ class MaskedSum:
         """Whether masked vectors are what is waited for."""
         return self._machine.stage is Stage.VECTORS
 
-    def add(self, site: str, message: masking.Masked, words: RingVector) -> list[Action]:
-        """Take a site's masked vector.
+    def add(self, site: str, message: masking.Masked, pieces: Iterable[RingVector]) -> list[Action]:
+        """Take a site's masked vector, see ``MaskingCoordinator.add_in_pieces``.
 
         Raises:
             ProtocolError: it does not fit; the site is refused.
         """
-        self._machine.add(site, message, words)
+        self._machine.add_in_pieces(site, message, pieces)
         return self.advance()
 
     def drop(self, site: str) -> list[Action]:

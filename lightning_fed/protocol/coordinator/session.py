@@ -16,7 +16,7 @@ Two rules hold:
 """
 
 import random
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import replace
 from typing import Literal
 
@@ -60,6 +60,7 @@ from lightning_fed.protocol.coordinator.steering import (
 )
 from lightning_fed.protocol.exchange import Exchange
 from lightning_fed.protocol.members import Members
+from lightning_fed.protocol.streams import Memory, Room
 from lightning_fed.protocol.terms import Quorum, quorum_of
 from lightning_fed.update.global_model import GlobalModel
 from lightning_fed.update.layout_checks import check_same_layout
@@ -92,6 +93,7 @@ class CoordinatorSession:
             metrics that came after it change nothing.
         steering: what the operator has asked for before.
         extended_from: the global model from which the run was extended last, 0 if it never was.
+        room: gives an update of so many bytes the room where it lies until it is whole; in memory when not given.
 
     Attributes:
         model: the newest global model.
@@ -113,12 +115,14 @@ class CoordinatorSession:
         ended: tuple[int, str] | None = None,
         steering: Steering | None = None,
         extended_from: int = 0,
+        room: Callable[[int], Room] = Memory,
     ) -> None:
         self.plan = plan
         self.run = run
         self.model = model
         self.phase: Phase = "gathering"
         self.outcome: QuorumLostError | Literal["finished"] | None = None
+        self._room = room
         self._steering = steering or Steering()
         self._attendance = Attendance(sites.keys, plan.max_faults, members, self._steering.dropped)
         self._attendance.roster = self._matters(sites)
@@ -368,7 +372,9 @@ class CoordinatorSession:
     def _adopt(self, model: GlobalModel) -> GlobalModel:
         """Build what depends on the model's layout."""
         self._initial.layout = model.layout
-        self._exchange = Exchange(self.plan, model.layout.size, len(self._attendance), model.layout.statistics)
+        self._exchange = Exchange(
+            self.plan, model.layout.size, len(self._attendance), model.layout.statistics, self._room
+        )
         self._server = ServerStep(self._exchange, model)
         self.model = self._server.first(model)
         lasting = self._exchange.buffered is not None

@@ -1,14 +1,19 @@
 """Streams on their way up: a few at a time, each with the credit it was given."""
 
 from collections import deque
+from collections.abc import Callable
 
 from lightning_fed.errors import ProtocolError
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.coordinator.actions import Action, Send, Wake
-from lightning_fed.protocol.streams import Assembly, chunk_count
+from lightning_fed.protocol.streams import Assembly, Memory, Room, chunk_count
 
 UPLOADS_AT_ONCE = 4
-"""Uploads in flight; the others wait for their turn, so that memory does not grow with the number of sites."""
+"""Uploads in flight; the others wait for their turn, so that what they take does not grow with the number of sites."""
+
+WINDOW = 8
+"""Chunks that one upload may have under way, of the ``messages.WINDOW`` that a site would take: what came is in memory
+until it is read."""
 
 SLOT_S, SLOT_CHUNKS = 30.0, 4
 """An upload keeps its turn while so many chunks come in that time, which is a megabit a second."""
@@ -17,17 +22,17 @@ SLOT_S, SLOT_CHUNKS = 30.0, 4
 class Upload:
     """A stream that a site sends, with the credit it was given."""
 
-    def __init__(self, stream: m.Stream, version: int, nbytes: int) -> None:
+    def __init__(self, stream: m.Stream, version: int, nbytes: int, room: Room | None = None) -> None:
         self.stream: m.Stream = stream
         self.version = version
-        self.assembly = Assembly(nbytes)
+        self.assembly = Assembly(nbytes, room)
         self.seen: int | None = None
         """Chunks that had come when it was looked last."""
         self._credit = 0
 
     def first_credit(self) -> m.Credit:
         """Let the site begin."""
-        return self._grant(m.WINDOW)
+        return self._grant(WINDOW)
 
     def add(self, chunk: m.Chunk, payload: memoryview | None) -> m.Credit | None:
         """Take a chunk; returns more credit when the site has used half of what it had.
@@ -39,8 +44,8 @@ class Upload:
             raise ProtocolError(f"chunk {chunk.index} of {chunk.stream} {chunk.version} came without credit, or empty.")
         self.assembly.add(chunk.index, payload)
         left = self._credit - self.assembly.received
-        if self._credit < chunk_count(len(self.assembly.data)) and left <= m.WINDOW // 2:
-            return self._grant(m.WINDOW - left)
+        if self._credit < chunk_count(self.assembly.nbytes) and left <= WINDOW // 2:
+            return self._grant(WINDOW - left)
         return None
 
     def _grant(self, count: int) -> m.Credit:
@@ -52,7 +57,7 @@ class Uploads:
     """The cohort's uploads: a few at a time, the others in a queue.
 
     One that hardly moves while others wait goes on, but makes room: a site that takes a turn and sends nothing must not
-    keep the others from sending. Memory is then taken by what such a site has sent.
+    keep the others from sending. What such a site has sent then takes its room.
 
     Args:
         stream: what is uploaded.
@@ -60,15 +65,23 @@ class Uploads:
         most: bytes of an upload at most.
         fewest: and at least; ``most`` when not given.
         of: what tells their timer from that of others that run at the same time.
+        room: gives an upload of so many bytes its room.
     """
 
     def __init__(
-        self, stream: m.Stream, version: int | None, most: int, fewest: int | None = None, of: str = ""
+        self,
+        stream: m.Stream,
+        version: int | None,
+        most: int,
+        fewest: int | None = None,
+        of: str = "",
+        room: Callable[[int], Room] = Memory,
     ) -> None:
         self._stream: m.Stream = stream
         self.timer = f"uploads of {stream}{of}"
         """The timer to wake the uploads with."""
         self._version = version
+        self._room = room
         self._sizes = (most if fewest is None else fewest, most)
         self._offered: dict[str, tuple[int, int]] = {}
         self._running: dict[str, Upload] = {}
@@ -93,7 +106,7 @@ class Uploads:
             self._queue.append(site)
         return self.start()
 
-    def chunk(self, site: str, chunk: m.Chunk, payload: memoryview | None) -> tuple[list[Action], memoryview | None]:
+    def chunk(self, site: str, chunk: m.Chunk, payload: memoryview | None) -> tuple[list[Action], Assembly | None]:
         """Take a piece; the whole upload when it was the last one, after which ``start`` lets the next site begin.
 
         Raises:
@@ -106,7 +119,7 @@ class Uploads:
         if not upload.assembly.complete:
             return [Send(site, credit)] if credit else [], None
         self._end(site)
-        return [], upload.assembly.data
+        return [], upload.assembly
 
     @property
     def queued(self) -> set[str]:
@@ -140,7 +153,8 @@ class Uploads:
         actions: list[Action] = []
         while self._queue and len(self._running) - len(self._slow) < UPLOADS_AT_ONCE:
             site = self._queue.popleft()
-            upload = self._running[site] = Upload(self._stream, *self._offered[site])
+            version, nbytes = self._offered[site]
+            upload = self._running[site] = Upload(self._stream, version, nbytes, self._room(nbytes))
             actions.append(Send(site, upload.first_credit()))
         if self._queue and not self._timed:
             self._timed = True

@@ -52,7 +52,7 @@ class Downloads:
 
     def _ask(self, stream: m.Stream) -> list[m.Fetch]:
         download = self._running[stream]
-        total = chunk_count(len(download.assembly.data))
+        total = chunk_count(download.assembly.nbytes)
         under_way = download.asked - download.assembly.received
         if download.asked == total or under_way > m.WINDOW // 2:
             return []
