@@ -1,9 +1,9 @@
-"""Federated transfer with a large backbone of torchvision: whole, frozen, or frozen with low-rank adapters.
+"""Federated transfer with a large backbone of torchvision: whole, frozen, frozen with low-rank adapters, or untrained.
 
     python -m examples.fracture.backbone_transfer --backbones resnet50 vit_192
 
 Four hospitals start from the same backbone, which is in a local file, and train a few rounds under masks. Without
-``--checkpoint`` the file is made first, from 2,200 images of four hospitals that take no part: that is no ImageNet
+``--checkpoint`` the file is made first, from 16,000 images of four hospitals that take no part: that is no ImageNet
 checkpoint, but stands where one would. Your own, as torchvision publishes it, goes into the same place:
 
     python -m examples.fracture.backbone_transfer --backbones resnet50 --checkpoint resnet50.pth
@@ -15,26 +15,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from lightning.pytorch import Trainer, seed_everything
 from torch.utils.data import DataLoader, TensorDataset
 
 from examples.fracture.backbones import BackboneClassifier
 from examples.fracture.heterogeneity import RUNS, kept, over_sites, quieten, spread
-from examples.fracture.scanners import Images, site_images
-from examples.fracture.trials import TEST_IMAGES, Data, loader, logits, scores, study
+from examples.fracture.scanners import Images
+from examples.fracture.stand_in import made, turned
+from examples.fracture.trials import Data, logits, scores, study
 from lightning_fed.callbacks.finetuning import FederatedFinetuning
 from lightning_fed.plan import FederationPlan, LocalTraining
-from lightning_fed.radiology.synthetic.style import default_sites
-from lightning_fed.simulation.in_process import QUIET, VirtualSite, federate_in_process
+from lightning_fed.simulation.in_process import VirtualSite, federate_in_process
 
-WHOLE, FROZEN, ADAPTED = "whole", "frozen", "frozen, LoRA"
-STARTS = {WHOLE: None, FROZEN: 0, ADAPTED: 4}
+SCRATCH, WHOLE, FROZEN, ADAPTED = "whole, from random weights", "whole", "frozen", "frozen, LoRA"
+STARTS = {SCRATCH: None, WHOLE: None, FROZEN: 0, ADAPTED: 4}
 """The rank of the adapters; None where nothing is frozen."""
 
-PATIENTS_OF_SEED, EPOCHS = 100, 4
-"""Of the images that a checkpoint is made from, and how often it sees them."""
-
-RATES = {WHOLE: 5e-4, FROZEN: 2e-3, ADAPTED: 2e-3}
+RATES = {SCRATCH: 5e-4, WHOLE: 5e-4, FROZEN: 2e-3, ADAPTED: 2e-3}
 IMAGES, BATCH_SIZE, ROUNDS = 100, 16, 5
 """Training images of each hospital, and rounds of one epoch: few, as one processor core trains a large network."""
 
@@ -43,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbones", nargs="+", default=["resnet50", "vit_192"], metavar="NAME")
     parser.add_argument("--checkpoint", type=Path, help="local file with the weights of the one backbone named")
-    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of making a checkpoint where none is given")
+    parser.add_argument("--epochs", type=int, default=1, help="of making a checkpoint where none is given")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     options = parser.parse_args()
@@ -55,7 +51,7 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- | --- |")
     for backbone in options.backbones:
         # The result of another file is another result.
-        origin = options.checkpoint.stem if options.checkpoint else f"{options.epochs}-epochs"
+        origin = options.checkpoint.stem if options.checkpoint else f"taught-{options.epochs}"
         place = RUNS / "backbones" / f"{backbone}-{origin}"
         checkpoint = options.checkpoint or made(backbone, place / "backbone.pth", options.epochs)
         for start in STARTS:
@@ -69,7 +65,7 @@ def main() -> None:
 def trial(backbone: str, checkpoint: Path, start: str, seed: int, rounds: int) -> dict[str, float]:
     """AUROC over the sites, the bytes of the whole run, and the processor's seconds for it."""
     data = {
-        name: (Images(train.image[:IMAGES], train.label[:IMAGES]), test)
+        name: (turned(Images(train.image[:IMAGES], train.label[:IMAGES])), turned(test))
         for name, (train, test) in study(4, seed, 1.0).items()
     }
     return federated(data, backbone, checkpoint, start, seed, rounds)
@@ -83,7 +79,7 @@ def federated(
     Args:
         data: training and test images by site, ``size`` pixels a side.
         backbone: its name, as ``BackboneClassifier`` takes it.
-        checkpoint: the file that it starts from.
+        checkpoint: the file that it starts from, unless from random weights.
         start: one of ``STARTS``.
         seed: of the heads and of the training.
         rounds: of one epoch at each site.
@@ -92,7 +88,8 @@ def federated(
     rank, sites = STARTS[start], []
     for name, (train, _) in data.items():
         torch.manual_seed(seed)
-        model = BackboneClassifier(backbone, checkpoint, size, RATES[start]).to(memory_format=torch.channels_last)
+        model = BackboneClassifier(backbone, None if start == SCRATCH else checkpoint, size, RATES[start])
+        model.to(memory_format=torch.channels_last)
         callbacks = [] if rank is None else [FederatedFinetuning("backbone", rank=rank)]
         batches = DataLoader(TensorDataset(train.image, train.label), BATCH_SIZE, shuffle=True)
         sites.append(VirtualSite(name, model, batches, callbacks))
@@ -102,22 +99,6 @@ def federated(
     seconds = time.process_time() - begun
     found = {s.name: scores(logits(s.module, data[s.name][1]), data[s.name][1]) for s in sites}  # type: ignore[arg-type]
     return {"auroc": over_sites(found, "auroc"), "up": run.bytes_up, "down": run.bytes_down, "seconds": seconds}
-
-
-def made(backbone: str, path: Path, epochs: int) -> Path:
-    """A checkpoint in place of a published one, from the images of hospitals that take no part; made once."""
-    if path.exists():
-        return path
-    images = []
-    for style in default_sites(8)[4:]:
-        images += site_images(style, 300, TEST_IMAGES, seed=PATIENTS_OF_SEED, strength=1.0)
-    everything = Images(torch.cat([each.image for each in images]), torch.cat([each.label for each in images]))
-    seed_everything(PATIENTS_OF_SEED, verbose=False)
-    model = BackboneClassifier(backbone, lr=1e-3).to(memory_format=torch.channels_last)
-    Trainer(max_epochs=epochs, **QUIET).fit(model, loader(everything, True))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(model.backbone.state_dict(), path)
-    return path
 
 
 def _row(backbone: str, start: str, found: Sequence[dict[str, float]]) -> str:

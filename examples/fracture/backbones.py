@@ -52,7 +52,13 @@ class BackboneClassifier(Classifier):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return a logit for each image: float32 ``(B, 1, size, size)`` in [0, 1] to ``(B,)``."""
-        return super().forward((image - self.mean) / self.deviation)
+        logits: Tensor = self.head(self.features(image))
+        return logits.flatten()
+
+    def features(self, image: Tensor) -> Tensor:
+        """Return what the backbone makes of such images, float32 ``(B, F)``."""
+        features: Tensor = self.backbone((image - self.mean) / self.deviation)
+        return features
 
 
 def headless(name: str, size: int) -> tuple[nn.Module, int, str]:
