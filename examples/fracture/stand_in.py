@@ -53,13 +53,11 @@ class Student(LightningModule):
         self.lr = lr
         assert isinstance(model.head, nn.Linear)
         self.told = nn.Linear(model.head.in_features, features)
-        self.told_map = nn.LazyConv2d(channels, 1)
         self.map: Tensor | None = None
         for child in model.backbone.children():
             child.register_forward_hook(self._keep)
         model.features(torch.zeros(2, 1, SIZE, SIZE))
-        if self.map is not None:
-            self.told_map(self.map)
+        self.told_map = None if self.map is None else nn.Conv2d(self.map.shape[1], channels, 1)
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         """Return the loss: of the labels, and the squared errors of features and map."""
@@ -67,7 +65,7 @@ class Student(LightningModule):
         features = self.model.features(image)
         loss: Tensor = self.model.loss(self.model.head(features).flatten(), label)
         loss = loss + nn.functional.mse_loss(self.told(features), wanted)
-        if self.map is not None:
+        if self.told_map is not None:
             loss = loss + nn.functional.mse_loss(self.told_map(self.map), wanted_map)
         return loss
 

@@ -125,6 +125,18 @@ def test_whole_frozen_and_adapted_learn_from_a_file_and_send_ever_less(tmp_path)
     assert all(math.isfinite(each["seconds"]) and each["seconds"] > 0 for each in found.values())
 
 
+@pytest.mark.parametrize(("name", "channels"), [("resnet18", 128), ("vit_192", 192), ("densenet121", None)])
+def test_a_network_is_taught_by_its_map_of_as_many_places_where_it_has_one(name, channels):
+    student = stand_in.Student(BackboneClassifier(name), features=5, channels=3)
+    image, label = torch.rand(2, 1, 56, 56), torch.tensor([0.0, 1.0])
+    student.training_step([image, label, torch.rand(2, 5), torch.rand(2, 3, 7, 7)], 0).backward()
+    assert student.told.weight.grad is not None
+    if channels is None:
+        assert student.told_map is None
+    else:
+        assert student.told_map.weight.grad.shape == (3, channels, 1, 1)
+
+
 def test_a_made_checkpoint_is_kept_and_fits(tmp_path, monkeypatch):
     monkeypatch.setattr(stand_in, "site_images", lambda style, *_, **__: (images(1, size=56), images(2, size=56)))
     path = stand_in.made("resnet18", tmp_path / "made" / "backbone.pth", 1)
