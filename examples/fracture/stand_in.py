@@ -2,10 +2,10 @@
 
 A fracture is a few pixels of an image. A large network that pools its features over the whole image trains for long
 before it finds any, and a small one that knows where it looks finds them at once. So the small one is trained first,
-and the large one learns to tell its features, beside the labels.
+and the large one learns to predict its features, beside the labels.
 
-Source: Romero et al. 2015, FitNets: Hints for Thin Deep Nets, arXiv 1412.6550; here the hint is the last feature map,
-told from the pooled features.
+Source: Romero et al. 2015, FitNets: Hints for Thin Deep Nets, arXiv 1412.6550; here the hints are a map of 7 x 7
+places in the middle, and the last features, predicted from the pooled ones.
 """
 
 from pathlib import Path
@@ -37,8 +37,8 @@ class Student(LightningModule):
     """A large network that learns labels and the teacher's features.
 
     Batches hold images, labels, the teacher's last features ``(B, F)``, and its map of 7 x 7 places ``(B, C, 7, 7)``.
-    The large network's own map of 7 x 7 places is told from, too, where a child of its backbone gives one: ``layer2``
-    of a ResNet, the patches of a transformer.
+    The large network's own map of 7 x 7 places must predict the teacher's, too, where a child of its backbone gives
+    one: ``layer2`` of a ResNet, the patches of a transformer.
 
     Args:
         model: what learns.
@@ -52,21 +52,21 @@ class Student(LightningModule):
         self.model = model
         self.lr = lr
         assert isinstance(model.head, nn.Linear)
-        self.told = nn.Linear(model.head.in_features, features)
+        self.predicted = nn.Linear(model.head.in_features, features)
         self.map: Tensor | None = None
         for child in model.backbone.children():
             child.register_forward_hook(self._keep)
         model.features(torch.zeros(2, 1, SIZE, SIZE))
-        self.told_map = None if self.map is None else nn.Conv2d(self.map.shape[1], channels, 1)
+        self.predicted_map = None if self.map is None else nn.Conv2d(self.map.shape[1], channels, 1)
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         """Return the loss: of the labels, and the squared errors of features and map."""
         image, label, wanted, wanted_map = batch
         features = self.model.features(image)
         loss: Tensor = self.model.loss(self.model.head(features).flatten(), label)
-        loss = loss + nn.functional.mse_loss(self.told(features), wanted)
-        if self.told_map is not None:
-            loss = loss + nn.functional.mse_loss(self.told_map(self.map), wanted_map)
+        loss = loss + nn.functional.mse_loss(self.predicted(features), wanted)
+        if self.predicted_map is not None:
+            loss = loss + nn.functional.mse_loss(self.predicted_map(self.map), wanted_map)
         return loss
 
     def _keep(self, module: nn.Module, given: object, out: Tensor) -> None:

@@ -130,11 +130,11 @@ def test_a_network_is_taught_by_its_map_of_as_many_places_where_it_has_one(name,
     student = stand_in.Student(BackboneClassifier(name), features=5, channels=3)
     image, label = torch.rand(2, 1, 56, 56), torch.tensor([0.0, 1.0])
     student.training_step([image, label, torch.rand(2, 5), torch.rand(2, 3, 7, 7)], 0).backward()
-    assert student.told.weight.grad is not None
+    assert student.predicted.weight.grad is not None
     if channels is None:
-        assert student.told_map is None
+        assert student.predicted_map is None
     else:
-        assert student.told_map.weight.grad.shape == (3, channels, 1, 1)
+        assert student.predicted_map.weight.grad.shape == (3, channels, 1, 1)
 
 
 def test_a_made_checkpoint_is_kept_and_fits(tmp_path, monkeypatch):
