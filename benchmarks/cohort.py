@@ -32,7 +32,9 @@ from zmq.utils import z85
 
 from lightning_fed.coordinator.service import Coordinator
 from lightning_fed.plan import FederationPlan, Masking
-from lightning_fed.transport.identity import PublicCard, Roster, load_identity, new_identity, write_identity
+from lightning_fed.transport.card import PublicCard
+from lightning_fed.transport.identity import load_identity, new_identity, write_identity
+from lightning_fed.transport.roster import Roster
 from lightning_fed.update.layout import Layout, TensorSpec
 
 _FRESH = multiprocessing.get_context("spawn")

@@ -8,7 +8,8 @@ import zmq
 from lightning_fed.aggregation.contracts import SiteReport
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.site.session import Outgoing, SiteSession
-from lightning_fed.transport.identity import Identity, Roster
+from lightning_fed.transport.identity import Identity
+from lightning_fed.transport.roster import Roster
 from lightning_fed.transport.sockets import frames_of, message_and_chunk, prepare
 from lightning_fed.update.global_model import state_bytes
 from lightning_fed.update.layout import Layout

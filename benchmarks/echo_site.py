@@ -7,7 +7,8 @@ from torch import Tensor
 from lightning_fed.aggregation.contracts import SiteReport
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.site.session import SiteSession
-from lightning_fed.transport.identity import Identity, Roster
+from lightning_fed.transport.identity import Identity
+from lightning_fed.transport.roster import Roster
 from lightning_fed.transport.site import SiteConnection
 from lightning_fed.update.global_model import state_bytes
 from lightning_fed.update.layout import Layout, TensorSpec

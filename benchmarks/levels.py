@@ -18,7 +18,8 @@ from lightning_fed.protocol.exchange import Exchange
 from lightning_fed.protocol.messages import VERSION, Hello, encode
 from lightning_fed.protocol.upload_bytes import expected_upload
 from lightning_fed.transport.hub import Hub
-from lightning_fed.transport.identity import Roster, new_identity
+from lightning_fed.transport.identity import new_identity
+from lightning_fed.transport.roster import Roster
 
 _DEALERS = """
 import sys, zmq

@@ -25,7 +25,8 @@ from lightning_fed.plan import FederationPlan, Masking
 from lightning_fed.plan.level import Level
 from lightning_fed.region.service import Region
 from lightning_fed.region.upstream import Upstream
-from lightning_fed.transport.identity import Roster, load_identity, new_identity, write_identity
+from lightning_fed.transport.identity import load_identity, new_identity, write_identity
+from lightning_fed.transport.roster import Roster
 
 
 class Vector(L.LightningModule):

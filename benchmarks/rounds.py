@@ -39,7 +39,8 @@ from echo_site import take_part
 
 from lightning_fed.coordinator.service import Coordinator
 from lightning_fed.plan import Compression, FederationPlan, Masking
-from lightning_fed.transport.identity import Roster, load_identity, new_identity, write_identity
+from lightning_fed.transport.identity import load_identity, new_identity, write_identity
+from lightning_fed.transport.roster import Roster
 
 # Forked from a server that has imported everything; so the sites' peak memory includes pages that they share.
 _PROCESSES = multiprocessing.get_context("forkserver")

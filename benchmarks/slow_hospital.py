@@ -23,7 +23,8 @@ from lightning_fed.coordinator.service import Coordinator
 from lightning_fed.plan import FederationPlan, Masking
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.site.session import SiteSession
-from lightning_fed.transport.identity import Identity, Roster, new_identity
+from lightning_fed.transport.identity import Identity, new_identity
+from lightning_fed.transport.roster import Roster
 from lightning_fed.transport.site import SiteConnection
 from lightning_fed.update.global_model import state_bytes
 from lightning_fed.update.layout import Layout, TensorSpec

@@ -31,7 +31,8 @@ from lightning_fed.coordinator.service import Coordinator
 from lightning_fed.plan import Compression, FederationPlan, Masking
 from lightning_fed.protocol.exchange import Exchange
 from lightning_fed.protocol.upload_bytes import expected_upload
-from lightning_fed.transport.identity import Roster, load_identity, new_identity, write_identity
+from lightning_fed.transport.identity import load_identity, new_identity, write_identity
+from lightning_fed.transport.roster import Roster
 
 _PROCESSES = multiprocessing.get_context("spawn")
 _PIECE = 1 << 14

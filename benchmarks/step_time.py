@@ -36,7 +36,8 @@ from torchvision.models import resnet18
 from lightning_fed import FederatedStrategy
 from lightning_fed.coordinator.service import Coordinator
 from lightning_fed.plan import FederationPlan, LocalTraining, Masking
-from lightning_fed.transport.identity import Roster, load_identity, new_identity, write_identity
+from lightning_fed.transport.identity import load_identity, new_identity, write_identity
+from lightning_fed.transport.roster import Roster
 
 WARM_UP = 20
 

@@ -10,7 +10,8 @@ from lightning_fed.coordinator.store import Store
 from lightning_fed.errors import FederationError, StoreError
 from lightning_fed.files import read_json, write_whole
 from lightning_fed.plan import FederationPlan
-from lightning_fed.transport.identity import Roster, new_identity
+from lightning_fed.transport.identity import new_identity
+from lightning_fed.transport.roster import Roster
 
 
 def test_a_link_that_was_planted_where_the_temporary_file_was_guessed_is_not_followed(tmp_path):

@@ -12,7 +12,8 @@ from lightning_fed import SitePolicy
 from lightning_fed.errors import PlanRefusedError
 from lightning_fed.plan import ExamplePrivacy, FederationPlan, LocalTraining, Masking, Privacy, SitePrivacy
 from lightning_fed.policy import Leaving
-from lightning_fed.transport.identity import Roster, new_identity
+from lightning_fed.transport.identity import new_identity
+from lightning_fed.transport.roster import Roster
 from lightning_fed.update.aliases import aliases
 from lightning_fed.update.layout import layout_of
 

@@ -17,7 +17,8 @@ from marks import mark
 
 from lightning_fed.coordinator.service import Coordinator
 from lightning_fed.plan import FederationPlan, Masking
-from lightning_fed.transport.identity import Roster, load_identity, new_identity, write_identity
+from lightning_fed.transport.identity import load_identity, new_identity, write_identity
+from lightning_fed.transport.roster import Roster
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from lightning_fed.audit.checks import Chain, Checked, Fault, check, check_heads
 from lightning_fed.audit.lines import Name
 from lightning_fed.cli.parser import NamesNearest
 from lightning_fed.errors import StoreError, printable
-from lightning_fed.transport.identity import Roster
+from lightning_fed.transport.roster import Roster
 
 _EVENTS, _SENT = "events.jsonl", "*.sent"
 """The coordinator's log in its store; a site's, beside its privacy ledger."""

@@ -20,7 +20,8 @@ from lightning_fed.coordinator.retention import Keep
 from lightning_fed.coordinator.service import Coordinator
 from lightning_fed.errors import ConfigError, IdentityError
 from lightning_fed.plan import FederationPlan
-from lightning_fed.transport.identity import Identity, Roster, load_identity
+from lightning_fed.transport.identity import Identity, load_identity
+from lightning_fed.transport.roster import Roster
 
 if TYPE_CHECKING:
     from lightning_fed.lightning_api import LightningModule

@@ -18,9 +18,10 @@ from lightning_fed.cli.package import serve_arguments
 from lightning_fed.cli.parser import NamesNearest
 from lightning_fed.cli.passphrases import asking
 from lightning_fed.errors import ConfigError, PlanRefusedError
-from lightning_fed.transport.identity import Identity, Roster, load_identity
+from lightning_fed.transport.identity import Identity, load_identity
 from lightning_fed.transport.knock import Knock, knock
 from lightning_fed.transport.passphrase import passphrase_of
+from lightning_fed.transport.roster import Roster
 
 if TYPE_CHECKING:  # what needs torch is imported where it is needed
     from lightning_fed.protocol.messages import Welcome

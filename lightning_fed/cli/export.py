@@ -20,7 +20,9 @@ from lightning_fed.cli.sealed import check_seal, seal
 from lightning_fed.cli.tensor_file import copy_with_metadata, metadata_of
 from lightning_fed.errors import ConfigError, IdentityError, StoreError, printable
 from lightning_fed.files import remedy
-from lightning_fed.transport.identity import Identity, Roster, load_card, load_identity
+from lightning_fed.transport.card import load_card
+from lightning_fed.transport.identity import Identity, load_identity
+from lightning_fed.transport.roster import Roster
 
 MODEL, CARD, FACTS = "model.safetensors", "README.md", "provenance.json"
 

@@ -12,7 +12,8 @@ from jsonargparse import Namespace
 from lightning_fed.cli.parser import NamesNearest
 from lightning_fed.errors import ConfigError
 from lightning_fed.files import remedy
-from lightning_fed.transport.identity import Identity, check_name, new_identity, write_identity
+from lightning_fed.transport.card import check_name
+from lightning_fed.transport.identity import Identity, new_identity, write_identity
 
 Role = Literal["coordinator", "site", "simulation", "policy"]
 

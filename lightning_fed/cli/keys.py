@@ -7,15 +7,9 @@ from jsonargparse import Namespace
 
 from lightning_fed.cli.parser import NamesNearest
 from lightning_fed.cli.passphrases import FILE_HELP, asking, new_passphrase
-from lightning_fed.transport.identity import (
-    PublicCard,
-    Roster,
-    load_card,
-    load_identity,
-    new_identity,
-    rewrite_identity,
-    write_identity,
-)
+from lightning_fed.transport.card import PublicCard, load_card
+from lightning_fed.transport.identity import load_identity, new_identity, rewrite_identity, write_identity
+from lightning_fed.transport.roster import Roster
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -14,7 +14,7 @@ from lightning_fed.cli.chronicle import Chronicle
 from lightning_fed.cli.spent import LedgerAccount, read_ledgers
 from lightning_fed.coordinator.recorded import read_best
 from lightning_fed.errors import StoreError
-from lightning_fed.transport.identity import PublicCard
+from lightning_fed.transport.card import PublicCard
 
 Version = int | Literal["best", "last"]
 

@@ -8,7 +8,9 @@ from jsonargparse import Namespace
 from lightning_fed.cli.parser import NamesNearest
 from lightning_fed.cli.passphrases import FILE_HELP, asking
 from lightning_fed.errors import IdentityError, did_you_mean
-from lightning_fed.transport.identity import PublicCard, Roster, load_card, load_identity
+from lightning_fed.transport.card import PublicCard, load_card
+from lightning_fed.transport.identity import load_identity
+from lightning_fed.transport.roster import Roster
 
 
 def run(arguments: Sequence[str]) -> int:

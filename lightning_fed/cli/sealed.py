@@ -10,7 +10,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from lightning_fed.errors import IdentityError, StoreError, printable
-from lightning_fed.transport.identity import Identity, PublicCard
+from lightning_fed.transport.card import PublicCard
+from lightning_fed.transport.identity import Identity
 
 SUMS, SIGNATURE = "SHA256SUMS", "SHA256SUMS.sig"
 

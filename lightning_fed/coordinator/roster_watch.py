@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from lightning_fed.errors import IdentityError
-from lightning_fed.transport.identity import PublicCard, Roster
+from lightning_fed.transport.card import PublicCard
+from lightning_fed.transport.roster import Roster
 
 
 class RosterWatch:

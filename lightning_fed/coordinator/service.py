@@ -53,7 +53,8 @@ from lightning_fed.protocol.coordinator.region import RegionSession
 from lightning_fed.protocol.coordinator.session import CoordinatorSession
 from lightning_fed.protocol.coordinator.steering import Drop
 from lightning_fed.transport.hub import Hub, Traffic
-from lightning_fed.transport.identity import Identity, Roster
+from lightning_fed.transport.identity import Identity
+from lightning_fed.transport.roster import Roster
 from lightning_fed.update.counted_model import nothing_counted
 from lightning_fed.update.global_model import GlobalModel, state_of
 from lightning_fed.update.layout import layout_of

@@ -24,7 +24,7 @@ from lightning_fed.protocol.exchange import Exchange
 from lightning_fed.protocol.site.signed_sums import SignedSums
 from lightning_fed.protocol.terms import quorum_of
 from lightning_fed.protocol.upload_bytes import expected_upload
-from lightning_fed.transport.identity import Roster
+from lightning_fed.transport.roster import Roster
 from lightning_fed.update.layout import Layout
 from lightning_fed.update.model_digest import layout_digest
 

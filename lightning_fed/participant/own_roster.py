@@ -12,7 +12,8 @@ from lightning_fed.plan import FederationPlan
 from lightning_fed.policy import SitePolicy
 from lightning_fed.protocol.members import Members
 from lightning_fed.protocol.terms import quorum_of
-from lightning_fed.transport.identity import Identity, Roster, load_identity
+from lightning_fed.transport.identity import Identity, load_identity
+from lightning_fed.transport.roster import Roster
 from lightning_fed.transport.taken_roster import identity_in, memory_of, newest_roster
 
 _THEIRS = "the coordinator's roster"

@@ -12,7 +12,8 @@ from lightning_fed.errors import ProtocolError, StoreError
 from lightning_fed.files import remedy
 from lightning_fed.masking import messages as masking
 from lightning_fed.protocol import messages as m
-from lightning_fed.transport.identity import Identity, PublicCard
+from lightning_fed.transport.card import PublicCard
+from lightning_fed.transport.identity import Identity
 
 
 @dataclass

@@ -13,7 +13,8 @@ from lightning_fed.plan.level import Level
 from lightning_fed.privacy.layers import replace_layers
 from lightning_fed.region.line import Line
 from lightning_fed.region.upstream import Upstream
-from lightning_fed.transport.identity import Identity, Roster
+from lightning_fed.transport.identity import Identity
+from lightning_fed.transport.roster import Roster
 
 UPSTREAM = "upstream"
 """Folder in the store of what the region keeps as a site of the coordinator above."""

@@ -20,7 +20,8 @@ from lightning_fed.protocol.members import Members
 from lightning_fed.simulation.config import COORDINATOR
 from lightning_fed.simulation.memory import MemoryConnection, Switchboard
 from lightning_fed.simulation.stage import Stage
-from lightning_fed.transport.identity import Roster, new_identity
+from lightning_fed.transport.identity import new_identity
+from lightning_fed.transport.roster import Roster
 from lightning_fed.update.tally import sum_of
 
 _log = logging.getLogger(__name__)

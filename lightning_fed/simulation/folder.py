@@ -14,7 +14,9 @@ from lightning_fed.coordinator.recorded import stored_versions
 from lightning_fed.errors import ConfigError, StoreError
 from lightning_fed.files import write_whole
 from lightning_fed.simulation.config import COORDINATOR, Settings, Simulation
-from lightning_fed.transport.identity import Roster, load_card, new_identity, write_identity
+from lightning_fed.transport.card import load_card
+from lightning_fed.transport.identity import new_identity, write_identity
+from lightning_fed.transport.roster import Roster
 
 
 class RunFolder:

@@ -28,7 +28,8 @@ from lightning_fed.simulation.config import COORDINATOR
 from lightning_fed.simulation.memory import MemoryConnection, Switchboard
 from lightning_fed.simulation.rounds_bar import RoundsBar
 from lightning_fed.simulation.stage import Stage
-from lightning_fed.transport.identity import Identity, Roster, new_identity
+from lightning_fed.transport.identity import Identity, new_identity
+from lightning_fed.transport.roster import Roster
 from lightning_fed.update.global_model import GlobalModel
 
 QUIET: Mapping[str, Any] = {

@@ -16,8 +16,9 @@ from lightning_fed.transport.addresses import HOW, listens_over_ipv6
 from lightning_fed.transport.allowance import MESSAGES, PAUSE_S, Allowance
 from lightning_fed.transport.bell import Bell
 from lightning_fed.transport.descriptors import check_room, raise_limit
-from lightning_fed.transport.identity import Identity, Roster
+from lightning_fed.transport.identity import Identity
 from lightning_fed.transport.inflow import Inflow, Peer, most_strangers
+from lightning_fed.transport.roster import Roster
 from lightning_fed.transport.sockets import (
     HEARTBEAT_MS,
     MOST_UNREAD,

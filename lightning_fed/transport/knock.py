@@ -14,7 +14,8 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from lightning_fed.transport.addresses import host_and_port
-from lightning_fed.transport.identity import Identity, PublicCard
+from lightning_fed.transport.card import PublicCard
+from lightning_fed.transport.identity import Identity
 from lightning_fed.wire import MAX_MESSAGE_BYTES
 
 Outcome = Literal["open", "no such name", "refused", "timed out", "unreachable", "unknown key", "another", "silent"]

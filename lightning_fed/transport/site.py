@@ -22,8 +22,9 @@ from lightning_fed.errors import (
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.site.session import Outgoing, SiteSession
 from lightning_fed.transport.addresses import HOW, ipv6_or_not
+from lightning_fed.transport.card import PublicCard
 from lightning_fed.transport.descriptors import check_room
-from lightning_fed.transport.identity import Identity, PublicCard
+from lightning_fed.transport.identity import Identity
 from lightning_fed.transport.sockets import frames_of, message_and_chunk, prepare
 
 _RECONNECT_MS = 200

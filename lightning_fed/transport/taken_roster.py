@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from lightning_fed.transport.identity import Identity, Roster, load_identity
+from lightning_fed.transport.identity import Identity, load_identity
+from lightning_fed.transport.roster import Roster
 
 
 def memory_of(roster: Roster, ledger: Path) -> Path | None:

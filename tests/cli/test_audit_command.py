@@ -5,7 +5,9 @@ import pytest
 from lightning_fed.audit.lines import Name, Writer
 from lightning_fed.audit.log import AuditLog
 from lightning_fed.coordinator.events import EventLog
-from lightning_fed.transport.identity import PublicCard, Roster, new_identity
+from lightning_fed.transport.card import PublicCard
+from lightning_fed.transport.identity import new_identity
+from lightning_fed.transport.roster import Roster
 
 HUB, NORTH, SOUTH = new_identity("hub"), new_identity("north"), new_identity("south")
 OLD = b'{"time":"2026-01-01T00:00:00.000+00:00","event":"started","run":"ab12","version":0}\n{"event":"round_fin\n'

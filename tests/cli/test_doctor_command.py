@@ -16,7 +16,8 @@ from lightning_fed.cli.diagnosis.findings import Findings
 from lightning_fed.cli.diagnosis.machine import check_clock, check_versions
 from lightning_fed.cli.diagnosis.site_settings import read_site
 from lightning_fed.cli.diagnosis.terms import plan_of
-from lightning_fed.transport.identity import Roster, new_identity, write_identity
+from lightning_fed.transport.identity import new_identity, write_identity
+from lightning_fed.transport.roster import Roster
 from lightning_fed.transport.taken_roster import memory_of
 
 ADDRESS = "tcp://127.0.0.1:1"

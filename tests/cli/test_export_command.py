@@ -24,7 +24,8 @@ from lightning_fed.plan import BestModel, ExamplePrivacy, FederationPlan, Privac
 from lightning_fed.privacy.accounting import DpSgd, epsilon
 from lightning_fed.privacy.ledger import Budget, Ledger, Owner
 from lightning_fed.privacy.ledger_lines import Release
-from lightning_fed.transport.identity import Roster, new_identity, write_identity
+from lightning_fed.transport.identity import new_identity, write_identity
+from lightning_fed.transport.roster import Roster
 from lightning_fed.update.global_model import GlobalModel, state_of
 from lightning_fed.update.layout import layout_of
 from lightning_fed.wire import hash_of

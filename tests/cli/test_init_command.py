@@ -16,7 +16,9 @@ from lightning_fed import SitePolicy
 from lightning_fed.cli.coordinate import read_config
 from lightning_fed.cli.schemas import schemas
 from lightning_fed.errors import PlanRefusedError
-from lightning_fed.transport.identity import Roster, load_card, load_identity
+from lightning_fed.transport.card import load_card
+from lightning_fed.transport.identity import load_identity
+from lightning_fed.transport.roster import Roster
 
 ROOT = Path(__file__).parents[2]
 TEMPLATES = ROOT / "lightning_fed" / "cli" / "templates"

@@ -5,7 +5,8 @@ import textwrap
 import pytest
 
 from lightning_fed import SitePolicy
-from lightning_fed.transport.identity import Roster, load_identity
+from lightning_fed.transport.identity import load_identity
+from lightning_fed.transport.roster import Roster
 
 
 @pytest.fixture

@@ -2,8 +2,10 @@
 
 import pytest
 
-from lightning_fed.transport.identity import Roster, load_card, load_identity
+from lightning_fed.transport.card import load_card
+from lightning_fed.transport.identity import load_identity
 from lightning_fed.transport.passphrase import FILE_VARIABLE, VARIABLE
+from lightning_fed.transport.roster import Roster
 
 
 @pytest.fixture

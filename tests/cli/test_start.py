@@ -8,7 +8,8 @@ import pytest
 
 from lightning_fed.cli.main import UNREAD
 from lightning_fed.transport.hub import Hub
-from lightning_fed.transport.identity import Roster, new_identity, write_identity
+from lightning_fed.transport.identity import new_identity, write_identity
+from lightning_fed.transport.roster import Roster
 
 HEAVY = {"torch", "lightning", "pytorch_lightning", "opacus", "monai", "torchvision", "torchmetrics"}
 

@@ -11,7 +11,8 @@ from lightning_fed.coordinator.service import Coordinator
 from lightning_fed.coordinator.store import Store
 from lightning_fed.errors import QuorumLostError
 from lightning_fed.plan import FederationPlan
-from lightning_fed.transport.identity import Roster, new_identity
+from lightning_fed.transport.identity import new_identity
+from lightning_fed.transport.roster import Roster
 from lightning_fed.update.global_model import GlobalModel
 from lightning_fed.update.layout import Layout, TensorSpec
 

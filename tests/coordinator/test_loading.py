@@ -16,7 +16,8 @@ from lightning_fed.coordinator.store import Store
 from lightning_fed.errors import ModelMismatchError, StoreError
 from lightning_fed.plan import BestModel, ExamplePrivacy, FederationPlan, Privacy
 from lightning_fed.privacy.layers import replace_layers
-from lightning_fed.transport.identity import Roster, new_identity
+from lightning_fed.transport.identity import new_identity
+from lightning_fed.transport.roster import Roster
 from lightning_fed.update.global_model import GlobalModel, state_of
 from lightning_fed.update.layout import layout_of
 

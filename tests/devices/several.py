@@ -21,7 +21,8 @@ from torchmetrics.classification import BinaryAccuracy
 from lightning_fed import FederatedStrategy, FederationPlan
 from lightning_fed.coordinator.service import Coordinator
 from lightning_fed.errors import FederationError
-from lightning_fed.transport.identity import Roster, load_identity, new_identity, write_identity
+from lightning_fed.transport.identity import load_identity, new_identity, write_identity
+from lightning_fed.transport.roster import Roster
 
 PATIENCE_S = 120.0
 

@@ -8,7 +8,8 @@ from modules import train_graded
 
 from lightning_fed.participant.own_roster import OwnRoster
 from lightning_fed.participant.statistics import StatisticsSite
-from lightning_fed.transport.identity import Roster, load_identity
+from lightning_fed.transport.identity import load_identity
+from lightning_fed.transport.roster import Roster
 
 
 def counts(arguments, folder, rows, policy):

@@ -18,7 +18,8 @@ import torch
 from lightning_fed.coordinator.service import Coordinator
 from lightning_fed.errors import FederationError
 from lightning_fed.plan import FederationPlan
-from lightning_fed.transport.identity import Roster, load_identity, new_identity, write_identity
+from lightning_fed.transport.identity import load_identity, new_identity, write_identity
+from lightning_fed.transport.roster import Roster
 
 # Forked from a server that has imported everything: a process is there in a tenth of a second instead of in seconds.
 _CONTEXT = multiprocessing.get_context("forkserver")

@@ -10,7 +10,8 @@ from lightning_fed.plan import FederationPlan
 from lightning_fed.plan.level import Level
 from lightning_fed.region.service import Region
 from lightning_fed.region.upstream import Upstream
-from lightning_fed.transport.identity import Roster, load_identity
+from lightning_fed.transport.identity import load_identity
+from lightning_fed.transport.roster import Roster
 
 
 class TwoLevels:

@@ -25,7 +25,8 @@ from lightning_fed.errors import (
     StoreError,
 )
 from lightning_fed.transport.hub import Hub
-from lightning_fed.transport.identity import Roster, load_identity, new_identity, write_identity
+from lightning_fed.transport.identity import load_identity, new_identity, write_identity
+from lightning_fed.transport.roster import Roster
 
 QUIET = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
 

@@ -14,7 +14,8 @@ from lightning_fed.errors import ConnectionLostError, IdentityError
 from lightning_fed.protocol.site.session import SiteSession
 from lightning_fed.transport import sockets
 from lightning_fed.transport.hub import Hub
-from lightning_fed.transport.identity import Roster, new_identity
+from lightning_fed.transport.identity import new_identity
+from lightning_fed.transport.roster import Roster
 from lightning_fed.transport.site import SiteConnection
 
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"CURVE".ljust(20, b"\0") + bytes(32)

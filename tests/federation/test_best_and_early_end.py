@@ -10,7 +10,8 @@ from lightning_fed.cli.main import main
 from lightning_fed.coordinator.retention import Keep
 from lightning_fed.coordinator.service import Coordinator
 from lightning_fed.plan import BestModel, Masking
-from lightning_fed.transport.identity import Roster, load_identity
+from lightning_fed.transport.identity import load_identity
+from lightning_fed.transport.roster import Roster
 
 
 def coordinate_and_keep(plan, address, keys, store):

@@ -9,7 +9,8 @@ from processes import Federation, Program, assert_same
 from lightning_fed.cli.main import main
 from lightning_fed.coordinator.service import Coordinator
 from lightning_fed.plan import FederationPlan, Masking
-from lightning_fed.transport.identity import Roster, load_identity, new_identity, write_identity
+from lightning_fed.transport.identity import load_identity, new_identity, write_identity
+from lightning_fed.transport.roster import Roster
 
 SEEDS = {"north": 0, "south": 1, "west": 2, "east": 3}
 

@@ -8,7 +8,8 @@ import yaml
 from modules import Plain, train
 
 from lightning_fed.cli.main import main
-from lightning_fed.transport.identity import Roster, new_identity, write_identity
+from lightning_fed.transport.identity import new_identity, write_identity
+from lightning_fed.transport.roster import Roster
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from lightning_fed.policy import SitePolicy
 from lightning_fed.privacy.accounting import DpSgd, epsilon
 from lightning_fed.privacy.history import read_history
 from lightning_fed.privacy.ledger_rows import ledger_rows
-from lightning_fed.transport.identity import Roster, load_identity
+from lightning_fed.transport.identity import load_identity
+from lightning_fed.transport.roster import Roster
 from lightning_fed.update.global_model import GlobalModel
 from lightning_fed.update.layout import Layout, TensorSpec
 

@@ -9,7 +9,8 @@ import pytest
 from lightning_fed.coordinator.service import Coordinator
 from lightning_fed.plan import FederationPlan, Masking
 from lightning_fed.transport.descriptors import raise_limit
-from lightning_fed.transport.identity import Roster, new_identity
+from lightning_fed.transport.identity import new_identity
+from lightning_fed.transport.roster import Roster
 from lightning_fed.update.layout import Layout, TensorSpec
 
 ROOT = Path(__file__).parents[2]

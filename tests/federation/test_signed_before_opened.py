@@ -12,7 +12,8 @@ from lightning_fed.coordinator.service import Coordinator
 from lightning_fed.participant.signed_sums_file import SignedSumsFile
 from lightning_fed.plan import Masking
 from lightning_fed.protocol.coordinator.session import CoordinatorSession
-from lightning_fed.transport.identity import Roster, load_identity
+from lightning_fed.transport.identity import load_identity
+from lightning_fed.transport.roster import Roster
 from lightning_fed.update.contribution import Contribution
 
 pytestmark = pytest.mark.chaos

@@ -12,7 +12,8 @@ from lightning_fed import FederatedStrategy, FederationPlan, LocalTraining
 from lightning_fed.coordinator.service import Coordinator
 from lightning_fed.errors import FederationError
 from lightning_fed.plan import Masking
-from lightning_fed.transport.identity import Roster, new_identity, write_identity
+from lightning_fed.transport.identity import new_identity, write_identity
+from lightning_fed.transport.roster import Roster
 
 
 @dataclass

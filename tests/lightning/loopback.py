@@ -10,7 +10,8 @@ from lightning_fed import FederatedStrategy
 from lightning_fed.coordinator.service import Coordinator
 from lightning_fed.errors import FederationError
 from lightning_fed.plan import FederationPlan
-from lightning_fed.transport.identity import Roster, load_identity, new_identity, write_identity
+from lightning_fed.transport.identity import load_identity, new_identity, write_identity
+from lightning_fed.transport.roster import Roster
 
 
 class Loopback:

@@ -9,7 +9,8 @@ from lightning_fed import SitePolicy
 from lightning_fed.errors import IdentityError, PlanError, PlanRefusedError, StoreError
 from lightning_fed.participant.own_roster import OwnRoster
 from lightning_fed.plan import FederationPlan, Masking
-from lightning_fed.transport.identity import Roster, load_identity, new_identity, write_identity
+from lightning_fed.transport.identity import load_identity, new_identity, write_identity
+from lightning_fed.transport.roster import Roster
 
 COORDINATOR, NORTH, SOUTH, WEST, EAST, CONSORTIUM = (
     new_identity(name) for name in ("coordinator", "north", "south", "west", "east", "consortium")

@@ -9,7 +9,8 @@ from lightning_fed.errors import ConfigError, StoreError
 from lightning_fed.plan import FederationPlan
 from lightning_fed.simulation.config import Baselines, Simulation
 from lightning_fed.simulation.folder import RunFolder, first_difference
-from lightning_fed.transport.identity import Roster, load_identity
+from lightning_fed.transport.identity import load_identity
+from lightning_fed.transport.roster import Roster
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ from lightning_fed.protocol.site.session import SiteSession
 from lightning_fed.transport import site
 from lightning_fed.transport.addresses import ipv6_or_not, listens_over_ipv6
 from lightning_fed.transport.hub import Hub
-from lightning_fed.transport.identity import Roster, new_identity
+from lightning_fed.transport.identity import new_identity
 from lightning_fed.transport.inflow import Peer
+from lightning_fed.transport.roster import Roster
 from lightning_fed.transport.site import SiteConnection
 
 PLAN = FederationPlan(masking=Masking("off"))

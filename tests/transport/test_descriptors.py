@@ -9,7 +9,8 @@ import pytest
 from lightning_fed.errors import ConnectionLostError
 from lightning_fed.protocol.site.session import SiteSession
 from lightning_fed.transport.hub import Hub
-from lightning_fed.transport.identity import Roster, new_identity
+from lightning_fed.transport.identity import new_identity
+from lightning_fed.transport.roster import Roster
 from lightning_fed.transport.site import SiteConnection
 
 COORDINATOR, SITE = new_identity("coordinator"), new_identity("site-0")

@@ -14,7 +14,8 @@ from lightning_fed.policy import SitePolicy
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.site.session import SiteSession
 from lightning_fed.transport.hub import Hub
-from lightning_fed.transport.identity import Roster, new_identity
+from lightning_fed.transport.identity import new_identity
+from lightning_fed.transport.roster import Roster
 from lightning_fed.transport.site import SiteConnection
 from lightning_fed.update.error_feedback import ErrorFeedback
 from lightning_fed.update.layout import Layout, TensorSpec

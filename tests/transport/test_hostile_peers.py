@@ -17,7 +17,8 @@ from lightning_fed.plan import FederationPlan, Masking
 from lightning_fed.protocol import messages as m
 from lightning_fed.transport.allowance import MESSAGES
 from lightning_fed.transport.hub import Hub
-from lightning_fed.transport.identity import Roster, new_identity
+from lightning_fed.transport.identity import new_identity
+from lightning_fed.transport.roster import Roster
 from lightning_fed.transport.sockets import MOST_UNREAD, MOST_UNSENT
 from lightning_fed.update.global_model import GlobalModel
 from lightning_fed.update.layout import Layout, TensorSpec

@@ -16,16 +16,9 @@ from zmq.utils import z85
 
 from lightning_fed.errors import IdentityError
 from lightning_fed.protocol import messages as m
-from lightning_fed.transport.identity import (
-    PublicCard,
-    Roster,
-    _SecretFile,
-    key_file_of,
-    load_card,
-    load_identity,
-    new_identity,
-    write_identity,
-)
+from lightning_fed.transport.card import PublicCard, load_card
+from lightning_fed.transport.identity import _SecretFile, key_file_of, load_identity, new_identity, write_identity
+from lightning_fed.transport.roster import Roster
 
 ALLOWED = st.text("abzABZ019-_.", min_size=1, max_size=64)
 

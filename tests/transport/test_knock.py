@@ -8,9 +8,10 @@ import zmq
 
 from lightning_fed.protocol import messages as m
 from lightning_fed.transport.hub import Hub
-from lightning_fed.transport.identity import Roster, new_identity
+from lightning_fed.transport.identity import new_identity
 from lightning_fed.transport.inquiry import ask_for_plan
 from lightning_fed.transport.knock import knock
+from lightning_fed.transport.roster import Roster
 
 COORDINATOR, NORTH = new_identity("coordinator"), new_identity("north")
 TIMEOUT_S = 5.0

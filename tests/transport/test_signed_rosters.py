@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from lightning_fed.errors import IdentityError
-from lightning_fed.transport.identity import Roster, new_identity
+from lightning_fed.transport.identity import new_identity
+from lightning_fed.transport.roster import Roster
 
 COORDINATOR, NORTH, SOUTH, CONSORTIUM = (new_identity(name) for name in ("coordinator", "north", "south", "consortium"))
 UNSIGNED = Roster.of(COORDINATOR.card, [NORTH.card, SOUTH.card])

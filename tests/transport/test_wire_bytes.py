@@ -17,7 +17,8 @@ from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.exchange import Exchange
 from lightning_fed.protocol.site.session import SiteSession
 from lightning_fed.protocol.upload_bytes import expected_upload
-from lightning_fed.transport.identity import Roster, new_identity
+from lightning_fed.transport.identity import new_identity
+from lightning_fed.transport.roster import Roster
 from lightning_fed.transport.site import SiteConnection
 from lightning_fed.update.global_model import state_bytes
 from lightning_fed.update.layout import Layout, TensorSpec

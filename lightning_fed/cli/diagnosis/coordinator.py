@@ -19,7 +19,7 @@ from lightning_fed.errors import FederationError
 from lightning_fed.participant.plan_callbacks import check_model
 from lightning_fed.plan import FederationPlan
 from lightning_fed.privacy.layers import replace_layers
-from lightning_fed.transport.identity import Roster
+from lightning_fed.transport.roster import Roster
 from lightning_fed.update.layout import Layout, layout_of
 from lightning_fed.update.model_digest import layout_digest
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from lightning_fed.cli.diagnosis.findings import Findings
 from lightning_fed.errors import IdentityError
-from lightning_fed.transport.identity import Identity, Roster, load_identity
+from lightning_fed.transport.identity import Identity, load_identity
+from lightning_fed.transport.roster import Roster
 from lightning_fed.transport.taken_roster import identity_in, newest_roster
 
 

@@ -4,7 +4,7 @@ import zmq
 
 from lightning_fed.cli.diagnosis.findings import Findings
 from lightning_fed.transport.addresses import host_and_port, listens_over_ipv6
-from lightning_fed.transport.identity import PublicCard
+from lightning_fed.transport.card import PublicCard
 from lightning_fed.transport.knock import Knock
 
 

@@ -19,7 +19,7 @@ from lightning_fed.plan import FederationPlan
 from lightning_fed.policy import SitePolicy
 from lightning_fed.protocol.coordinator.roster_change import check_members
 from lightning_fed.protocol.terms import quorum_of
-from lightning_fed.transport.identity import Roster
+from lightning_fed.transport.roster import Roster
 
 _NO_POLICY = (
     "the site accepts whatever plan the coordinator sends, be it without masks, and whoever is in the roster, and may "

@@ -26,7 +26,8 @@ from lightning_fed.participant.rehearsal import RehearsalLoop, Rehearsed
 from lightning_fed.plan import FederationPlan
 from lightning_fed.policy import SitePolicy
 from lightning_fed.protocol.messages import Join, Welcome
-from lightning_fed.transport.identity import Identity, Roster
+from lightning_fed.transport.identity import Identity
+from lightning_fed.transport.roster import Roster
 from lightning_fed.update.layout import Layout
 from lightning_fed.update.model_digest import layout_digest
 

@@ -10,7 +10,7 @@ from lightning_fed.coordinator.disk import bytes_free
 from lightning_fed.plan import FederationPlan
 from lightning_fed.protocol.exchange import Exchange
 from lightning_fed.protocol.upload_bytes import UploadBytes, expected_upload
-from lightning_fed.transport.identity import Roster
+from lightning_fed.transport.roster import Roster
 from lightning_fed.update.layout import Layout
 
 _VALUE_BYTES = 4
