@@ -11,7 +11,7 @@ from lightning_fed.protocol.streams import Assembly, Memory, Room, chunk_count
 UPLOADS_AT_ONCE = 4
 """Uploads in flight; the others wait for their turn, so that what they take does not grow with the number of sites."""
 
-WINDOW = 8
+WINDOW = 16
 """Chunks that one upload may have under way, of the ``messages.WINDOW`` that a site would take: what came is in memory
 until it is read."""
 
