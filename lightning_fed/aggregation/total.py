@@ -62,7 +62,8 @@ class Total:
         for start in range(0, result.numel(), _RELEASED):
             stop = min(start + _RELEASED, result.numel())
             _divide(self.sum[start:stop], divisor, result[start:stop])
-            self._memory.madvise(mmap.MADV_DONTNEED, 8 * start, 8 * (stop - start))
+            with contextlib.suppress(OSError):  # a process may have locked its memory
+                self._memory.madvise(mmap.MADV_DONTNEED, 8 * start, 8 * (stop - start))
         return result
 
 

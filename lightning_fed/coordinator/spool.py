@@ -7,6 +7,7 @@ newer global model exists.
 import errno
 import logging
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -21,6 +22,10 @@ _SMALLEST = 1 << 20
 
 _MOST_FILES = 16
 """Files at a time. Of uploads that hardly move there may be as many as sites, and open files are few."""
+
+_KEPT_FREE = 8
+"""Uploads of a size for which there must be room left beside one that lies on the disk, and beside all others there:
+what has to be on the disk, the next global model and its ``.ckpt``, must not wait for what need not."""
 
 _log = logging.getLogger(__name__)
 
@@ -38,22 +43,41 @@ class Spool:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._warned = False
-        self.files = 0
+        self._promised: dict[int, int] = {}
 
     def room(self, nbytes: int) -> Room:
         """Room for an upload of so many bytes."""
         if nbytes < _SMALLEST or self.files >= _MOST_FILES:
             return Memory(nbytes)
-        return _File(self, nbytes)
+        return _File(self, nbytes) if self._is_free(nbytes) else Memory(nbytes)
 
-    def open(self) -> int:
-        """A new file without a name.
+    @property
+    def files(self) -> int:
+        """How many there are now."""
+        return len(self._promised)
+
+    def _is_free(self, nbytes: int) -> bool:
+        try:
+            free = shutil.disk_usage(self._folder).free
+        except OSError:
+            return True  # the file that cannot be made says what is wrong
+        return free >= sum(self._promised.values()) + _KEPT_FREE * nbytes
+
+    def open(self, nbytes: int) -> int:
+        """A new file without a name, for so many bytes.
 
         Raises:
             OSError: the disk does not give one.
         """
         with tempfile.TemporaryFile(dir=self._folder, buffering=0) as file:
-            return os.dup(file.fileno())
+            fd = os.dup(file.fileno())
+        self._promised[fd] = nbytes
+        return fd
+
+    def close(self, fd: int) -> None:
+        """End a file, and its content with it."""
+        del self._promised[fd]
+        os.close(fd)
 
     def cannot(self, error: OSError) -> None:
         """Say once that uploads lie in memory, and why."""
@@ -80,8 +104,7 @@ class _File:
         self._piece = np.empty(PIECE_BYTES, np.uint8)
         self._fd = -1
         try:
-            self._fd = spool.open()
-            spool.files += 1
+            self._fd = spool.open(nbytes)
         except OSError as error:
             self._go_into_memory(error)
 
@@ -126,9 +149,8 @@ class _File:
 
     def _close(self) -> None:
         if self._fd >= 0:
-            os.close(self._fd)
+            self._spool.close(self._fd)
             self._fd = -1
-            self._spool.files -= 1
 
     def __del__(self) -> None:
         self._close()

@@ -136,7 +136,8 @@ class MaskingCoordinator:
                 message is known to fit, and none is kept.
 
         Raises:
-            ProtocolError: of another sum or stage, doubled, not asked, or masked among other sharers.
+            ProtocolError: of another sum or stage, doubled, not asked, or masked among other sharers; or pieces of a
+                wrong size or dtype, which may leave the sum spoilt.
         """
         m.check_context(message, self.context)
         self._expect(site, Stage.VECTORS, "Masked")
@@ -144,9 +145,12 @@ class MaskingCoordinator:
             raise ProtocolError(f"site {site!r} did not mask among the sites that shared. The sum goes on without it.")
         at = 0
         for piece in pieces:
+            streams.check_ring_vector(piece, self._bits, min(piece.size, self._sum.size - at))
             total = self._sum[at : at + piece.size]
             np.add(total, piece, out=total)
             at += piece.size
+        if at != self._sum.size:
+            raise ProtocolError(f"a ring vector of {at} numbers arrived where {self._sum.size} were agreed.")
         self._masked[site] = message.signature
 
     def close(self) -> dict[str, m.FromCoordinator]:

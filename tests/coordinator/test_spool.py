@@ -2,7 +2,9 @@ import contextlib
 import logging
 import os
 import resource
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -65,6 +67,19 @@ def test_many_uploads_that_hardly_move_leave_open_files_to_the_store(tmp_path):
     for upload in uploads:
         upload.add(0, bytes(CHUNK_BYTES))
     assert len(files_of(tmp_path)) == 16
+
+
+def test_uploads_leave_the_next_models_room_on_a_small_disk(tmp_path, monkeypatch):
+    free = 12 * NBYTES
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    spool = Spool(tmp_path)
+    uploads = [Assembly(NBYTES, spool.room(NBYTES)) for _ in range(8)]
+    for upload in uploads:
+        upload.add(0, bytes(CHUNK_BYTES))
+    # What is not written yet counts as written: five of them, and eight times as much beside the last.
+    assert len(files_of(tmp_path)) == spool.files == 5
+    del uploads, upload
+    assert spool.files == 0
 
 
 def test_a_disk_that_is_full_in_the_middle_of_a_chunk_loses_no_upload(tmp_path, data, caplog):

@@ -157,6 +157,23 @@ def test_a_refused_upload_leaves_the_sum_of_the_others_exact():
     assert federation.reveal().tolist() == federation.expected().tolist()
 
 
+@pytest.mark.parametrize(
+    ("cuts", "reason"),
+    [([2, 2], "of 4 numbers arrived where 5"), ([3, 3], "of 3 numbers arrived where 2"), ([], "of 0 numbers")],
+)
+def test_pieces_that_are_no_whole_vector_make_no_participant(cuts, reason):
+    names = names_of(3)
+    federation = Federation(names, Terms(2, 3))
+    federation.advertise()
+    federation.share()
+    site = federation.sites[names[0]]
+    site.receive_shares(federation.bundles[names[0]])
+    message = site.mask(np.arange(5, dtype=np.uint32), 32)
+    with pytest.raises(ProtocolError, match=reason):
+        federation.coordinator.add_in_pieces(names[0], message, [np.zeros(cut, np.uint32) for cut in cuts])
+    assert names[0] in federation.coordinator.waiting_for()
+
+
 def test_the_coordinator_says_whom_it_waits_for():
     names = names_of(4)
     federation = Federation(names, Terms(3, 3))

@@ -113,8 +113,9 @@ class RegionSession(CoordinatorSession):
             return ending
         if opened or self._attempts.tries >= self.plan.max_attempts:
             self._sat_out, self._asked, self._attempts.tries = self._asked, 0, 0
+            self._before = None
             return [SitOut(self._sat_out), *self._pause_if_needed()]
-        return [*self._begin_if_possible(), *self._pause_if_needed()]
+        return self._begin_next()
 
     def _given_up(self, why: str) -> list[Action]:
         """Drop the attempt that is on: what comes of it would be too late."""

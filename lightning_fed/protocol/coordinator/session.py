@@ -729,7 +729,7 @@ class CoordinatorSession:
     def _close(self, awaited: Iterable[str]) -> list[Action]:
         """Hand out the last model, and wait up to ``gather_s`` until those who are awaited have said goodbye."""
         assert self.model is not None
-        self.phase = "closing"
+        self.phase, self._before = "closing", None
         ready, self._awaited = self._attendance.ready, set(awaited)
         finished = {"version": self.model.version, "away": sorted(self._awaited.difference(ready))}
         if self.model.version < self.plan.rounds:
