@@ -84,7 +84,9 @@ def test_a_coordinator_killed_in_a_masked_round_goes_on_with_fresh_keys(federati
     again = here.coordinate(Plain)
     states = [site.result()["state"] for site in sites]
     assert again.result() == "finished"
-    assert [event["round"] for event in here.events("round_finished")] == [1, 2, 3]
+    # The end may come between a model and what is written of it: then the next process says that it was recovered.
+    made = [event["round"] for kind in ("round_finished", "round_recovered") for event in here.events(kind)]
+    assert sorted(made) == [1, 2, 3]
     assert all(torch.equal(states[0][name], tensor) for name, tensor in here.model(3).items())
 
 
