@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from examples.fracture.backbones import BackboneClassifier
 from examples.fracture.batchnorm import BatchNormClassifier
 from examples.fracture.scanners import SIZE, Images, site_images
-from examples.fracture.trials import BATCH_SIZE, TEST_IMAGES, loader, logits, scores
+from examples.fracture.trials import BATCH_SIZE, TEST_IMAGES, changed, loader, logits, scores
 from lightning_fed.radiology.negatives import bone_bright
 from lightning_fed.radiology.synthetic.style import default_sites
 from lightning_fed.simulation.in_process import QUIET
@@ -114,7 +114,7 @@ def made(backbone: str, path: Path, epochs: int) -> Path:
 
 def turned(images: Images) -> Images:
     """The images with negatives turned: the pixels themselves say which are."""
-    return Images(torch.stack([bone_bright(image) for image in images.image]), images.label)
+    return changed(images, bone_bright)
 
 
 def _teacher(images: Images) -> nn.Sequential:

@@ -137,13 +137,13 @@ def on_common_scale(data: Data, sites: Collection[str]) -> Data:
     return _each(data, lambda image: standardised(image, scale))
 
 
+def changed(images: Images, change: Callable[[Tensor], Tensor]) -> Images:
+    """Images, changed one by one."""
+    return Images(torch.stack([change(image) for image in images.image]), images.label)
+
+
 def _each(data: Data, change: Callable[[Tensor], Tensor]) -> Data:
-    """All images, changed one by one."""
-
-    def changed(images: Images) -> Images:
-        return Images(torch.stack([change(image) for image in images.image]), images.label)
-
-    return {site: (changed(train), changed(test)) for site, (train, test) in data.items()}
+    return {site: (changed(train, change), changed(test, change)) for site, (train, test) in data.items()}
 
 
 def loader(images: Images, shuffle: bool, batch_size: int = BATCH_SIZE) -> DataLoader[tuple[Tensor, ...]]:

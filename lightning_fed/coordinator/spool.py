@@ -7,12 +7,12 @@ newer global model exists.
 import errno
 import logging
 import os
-import shutil
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
+from lightning_fed.coordinator.disk import bytes_free
 from lightning_fed.errors import StoreError
 from lightning_fed.files import remedy
 from lightning_fed.protocol.streams import PIECE_BYTES, Memory, Room
@@ -58,7 +58,7 @@ class Spool:
 
     def _is_free(self, nbytes: int) -> bool:
         try:
-            free = shutil.disk_usage(self._folder).free
+            free = bytes_free(self._folder)
         except OSError:
             return True  # the file that cannot be made says what is wrong
         return free >= sum(self._promised.values()) + _KEPT_FREE * nbytes
