@@ -23,7 +23,7 @@ from lightning_fed.aggregation.contracts import SiteReport
 from lightning_fed.participant.pending_update import PendingUpdateFile
 from lightning_fed.plan import Compression, FederationPlan, Masking
 from lightning_fed.protocol import messages as m
-from lightning_fed.protocol.exchange import VOTE_BITS, Exchange
+from lightning_fed.protocol.exchange import VOTE_BITS, Exchange, Terms
 from lightning_fed.protocol.site.outbox import Outbox
 from lightning_fed.update.clipping import clip_by_norm
 from lightning_fed.update.error_feedback import ErrorFeedback
@@ -66,14 +66,14 @@ class WithoutMasks:
     def masked_update(
         self,
         round: int,
-        terms: tuple[np.ndarray, float, dict[str, float]],
+        terms: Terms,
         plain: float | None,
         digest: bytes,
         blocks: bytes,
     ) -> tuple[m.Masking, memoryview, np.ndarray | None]:
         """See ``MaskedSums``."""
-        code, (values, weight, numbers) = self._exchange.code((0.1,)), terms
-        words = code.encode(values, numbers, weight, plain)
+        code = self._exchange.code((0.1,))
+        words = code.encode(terms.values, terms.numbers, terms.factor, plain)
         sent = code.sent(words) if self._exchange.keeps_residual else None
         return m.Masking("update", 1, 1, b""), pack_over(words, self._exchange.plan.masking.bits), sent
 

@@ -6,7 +6,8 @@ reveals, then ``unmask()``. When to close is the caller's decision: when ``waiti
 
 Memory: one accumulator of the vector's size and two pieces of keystream, however many sites take part.
 
-A message that does not fit raises and changes nothing; the sum goes on without its sender.
+A message that does not fit raises and changes nothing; the sum goes on without its sender. Only ``add_in_pieces`` sees
+a vector's size last, so its caller must have made sure of that.
 """
 
 import secrets

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -51,6 +51,20 @@ _SHORTEST_CODE = 2
 """Bytes of the code of one index: its split, and a unary part."""
 
 _BOUND_BY_EXAMPLES, _BOUND_ALIKE = 1024.0, 1.0
+
+
+class Terms(NamedTuple):
+    """What one site adds to the sums.
+
+    Attributes:
+        values: float32, shape ``(parts * P,)`` or as many as are sent.
+        factor: what the values are still to be multiplied by.
+        numbers: what is summed beside them.
+    """
+
+    values: FloatVector
+    factor: float
+    numbers: Mapping[str, float]
 
 
 class RoundCode(Protocol):
@@ -307,8 +321,8 @@ class Exchange:
                 "Raise it in the plan, or train on fewer in a round."
             )
 
-    def terms(self, values: FloatVector, report: SiteReport) -> tuple[FloatVector, float, dict[str, float]]:
-        """A site's terms of the sums: values, what they are still to be multiplied by, and the numbers beside them.
+    def terms(self, values: FloatVector, report: SiteReport) -> Terms:
+        """A site's terms of the sums.
 
         The values are those given, and no copy, where all that the weighting does is to multiply them.
 
@@ -317,7 +331,7 @@ class Exchange:
         """
         combine = self.aggregation.combine
         if self._plain:
-            return values, *self._plain.factor(report)
+            return Terms(values, *self._plain.factor(report))
         assert hasattr(combine, "contribution") and hasattr(combine, "sums")
         vector, numbers = combine.contribution(torch.from_numpy(values), report)
         if numbers.keys() != set(combine.sums):
@@ -325,20 +339,11 @@ class Exchange:
                 f"{type(combine).__name__} names the sums {sorted(combine.sums)} and gives {sorted(numbers)}. Mend the "
                 "weighting."
             )
-        return vector.numpy(), 1.0, numbers
-
-    def weighted(self, values: FloatVector, report: SiteReport) -> tuple[FloatVector, dict[str, float]]:
-        """As ``terms``, with the values multiplied.
-
-        Raises:
-            UpdateRefusedError: the report lacks a number that the weighting needs.
-        """
-        values, factor, numbers = self.terms(values, report)
-        return (values if factor == 1.0 else values * np.float32(factor)), numbers
+        return Terms(vector.numpy(), 1.0, numbers)
 
     def add(
         self, total: Total, values: FloatVector, report: SiteReport, support: IndexVector | None
-    ) -> dict[str, float]:
+    ) -> Mapping[str, float]:
         """Add a site's terms of the sums to a total; returns the numbers beside it.
 
         Args:
@@ -356,7 +361,7 @@ class Exchange:
 
     def add_in_pieces(
         self, total: Total, pieces: Iterable[memoryview], report: SiteReport, scale: float = 1.0
-    ) -> dict[str, float]:
+    ) -> Mapping[str, float]:
         """As ``add`` where ``in_pieces`` says that no update need be seen whole.
 
         Args:

@@ -101,10 +101,11 @@ def test_a_total_that_takes_the_factor_has_the_bits_of_one_that_takes_contributi
 def test_an_exchange_adds_what_a_weighting_contributes_also_where_it_is_more_than_a_factor(algorithm):
     exchange = Exchange(FederationPlan(algorithm=algorithm, masking=Masking("off")), 6, 2)
     values, report = np.linspace(-1, 1, 6, dtype=np.float32), SiteReport(10, steps=4, loss=0.5)
-    vector, numbers = exchange.weighted(values, report)
+    terms = exchange.terms(values, report)
     total = Total(6)
-    assert exchange.add(total, values, report, None) == numbers
-    assert torch.equal(total.sum, torch.from_numpy(vector).double())
+    assert exchange.add(total, values, report, None) == terms.numbers
+    assert terms.factor == 1.0
+    assert torch.equal(total.sum, torch.from_numpy(terms.values).double())
 
 
 def test_a_running_total_takes_values_on_part_of_the_coordinates() -> None:

@@ -25,6 +25,7 @@ from lightning_fed.plan import FederationPlan, Masking
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.coordinator.masked_collection import MaskedCollection
 from lightning_fed.protocol.coordinator.session import DEADLINE
+from lightning_fed.protocol.exchange import Terms
 
 
 def pacing(sites=4, rounds=6, buffer=2, quorum=2, size=5, connect=True, colluding=0, **algorithm) -> Pacing:
@@ -424,7 +425,7 @@ def test_sites_of_other_models_cannot_be_summed_whatever_they_are_told():
     other.receive(m.Begin(other._outbox.round, number, (1024.0,), model))
     with pytest.raises(ProtocolError, match="named another global model to the federation than it sent to this site"):
         other._masked.masked_update(
-            other._outbox.round, (torch.zeros(5).numpy(), 1.0, {}), None, other._model_digest(), b""
+            other._outbox.round, Terms(torch.zeros(5).numpy(), 1.0, {}), None, other._model_digest(), b""
         )
 
 

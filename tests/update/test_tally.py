@@ -40,7 +40,8 @@ def test_the_sum_of_masked_words_is_exact_for_any_number_of_rows(rows, more):
     exchange = Exchange(plan, 4 * WORDS.numbers, len(rows) + more)
     code = exchange.code(exchange.first_bounds, first=True)
     each = [np.array([n, n // 3, n - n // 3, 0]) for n in rows]
-    words = [code.encode(*exchange.weighted(digits_of(one), None)).astype(np.uint64) for one in each]
+    terms = [exchange.terms(digits_of(one), None) for one in each]
+    words = [code.encode(one.values, one.numbers, one.factor).astype(np.uint64) for one in terms]
     decoded = code.decode(np.sum(words, axis=0).astype(np.uint32), len(rows))
     mean = decoded.values / np.float32(len(rows))
     assert decoded.saturated == 0

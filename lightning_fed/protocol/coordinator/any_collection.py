@@ -1,12 +1,13 @@
 """What holds of any collection of updates unless it says otherwise."""
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.coordinator.actions import Action
 
 
-class AnyCollection:
+class AnyCollection(ABC):
     """Base of the collections.
 
     Attributes:
@@ -27,6 +28,14 @@ class AnyCollection:
     def greeted(self, site: str) -> list[Action]:
         """A site has a new connection, and has not joined anew yet."""
         return []
+
+    @abstractmethod
+    def drop(self, site: str) -> list[Action]:
+        """Go on without a site."""
+
+    def withdraw(self, site: str, message: m.Withdraw) -> list[Action]:
+        """A site has no update, or takes no part."""
+        return self.drop(site)
 
     def ready(self, site: str, message: m.Ready) -> list[Action]:
         """A site says that it holds an update; only where cohorts are formed of those who do, somebody waits for it."""

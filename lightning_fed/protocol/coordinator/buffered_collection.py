@@ -139,10 +139,6 @@ class BufferedCollection(AnyCollection):
         offer = self._offered.pop(site)
         return [*self._take(site, offer, upload), *self._uploads.start()]
 
-    def withdraw(self, site: str, message: m.Withdraw) -> list[Action]:
-        """A site has no update of a round, of whichever."""
-        return self.drop(site)
-
     def drop(self, site: str) -> list[Action]:
         """Go on without a site; an update of it that is in the sum stays there."""
         self._waiting.discard(site)
@@ -208,7 +204,6 @@ class BufferedCollection(AnyCollection):
         else:
             values, _ = exchange.from_bytes(upload.data, None)
             check_update(torch.from_numpy(values), self._layout)
-            vector, numbers = exchange.weighted(values * np.float32(weight), report)
-            self._total.add(torch.from_numpy(vector))
+            numbers = exchange.add(self._total, values * np.float32(weight), report, None)
         for name, number in numbers.items():
             self._numbers[name] = self._numbers.get(name, 0.0) + number

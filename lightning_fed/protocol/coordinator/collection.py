@@ -159,10 +159,6 @@ class Collection(AnyCollection):
         """
         raise ProtocolError(f"site {site!r} sent a masking step, and the plan does not mask updates.")
 
-    def withdraw(self, site: str, message: m.Withdraw) -> list[Action]:
-        """A site has no update of the round."""
-        return self.drop(site)
-
     def drop(self, site: str) -> list[Action]:
         """Wait for a site no longer; what it has not sent completely does not count."""
         self._waiting.discard(site)

@@ -288,10 +288,6 @@ class MaskedCollection(AnyCollection):
                 return self._after(actions)
         raise ProtocolError(f"site {site!r} sent {chunk.stream}, which this plan does not have.")
 
-    def withdraw(self, site: str, message: m.Withdraw) -> list[Action]:
-        """A site takes no part in the attempt."""
-        return self.drop(site)
-
     def drop(self, site: str) -> list[Action]:
         """Go on without a site."""
         return self._after([action for each in self._sums for action in each.drop(site)])

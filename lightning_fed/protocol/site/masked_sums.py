@@ -13,7 +13,7 @@ from lightning_fed.masking import messages as masking
 from lightning_fed.masking.site import MaskingSite, Phase
 from lightning_fed.protocol import messages as m
 from lightning_fed.protocol.binding import binding_of, counts_binding, metric_code
-from lightning_fed.protocol.exchange import VOTE_BITS, Exchange
+from lightning_fed.protocol.exchange import VOTE_BITS, Exchange, Terms
 from lightning_fed.protocol.members import Members
 from lightning_fed.protocol.site.signed_sums import REPORTED, SignedSums
 from lightning_fed.protocol.terms import terms_of
@@ -180,7 +180,7 @@ class MaskedSums:
     def masked_update(
         self,
         round: int,
-        terms: tuple[FloatVector, float, Mapping[str, float]],
+        terms: Terms,
         plain: float | None,
         digest: bytes,
         blocks: bytes,
@@ -189,7 +189,7 @@ class MaskedSums:
 
         Args:
             round: the round.
-            terms: see ``Exchange.terms``; the values on the coordinates that are sent, float32, shape ``(count,)``.
+            terms: the site's; values on the coordinates that are sent, float32, shape ``(count,)``.
             plain: largest magnitude of the update before it was weighted, where the values are weighted already.
             digest: hash of the global model that it was trained from.
             blocks: the winners of the vote as they were announced; empty without one. With other coordinates for
@@ -204,8 +204,9 @@ class MaskedSums:
             UpdateRefusedError: a value is NaN or infinite.
         """
         machine, bits = self._of_model("update", round, digest), self._plan.masking.bits
-        code, (values, weight, numbers) = self._exchange.code(self._bounds), terms
-        words = code.encode(values, numbers, weight, plain, self._words.empty(code.length, word_dtype(bits)))
+        code = self._exchange.code(self._bounds)
+        out = self._words.empty(code.length, word_dtype(bits))
+        words = code.encode(terms.values, terms.numbers, terms.factor, plain, out)
         sent = code.sent(words) if isinstance(code, Contribution) and self._exchange.settles else None
         message = machine.mask(words, bits, blocks)
         return _wrapped(machine, message), pack_over(words, bits), sent

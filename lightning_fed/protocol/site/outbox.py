@@ -263,13 +263,13 @@ class Outbox:
         messages: list[m.Message] = []
         if self._masked:
             terms = exchange.terms(values, report)
-            plain = None if terms[0] is values else largest_magnitude(values)
+            plain = None if terms.values is values else largest_magnitude(values)
             message, masked, sent = self._masked.masked_update(held.round, terms, plain, digest, self._blocks)
             data: bytes | memoryview = masked
             messages.append(message)
             if sent is not None:
                 # The words hold weighted values, the residual plain ones.
-                sent /= np.float32(terms[2].get("examples", 1.0))
+                sent /= np.float32(terms.numbers.get("examples", 1.0))
                 self.control = None if exchange.control_part is None else sent[exchange.control_part]
             report = SiteReport(1)
         else:
